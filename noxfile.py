@@ -1,0 +1,91 @@
+"""All commands of the project; CI calls `tests`, which runs the checks as well."""
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+# An open range would fetch a CUDA build of several gigabytes.
+TORCH = "torch==2.13.0"
+# The models' own requirement of torch is met by the line above.
+TORCHVISION = "torchvision==0.28.0"
+MODELS = ["numpy", "pillow", "transformers==5.23.0"]
+TEST_TOOLS = [
+    "pytest>=9",
+    "pytest-xdist>=3.8",
+    "pytest-timeout>=2.4",
+    "hypothesis>=6.150",
+    "sybil>=10",
+]
+
+
+def install_models(session: nox.Session) -> None:
+    """Install torch, the real models that tests use, and opscope."""
+    session.install(TORCH, *MODELS)
+    session.install("--no-deps", TORCHVISION)
+    session.install("-e", ".[draw]")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Trace a real model, print its table and write its picture."""
+    session.install(TORCH)
+    session.install("-e", ".[draw]")
+    session.run("opscope", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test, then the checks of style, types and architecture."""
+    install_models(session)
+    session.install(*TEST_TOOLS)
+    session.run("pytest", "-n", "2", *session.posargs)
+    if not session.posargs:
+        for check in ("lint", "contracts", "types"):
+            session.notify(check)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install("ruff==0.17.6")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """Check that imports point inwards."""
+    session.install("import-linter==2.16")
+    session.install("--no-deps", "-e", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    session.install("mypy==2.4.1", TORCH, "networkx", "pydot", "rich")
+    session.run("mypy")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows."""
+    install_models(session)
+    session.install(*TEST_TOOLS, "networkx==3.2", "pydot==3.0.1", "rich==13.7.0")
+    session.run("pytest", "-n", "2", "tests", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the cost of recording, side by side with others where they are installed."""
+    install_models(session)
+    session.install("torchlens==2.36.1", "pandas")
+    session.run("python", "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """Make the pictures of the docs again."""
+    install_models(session)
+    session.run("python", "docs/gallery/make.py", *session.posargs)

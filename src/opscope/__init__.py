@@ -1,0 +1,42 @@
+"""Record every aten operator a PyTorch program runs, and look at the record.
+
+import opscope
+
+with opscope.trace(model, save="all") as trace:   # any code that runs torch
+    y = model(x)
+
+print(trace)                                # structure, hierarchy, layers
+trace.summary(depth=2)                      # a rich table
+trace["conv2d_3"].activation                # also .shape, .module, .source, .parents
+trace.graph(level="layer", rolled=True)     # a networkx.DiGraph
+trace.draw("model.svg", depth=2)            # the suffix chooses the format
+"""
+
+from opscope.errors import (
+    AmbiguousLayer,
+    LayerNotFound,
+    NotSaved,
+    OpscopeError,
+    OptionError,
+    RenderError,
+    TargetError,
+    TraceStateError,
+)
+from opscope.layer import Layer
+from opscope.tracer import Trace, trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AmbiguousLayer",
+    "Layer",
+    "LayerNotFound",
+    "NotSaved",
+    "OpscopeError",
+    "OptionError",
+    "RenderError",
+    "TargetError",
+    "Trace",
+    "TraceStateError",
+    "trace",
+]

@@ -1,0 +1,318 @@
+"""From the tape to records: what the watchers wrote becomes one frozen `Recording`."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from opscope.capture.identity import HANDED
+from opscope.capture.module_calls import Known
+from opscope.capture.session import Session
+from opscope.capture.tape import (
+    BACKWARD,
+    FAILED,
+    GRAD,
+    INFERENCE,
+    NONE,
+    CallRow,
+    ModuleRun,
+    OpRow,
+    Tape,
+    TensorSlot,
+)
+from opscope.records.recording import (
+    Failure,
+    Leaf,
+    LayerCall,
+    Module,
+    ModuleCall,
+    Op,
+    Origin,
+    Parameter,
+    Read,
+    Recording,
+    Value,
+)
+
+_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed")
+
+
+def develop(session: Session) -> Recording:
+    """Return all that a session recorded, as plain data."""
+    tape = session.tape
+    op_rows = list(_rows(tape.ops, OpRow))
+    calls = _Calls(tape, op_rows, session.started_ns)
+    parameters, bound = _parameters(session)
+    ops = _ops(tape, op_rows, calls, session.started_ns)
+    failure = session.failure
+    root = session.modules.root
+    return Recording(
+        model_name="" if root is None else root.class_name,
+        ops=ops,
+        values=_values(tape),
+        layer_calls=tuple(calls.records),
+        module_calls=tuple(_module_call(run, calls, session.started_ns) for run in tape.runs),
+        modules=tuple(_module(known) for known in session.modules.modules),
+        parameters=parameters,
+        places=tape.places.frames(),
+        duration_ns=session.duration_ns,
+        seed=session.seed,
+        failure=None if failure is None else _renumber_failure(failure, calls, ops),
+        parameter_of_value=bound,
+    )
+
+
+def _rows(flat: list[Any], kind: Any) -> Iterator[Any]:
+    width = len(kind._fields)
+    return map(kind._make, zip(*[iter(flat)] * width, strict=True))
+
+
+class _Calls:
+    """The layer calls in order, with one made up for each op that no function ran for."""
+
+    def __init__(self, tape: Tape, op_rows: list[OpRow], start: int) -> None:
+        self.records: list[LayerCall] = []
+        self.of_op: list[int | None] = [None] * len(op_rows)
+        self._number: list[int] = []  # per recorded call
+        self._lone: list[int] = []  # the ops that became calls of their own
+        at = 0
+        recorded = list(_rows(tape.calls, CallRow))
+        for row in recorded:
+            at = self._add_lone(tape, op_rows, at, row.ops_start, start)
+            self._number.append(len(self.records))
+            self._add(row, start)
+            at = max(at, row.ops_end)
+        self._add_lone(tape, op_rows, at, len(op_rows), start)
+
+    def number(self, recorded: int) -> int:
+        return self._number[recorded]
+
+    def before(self, recorded: int, op: int) -> int:
+        """Return how many calls there were when so many calls and ops were recorded."""
+        return recorded + bisect_left(self._lone, op)
+
+    def _add(self, row: CallRow, start: int) -> None:
+        index = len(self.records)
+        self.records.append(
+            LayerCall(
+                index=index,
+                function=row.function,
+                kind=row.kind,
+                path=row.path,
+                module_call=_optional(row.module),
+                place=_optional(row.place),
+                ops=range(row.ops_start, row.ops_end),
+                received=row.received,
+                returned=row.returned,
+                started_ns=row.started - start,
+                duration_ns=row.ended - row.started,
+                grad_fn=row.grad_fn,
+                failed=row.failed,
+            )
+        )
+        for op in range(row.ops_start, row.ops_end):
+            self.of_op[op] = index
+
+    def _add_lone(self, tape: Tape, rows: list[OpRow], at: int, stop: int, start: int) -> int:
+        for op in range(at, stop):
+            row = rows[op]
+            if row.flags & BACKWARD:
+                continue
+            made = tape.made[rows[op - 1].made_end if op else 0 : row.made_end]
+            wrote = tape.wrote[rows[op - 1].wrote_end if op else 0 : row.wrote_end]
+            returned = tuple(dict.fromkeys(v for v in (*made, *wrote) if v != NONE))
+            self._lone.append(op)
+            self._add(
+                CallRow(
+                    row.slots.plan.name.split(".")[1], row.module, row.place, op, op + 1,
+                    row.started, row.ended, None, bool(row.flags & FAILED), returned=returned,
+                ),
+                start,
+            )  # fmt: skip
+        return max(at, stop)
+
+
+def _ops(tape: Tape, rows: list[OpRow], calls: _Calls, start: int) -> tuple[Op, ...]:
+    result = []
+    read_at = made_at = wrote_at = 0
+    for index, row in enumerate(rows):
+        reads, arguments = _arguments(row, tape, read_at)
+        result.append(
+            Op(
+                index=index,
+                operator=row.slots.plan.name,
+                reads=reads,
+                outputs=tuple(_optional(v) for v in tape.made[made_at : row.made_end]),
+                writes=tuple(tape.wrote[wrote_at : row.wrote_end]),
+                arguments=arguments,
+                layer_call=calls.of_op[index],
+                module_call=_optional(row.module),
+                place=_optional(row.place),
+                grad_enabled=bool(row.flags & GRAD),
+                inference=bool(row.flags & INFERENCE),
+                in_backward=bool(row.flags & BACKWARD),
+                sequence_nr=_sequence(rows, index),
+                started_ns=row.started - start,
+                duration_ns=row.ended - row.started,
+                failed=bool(row.flags & FAILED),
+            )
+        )
+        read_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
+    return tuple(result)
+
+
+def _arguments(
+    row: OpRow, tape: Tape, at: int
+) -> tuple[tuple[Read, ...], tuple[tuple[str, object], ...]]:
+    """Return an op's reads, each with its argument's name, and its other arguments."""
+    slots = row.slots
+    reads: list[Read] = []
+    others: list[tuple[str, object]] = []
+
+    def take(name: str) -> None:
+        nonlocal at
+        value = tape.reads[at]
+        if value != NONE:
+            reads.append(Read(value, name))
+        else:
+            others.append((name, tape.numbers.get(at)))
+        at += 1
+
+    for name in slots.tensor_names:
+        take(name)
+    constants = row.constants[: len(slots.constant_names)]
+    others.extend(zip(slots.constant_names, constants, strict=True))
+    for (_, name), length in zip(slots.lists, row.constants[len(constants) :], strict=True):
+        for position in range(length or 0):
+            take(f"{name}[{position}]")
+    for name, value in (row.named or {}).items():
+        if not isinstance(value, TensorSlot):
+            others.append((name, value))
+        elif value.count is None:
+            take(name)
+        else:
+            for position in range(value.count):
+                take(f"{name}[{position}]")
+    return tuple(reads), tuple(others)
+
+
+def _sequence(rows: list[OpRow], index: int) -> int | None:
+    """Return the number of the autograd node that an op made, or in backward ran for."""
+    row = rows[index]
+    if row.flags & BACKWARD:
+        return _optional(row.sequence)
+    before = next(
+        (rows[i].sequence for i in range(index - 1, -1, -1) if not rows[i].flags & BACKWARD), None
+    )
+    made = before is None or row.sequence > before
+    return row.sequence - 1 if made and row.flags & GRAD and row.sequence else None
+
+
+def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]]:
+    """Return the parameters, and which of them each value is that came from one."""
+    table = session.tape.parameters
+    first_value: dict[int, int] = {}
+    for row, number in table.of_row.items():
+        first_value.setdefault(number, row)
+    records = tuple(
+        Parameter(
+            index=number,
+            name=entry.name,
+            aliases=tuple(entry.aliases),
+            kind=entry.kind,
+            shape=entry.layout[0],
+            dtype=str(entry.layout[1]).removeprefix("torch."),
+            itemsize=entry.layout[1].itemsize,
+            trainable=entry.trainable,
+            value=first_value.get(number),
+        )
+        for number, entry in enumerate(table.entries)
+    )
+    return records, dict(table.of_row)
+
+
+def _renumber_failure(failure: Failure, calls: _Calls, ops: tuple[Op, ...]) -> Failure:
+    """Give a failure the numbers that the layer calls have in the recording."""
+    call = None if failure.layer_call is None else calls.number(failure.layer_call)
+    if call is None and failure.op is not None:
+        call = ops[failure.op].layer_call
+    return replace(failure, layer_call=call)
+
+
+def _values(tape: Tape) -> tuple[Value, ...]:
+    table = tape.values
+    layouts = [_layout(layout) for layout in table.layout_table]
+    result = []
+    for index, (origin, maker, storage, offset, layout) in enumerate(
+        zip(table.origins, table.makers, table.storages, table.offsets, table.layouts, strict=True)
+    ):
+        shape, stride, dtype, itemsize, device = layouts[layout]
+        handed_from = table.handed_from.get(index)
+        made_by = maker
+        if origin == HANDED:
+            made_by = _maker_behind(table.handed_from, table.makers, index)
+        result.append(
+            Value(
+                index=index,
+                shape=shape,
+                stride=stride,
+                offset=offset,
+                dtype=dtype,
+                itemsize=itemsize,
+                device=device,
+                storage=_optional(storage),
+                origin=_ORIGINS[origin],
+                made_by=_optional(made_by),
+                handed_from=handed_from,
+            )
+        )
+    return tuple(result)
+
+
+def _maker_behind(handed_from: dict[int, int], makers: list[int], row: int) -> int:
+    while row in handed_from:
+        row = handed_from[row]
+    return makers[row]
+
+
+def _layout(layout: tuple[Any, ...]) -> tuple[Any, ...]:
+    shape, stride, dtype, device = layout
+    sizes = tuple(int(size) for size in shape)
+    strides = tuple(int(step) for step in stride)
+    return sizes, strides, str(dtype).removeprefix("torch."), dtype.itemsize, str(device)
+
+
+def _module_call(run: ModuleRun, calls: _Calls, start: int) -> ModuleCall:
+    return ModuleCall(
+        index=run.index,
+        module=run.module,
+        number=run.number,
+        parent=_optional(run.parent),
+        place=_optional(run.place),
+        is_root=run.is_root,
+        inputs=tuple(Leaf(path, row) for path, row in run.inputs),
+        outputs=tuple(Leaf(path, row) for path, row in run.outputs),
+        ops=range(run.op_start, run.op_end),
+        layer_calls=range(
+            calls.before(run.call_start, run.op_start), calls.before(run.call_end, run.op_end)
+        ),
+        started_ns=run.start - start,
+        duration_ns=run.end - run.start,
+        failed=run.failed,
+    )
+
+
+def _module(known: Known) -> Module:
+    return Module(
+        index=known.index,
+        address=known.address,
+        class_name=known.class_name,
+        aliases=tuple(known.aliases),
+        training=known.training,
+    )
+
+
+def _optional(number: int) -> int | None:
+    return None if number == NONE else number

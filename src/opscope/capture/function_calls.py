@@ -1,0 +1,122 @@
+"""The function mode: which torch function is running."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from time import perf_counter_ns
+from types import MethodWrapperType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from opscope.capture.tape import NONE, CallRow, Tape
+
+_Tensor = torch.Tensor
+# Calls that run other code rather than compute: what runs inside has its own place.
+_TRANSPARENT = frozenset({torch.Tensor.backward})
+# Calls that return their input only so that they can be chained.
+_ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
+
+
+class FunctionCalls(TorchFunctionMode):
+    """Records every torch function that dispatches ops or hands its input on."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        tape = self._tape
+        if tape.layer != NONE or func in _TRANSPARENT:
+            return func(*args, **(kwargs or {}))
+        tape.layer = tape.call_count
+        op = tape.op_count
+        result, failed = None, True
+        started = perf_counter_ns()
+        try:
+            result = func(*args, **(kwargs or {}))
+            failed = False
+        finally:
+            ended = perf_counter_ns()
+            tape.layer = NONE
+            if tape.op_count != op or failed:
+                self._add(func, op, started, ended, result, failed=failed)
+            elif isinstance(result, (_Tensor, tuple, list)) and func not in _ANNOTATIONS:
+                self._hand_on(func, args, kwargs, started, ended, result)
+            elif func.__class__ is MethodWrapperType and func.__name__ == "__set__":
+                tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
+        return result
+
+    def _add(
+        self, func: Any, op: int, started: int, ended: int, result: Any, *, failed: bool
+    ) -> None:
+        tape = self._tape
+        tensors = list(tensors_in(result))
+        returned = tuple(tape.values.seen(tensor) for tensor in tensors)
+        if tape.payloads is not None:
+            for tensor, value in zip(tensors, returned, strict=True):
+                tape.payloads.keep(tensor, value)
+        row = self._row(func, op, started, ended, _grad_fn(tensors))
+        tape.add_call(row._replace(failed=failed, returned=returned))
+
+    def _hand_on(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        started: int,
+        ended: int,
+        result: Any,
+    ) -> None:
+        """Record a call that dispatched nothing, if what it returned is what it was given."""
+        tape = self._tape
+        tensors = list(tensors_in(result))
+        given = {id(tensor) for tensor in tensors_in((args, kwargs))}
+        if not tensors or not all(id(tensor) in given for tensor in tensors):
+            return
+        rows = tuple(tape.values.seen(tensor) for tensor in tensors)
+        row = self._row(func, tape.op_count, started, ended, _grad_fn(tensors))
+        tape.hand_on(row._replace(received=rows), tensors)
+
+    def _row(self, func: Any, op: int, started: int, ended: int, grad_fn: str | None) -> CallRow:
+        tape = self._tape
+        place = tape.places.of(sys._getframe(3), tape.boundary, tape.place, tape.module_number)
+        return CallRow(
+            function_name(func), tape.module, place, op, tape.op_count, started, ended, grad_fn
+        )
+
+
+def _grad_fn(tensors: list[torch.Tensor]) -> str | None:
+    for tensor in tensors:
+        if (node := tensor.grad_fn) is not None:
+            return node.__class__.__name__
+    return None
+
+
+def function_name(func: Any) -> str:
+    """Return a torch function's name; a property's for the read of a property."""
+    if func.__class__ is MethodWrapperType:
+        owner = func.__self__
+        name = getattr(owner, "__name__", None) or getattr(owner.fget, "__name__", "property")
+        return str(name)
+    return str(getattr(func, "__name__", func.__class__.__name__))
+
+
+def tensors_in(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:
+    """Yield the tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, _Tensor):
+        yield value
+    elif depth and isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item, depth - 1)
+    elif depth and isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item, depth - 1)

@@ -1,0 +1,167 @@
+"""Which recorded value a tensor is.
+
+A tensor is recognised by its ``id`` and a live weak reference to that very object,
+since ids are reused at once after a free; a storage likewise. Nothing is set on a
+tensor and none is kept alive. A value is a *row*: the tensor object together with its
+metadata at one moment, between two writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import ref
+
+import torch
+
+from opscope.capture.parameters import Parameters
+
+OUTSIDE, FRESH, VIEW, WRITE, HANDED = range(5)
+NO_STORAGE = -1
+_FIRST_SWEEP = 4096
+
+
+class Values:
+    """The table of values, one row each, and the live tensors that they are.
+
+    Attributes:
+        origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, HANDED.
+        makers: Per row, the op that made it, -1 for OUTSIDE; for HANDED the call.
+        storages: Per row, its storage's number, or NO_STORAGE.
+        offsets: Per row, the offset into the storage in elements.
+        layouts: Per row, a number into ``layout_table``.
+        layout_table: Distinct ``(shape, stride, dtype, device, itemsize)``.
+        handed_from: For HANDED rows, the row that was handed on.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self.origins: list[int] = []
+        self.makers: list[int] = []
+        self.storages: list[int] = []
+        self.offsets: list[int] = []
+        self.layouts: list[int] = []
+        self.layout_table: dict[tuple[Any, ...], int] = {}
+        self.handed_from: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
+        self._tensors: list[Any] = []
+        self._storage_rows: dict[int, int] = {}
+        self._storage_refs: list[Any] = []
+        self._sweep_at = _FIRST_SWEEP
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def seen(self, tensor: torch.Tensor) -> int:
+        """Return the row of a tensor that is about to be read; a new one if it is unknown."""
+        row = self._rows.get(id(tensor))
+        if row is not None and self._tensors[row]() is tensor:
+            storage = self.storages[row]
+            # `.data = ` swaps the storage below a tensor without a dispatch.
+            if storage < 0 or self._storage_refs[storage]() is tensor.untyped_storage():
+                return row
+        return self._add(tensor, OUTSIDE, -1)
+
+    def find(self, tensor: torch.Tensor) -> int | None:
+        """Return the row of a tensor if it is known, touching no attribute of it."""
+        row = self._rows.get(id(tensor))
+        return row if row is not None and self._tensors[row]() is tensor else None
+
+    def made(self, tensor: torch.Tensor, op: int, *, written: bool, retagged: bool) -> int:
+        """Return the row of a tensor that an op returned or wrote."""
+        row = self._rows.get(id(tensor))
+        if row is not None and self._tensors[row]() is tensor:
+            if self.makers[row] == op and self.origins[row] != HANDED:
+                return row
+            if not written and not retagged:
+                return row  # the op returned its very input
+            return self._add(tensor, WRITE if written else VIEW, op)
+        return self._add(tensor, WRITE if written else FRESH, op)
+
+    def handed(self, tensor: torch.Tensor, row: int, call: int) -> int:
+        """Return a new row for a tensor that a call without ops handed on."""
+        new = len(self.origins)
+        self.origins.append(HANDED)
+        self.makers.append(call)
+        self.storages.append(self.storages[row])
+        self.offsets.append(self.offsets[row])
+        self.layouts.append(self.layouts[row])
+        self._tensors.append(self._tensors[row])
+        self.handed_from[new] = row
+        self._rows[id(tensor)] = new
+        return new
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Have the next sight of this tensor make a new row: its metadata was replaced."""
+        self._rows.pop(id(tensor), None)
+
+    def tensor(self, row: int) -> torch.Tensor | None:
+        """Return the tensor of a row while it is alive."""
+        live = self._tensors[row]
+        return None if live is None else live()
+
+    def release(self) -> None:
+        """Drop all that refers to live objects; the columns stay."""
+        self._rows.clear()
+        self._storage_rows.clear()
+        self._tensors = [None] * len(self._tensors)
+        self._storage_refs = [None] * len(self._storage_refs)
+
+    def _add(self, tensor: torch.Tensor, origin: int, op: int) -> int:
+        try:
+            storage = tensor.untyped_storage()
+            layout = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+            offset = tensor.storage_offset()
+        except (RuntimeError, NotImplementedError, ValueError):
+            # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
+            number, layout, offset = NO_STORAGE, _layout_without_storage(tensor), 0
+        else:
+            known = self._storage_rows.get(id(storage))
+            if known is not None and self._storage_refs[known]() is storage:
+                number = known
+                if origin == FRESH:
+                    origin = VIEW
+            else:
+                number = self._storage_rows[id(storage)] = len(self._storage_refs)
+                self._storage_refs.append(ref(storage))
+        row = len(self.origins)
+        if row >= self._sweep_at:
+            self._sweep()
+        self.origins.append(origin)
+        self.makers.append(op)
+        self.storages.append(number)
+        self.offsets.append(offset)
+        table = self.layout_table
+        self.layouts.append(table.setdefault(layout, len(table)))
+        self._tensors.append(ref(tensor))
+        self._rows[id(tensor)] = row
+        if origin == OUTSIDE:
+            self._parameters.sighted(tensor, row)
+        return row
+
+    def _sweep(self) -> None:
+        """Drop dead entries; the next sweep comes when the table has grown by as much again."""
+        tensors, storages = self._tensors, self._storage_refs
+        for key, row in list(self._rows.items()):
+            if tensors[row]() is None:
+                del self._rows[key]
+        keep = set(self._rows.values())
+        for row, live in enumerate(tensors):
+            if live is not None and row not in keep and live() is None:
+                tensors[row] = None
+        for key, row in list(self._storage_rows.items()):
+            if storages[row]() is None:
+                storages[row] = _gone
+                del self._storage_rows[key]
+        self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(tensors))
+
+
+def _gone() -> None:
+    """Stand in for the reference to a storage that was swept."""
+
+
+def _layout_without_storage(tensor: torch.Tensor) -> tuple[Any, ...]:
+    try:
+        shape: Any = tensor.shape
+    except (RuntimeError, ValueError):  # an uninitialised parameter
+        shape = ()
+    return shape, (), tensor.dtype, tensor.device

@@ -1,0 +1,187 @@
+"""The dispatch mode: every aten op becomes a row of the tape."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from opscope.capture.operators import Plan
+from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
+
+_Tensor = torch.Tensor
+_NOT_TENSORS = frozenset({type(None), int, float, bool, complex})
+_NO_SEQUENCE = 2**64 - 1  # what autograd gives nodes that it made itself
+_EMPTY: dict[str, Any] = {}
+_ONE = TensorSlot()
+
+_graph_task = torch._C._current_graph_task_id
+_autograd_node = torch._C._current_autograd_node
+_sequence_nr = torch.autograd._get_sequence_nr
+_grad_enabled = torch.is_grad_enabled
+_inference = torch.is_inference_mode_enabled
+
+
+class Interceptor(TorchDispatchMode):
+    """Records every operator that the dispatcher runs while it is entered."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+        self._plans: dict[int, Plan] = {}
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Leave torch.compile alone while it compiles."""
+        return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The default wraps the handler in torch._dynamo.disable: an import of 1.4 s at
+        # the first op, and 0.6 to 0.9 µs at each. See _keep_dynamo_out.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        plan = self._plans.get(id(func))
+        if plan is None:
+            plan = self._plans[id(func)] = Plan(func)
+        if plan.skip:
+            return plan.call(*args, **(kwargs or _EMPTY))
+        if self._tape.layer != NONE:
+            return self._run(plan, args, kwargs, NONE)
+        # Between calls a function mode is on, and reading `tensor.shape` would be a call.
+        with torch._C.DisableTorchFunction():
+            tape = self._tape
+            place = NONE
+            if _graph_task() == -1:
+                place = tape.places.of(
+                    sys._getframe(1), tape.boundary, tape.place, tape.module_number
+                )
+            return self._run(plan, args, kwargs, place)
+
+    def _run(
+        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None, place: int
+    ) -> Any:
+        tape = self._tape
+        slots = plan.positional.get(len(args)) or plan.slots(len(args))
+        constants = slots.constants(args)
+        reads, seen = tape.reads, tape.values.seen
+        for tensor in slots.tensors(args):
+            if tensor.__class__ in _NOT_TENSORS:
+                if tensor is not None:
+                    tape.numbers[len(reads)] = tensor
+                reads.append(NONE)
+            else:
+                reads.append(seen(tensor))
+        if slots.lists:
+            constants += self._read_lists(slots.lists, args)
+        named = self._read_named(kwargs) if kwargs else None
+        if _graph_task() == -1:
+            flags, sequence = 0, _sequence_nr()
+        else:
+            flags, node = BACKWARD, _autograd_node()
+            sequence = node._sequence_nr() if node is not None else NONE
+            sequence = NONE if sequence == _NO_SEQUENCE else sequence
+        if _grad_enabled():
+            flags |= GRAD
+        if _inference():
+            flags |= INFERENCE
+        payloads = tape.payloads
+        if payloads is not None and plan.writes:
+            payloads.before_write(self._written(plan, args, kwargs))
+        result = None
+        started = perf_counter_ns()
+        try:
+            result = plan.call(*args, **kwargs) if kwargs else plan.call(*args)
+        except BaseException:
+            flags |= FAILED
+            raise
+        finally:
+            ended = perf_counter_ns()
+            if result is not None or plan.writes:
+                self._keep_results(plan, args, kwargs, result, failed=flags & FAILED)
+            tape.ops.extend((
+                slots, constants, named, tape.layer, tape.module, place, sequence, flags,
+                started, ended, len(reads), len(tape.made), len(tape.wrote),
+            ))  # fmt: skip
+            tape.op_count += 1
+        return result
+
+    def _keep_results(
+        self,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        result: Any,
+        *,
+        failed: int,
+    ) -> None:
+        tape = self._tape
+        op, made = tape.op_count, tape.values.made
+        if plan.writes and not failed:
+            for tensor in self._written(plan, args, kwargs):
+                tape.wrote.append(made(tensor, op, written=True, retagged=False))
+        if result.__class__ is _Tensor or isinstance(result, _Tensor):
+            tape.made.append(made(result, op, written=False, retagged=plan.retags))
+        elif isinstance(result, (tuple, list)):
+            for item in result:
+                self._keep_item(plan, item, op)
+
+    def _keep_item(self, plan: Plan, item: Any, op: int) -> None:
+        tape = self._tape
+        if isinstance(item, _Tensor):
+            tape.made.append(tape.values.made(item, op, written=False, retagged=plan.retags))
+        elif isinstance(item, (tuple, list)):
+            for inner in item:
+                self._keep_item(plan, inner, op)
+        elif item is None:
+            tape.made.append(NONE)
+
+    def _read_lists(self, lists: Any, args: tuple[Any, ...]) -> tuple[int | None, ...]:
+        """Read the lists of tensors among the arguments; return their lengths."""
+        reads, seen = self._tape.reads, self._tape.values.seen
+        lengths = []
+        for position, _ in lists:
+            items = args[position]
+            lengths.append(None if items is None else len(items))
+            for tensor in items or ():
+                reads.append(NONE if tensor is None else seen(tensor))
+        return tuple(lengths)
+
+    def _read_named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Read the tensors among the named arguments; return the rest with slots for them."""
+        reads, seen = self._tape.reads, self._tape.values.seen
+        named: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if isinstance(value, _Tensor):
+                reads.append(seen(value))
+                named[name] = _ONE
+            elif isinstance(value, (list, tuple)) and any(isinstance(v, _Tensor) for v in value):
+                reads.extend(seen(v) if isinstance(v, _Tensor) else NONE for v in value)
+                named[name] = TensorSlot(len(value))
+            else:
+                named[name] = value
+        return named
+
+    def _written(
+        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> list[torch.Tensor]:
+        """Return the tensors among the arguments that this call writes."""
+        found: list[Any] = [args[i] for i in plan.slots(len(args)).writes]
+        if kwargs:
+            found.extend(value for name, value in kwargs.items() if name in plan.writes)
+        flat: list[Any] = []
+        for item in found:
+            flat.extend(item) if isinstance(item, (list, tuple)) else flat.append(item)
+        return [item for item in flat if isinstance(item, _Tensor)]

@@ -1,0 +1,276 @@
+"""Global module hooks: which module is running, at which address."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from threading import get_ident
+from time import perf_counter_ns
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
+
+from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape
+
+if TYPE_CHECKING:
+    from opscope.capture.function_calls import FunctionCalls
+    from opscope.records.recording import CallKind
+
+_Tensor = torch.Tensor
+# These leave their fused kernels when they see a function mode.
+_FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+
+class Known:
+    """A module that has an address."""
+
+    __slots__ = ("active", "address", "aliases", "calls", "class_name", "index", "live", "training")
+
+    def __init__(self, index: int, module: nn.Module, address: str) -> None:
+        self.index = index
+        self.live = ref(module)
+        self.address = address
+        self.aliases: list[str] = []
+        self.class_name = type(module).__name__
+        self.training = module.training
+        self.calls = 0
+        self.active: ModuleRun | None = None
+
+
+class ModuleCalls:
+    """Records every module call of this thread while its hooks are installed.
+
+    Args:
+        tape: Where to write.
+        functions: The function mode, which steps aside where a fused kernel would run.
+        model: The module that gives the addresses; without one the first that runs does.
+    """
+
+    def __init__(
+        self, tape: Tape, functions: FunctionCalls | None, model: nn.Module | None
+    ) -> None:
+        self._tape = tape
+        self._functions = functions
+        self._known: dict[int, Known] = {}
+        self._stack: list[ModuleRun] = []
+        self._handles: list[Any] = []
+        self._thread = 0
+        self.modules: list[Known] = []
+        self.root: Known | None = None
+        # The frame around the `with` block, where the calling context of a bare call ends.
+        self.outermost: FrameType | None = None
+        if model is not None:
+            self._learn(model, "")
+
+    def install(self) -> None:
+        """Register the hooks, for all modules; other threads' calls are passed over."""
+        self._thread = get_ident()
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks away and end the calls that a BaseException left open."""
+        for handle in self._handles:
+            handle.remove()
+        while self._stack:
+            self._close(self._stack[-1], failed=True)
+
+    def _learn(self, model: nn.Module, address: str) -> Known:
+        """Give addresses to a module and all below it, as `named_modules` would."""
+        first = len(self.modules)
+        pending: list[tuple[str, nn.Module]] = [(address, model)]
+        while pending:
+            name, module = pending.pop()
+            known = self._known.get(id(module))
+            if known is not None and known.live() is module:
+                known.aliases.append(name)
+                continue
+            known = Known(len(self.modules), module, name)
+            self._known[id(module)] = known
+            self.modules.append(known)
+            self._tape.parameters.learn(module, name)
+            prefix = f"{name}." if name else ""
+            pending.extend(
+                (f"{prefix}{child}", inner)
+                for child, inner in reversed(module._modules.items())
+                if inner is not None
+            )
+        if self.root is None:
+            self.root = self.modules[first]
+        return self.modules[first]
+
+    def _address_of_stranger(self, module: nn.Module) -> str:
+        """Return an address for a module outside the model's tree: its class and a number."""
+        if self.root is None:
+            return ""
+        taken = {known.address for known in self.modules}
+        name, count = type(module).__name__, 1
+        while name in taken:
+            count += 1
+            name = f"{type(module).__name__}#{count}"
+        return name
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling() or get_ident() != self._thread:
+            return
+        tape = self._tape
+        known = self._known.get(id(module))
+        if known is None or known.live() is not module:
+            known = self._learn(module, self._address_of_stranger(module))
+        known.calls += 1
+        run = ModuleRun(len(tape.runs), known.index, known.calls, tape.module)
+        frame = sys._getframe(1)
+        site = tape.places.of(frame, tape.boundary, tape.place, known.index)
+        run.is_root = known is self.root and known.active is None
+        if known.active is not None:  # recursion: another pass through the same context
+            run.place = known.active.place
+        else:
+            run.place = tape.places.root(known.index, site) if run.is_root else site
+            known.active = run
+        run.boundary = frame
+        run.op_start, run.call_start = tape.op_count, tape.call_count
+        given: Any = args[0] if len(args) == 1 else args
+        # A global hook is not handed the keyword arguments; the calling frame has them.
+        if run.is_root and (named := frame.f_locals.get("kwargs")):
+            given = {**{str(i): value for i, value in enumerate(args)}, **named}
+        run.inputs = self._rows(given)
+        if run.is_root:
+            run.inputs = self._pass_border(run, "input", run.inputs, given)
+            run.call_start = tape.call_count
+        tape.runs.append(run)
+        self._stack.append(run)
+        self._set_current()
+        if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
+            run.resume = self._step_aside()
+        run.start = perf_counter_ns()
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling() or get_ident() != self._thread:
+            return
+        known = self._known.get(id(module))
+        if known is None or not any(run.module == known.index for run in self._stack):
+            return
+        while self._stack[-1].module != known.index:  # left open by a BaseException
+            self._close(self._stack[-1], failed=True)
+        run = self._stack[-1]
+        # After an exception torch calls the hooks from another frame than it does otherwise.
+        failed = sys._getframe(1) is not run.boundary
+        run.outputs = self._rows(output)
+        if run.outputs and run.call_start == self._tape.call_count:
+            self._hand_on(run, output)
+        self._close(run, failed=failed)
+        if run.is_root:
+            run.outputs = self._pass_border(run, "output", run.outputs, output)
+
+    def _hand_on(self, run: ModuleRun, output: Any) -> None:
+        """Record a module that returned just what it was given, as a call without ops."""
+        tape = self._tape
+        if run.op_start != tape.op_count:
+            return
+        received = {row for _, row in run.inputs}
+        if not all(row in received for _, row in run.outputs):
+            return
+        row = CallRow(
+            "identity", run.index, run.place, tape.op_count, tape.op_count,
+            run.start, perf_counter_ns(), None, kind="identity",
+            received=tuple(row for _, row in run.outputs),
+        )  # fmt: skip
+        new = tape.hand_on(row, [tensor for _, tensor in leaves(output)])
+        run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
+
+    def _pass_border(
+        self, run: ModuleRun, kind: CallKind, rows: list[tuple[str, int]], value: Any
+    ) -> list[tuple[str, int]]:
+        """Record each tensor that enters or leaves the model as a call of its own."""
+        tape = self._tape
+        now, op = perf_counter_ns(), tape.op_count
+        result = []
+        for (path, row), (_, tensor) in zip(rows, leaves(value), strict=True):
+            call = CallRow(
+                kind, run.parent, run.place, op, op, now, now, None,
+                received=(row,), kind=kind, path=path,
+            )  # fmt: skip
+            result.append((path, *tape.hand_on(call, [tensor])))
+        return result
+
+    def _close(self, run: ModuleRun, *, failed: bool) -> None:
+        run.end = perf_counter_ns()
+        run.op_end, run.call_end = self._tape.op_count, self._tape.call_count
+        run.failed = failed
+        run.boundary = None
+        known = self.modules[run.module]
+        if known.active is run:
+            known.active = None
+        self._stack.pop()
+        if run.resume and self._functions is not None:
+            _push_mode(self._functions)
+        self._set_current()
+
+    def _set_current(self) -> None:
+        tape = self._tape
+        if self._stack:
+            run = self._stack[-1]
+            tape.module, tape.module_number = run.index, run.module
+            tape.boundary, tape.place = run.boundary, run.place
+        else:
+            tape.module = tape.module_number = tape.place = NONE
+            tape.boundary = self.outermost
+
+    def _step_aside(self) -> bool:
+        """Take the function mode off the stack if it is the one on top."""
+        if self._functions is None or _get_current_function_mode() is not self._functions:
+            return False
+        _pop_mode()
+        return True
+
+    def _rows(self, value: Any) -> list[tuple[str, int]]:
+        values = self._tape.values
+        found = []
+        for path, tensor in leaves(value):
+            row = values.find(tensor)
+            if row is None:
+                with torch._C.DisableTorchFunction():
+                    row = values.seen(tensor)
+            found.append((path, row))
+        return found
+
+
+def _may_be_fused(module: nn.Module) -> bool:
+    """Whether a module's fused kernel could run: never in training or under autograd."""
+    if module.training:
+        return False
+    return not (
+        torch.is_grad_enabled()
+        and any(parameter.requires_grad for parameter in module.parameters())
+    )
+
+
+def leaves(value: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors in nested containers, each with the path that leads to it."""
+    if isinstance(value, _Tensor):
+        yield path, value
+        return
+    if depth == 0 or value is None or isinstance(value, (int, float, str, bool)):
+        return
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = zip(value._fields, value, strict=True)
+    elif isinstance(value, (tuple, list)):
+        items = enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    for key, item in items:
+        yield from leaves(item, f"{path}.{key}" if path else str(key), depth - 1)

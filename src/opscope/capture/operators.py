@@ -1,0 +1,124 @@
+"""What an operator reads, writes and aliases, worked out once per overload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+import torch
+
+_TENSOR_TYPES = ("Tensor", "Optional[Tensor]")
+_LIST_TYPES = (
+    "List[Tensor]",
+    "List[Optional[Tensor]]",
+    "Optional[List[Tensor]]",
+    "Optional[List[Optional[Tensor]]]",
+)
+
+# Arguments written although the schema does not say so (torch 2.13): the running
+# statistics of batch norm, and what oneDNN's backward uses as scratch memory.
+_UNDECLARED_WRITES: dict[str, tuple[str, ...]] = {
+    "aten::native_batch_norm": ("running_mean", "running_var"),
+    "aten::cudnn_batch_norm": ("running_mean", "running_var"),
+    "aten::miopen_batch_norm": ("running_mean", "running_var"),
+    "aten::mkldnn_rnn_layer_backward": ("workspace",),
+}
+
+
+def _nothing(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return ()
+
+
+def _getter(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Return a function that takes these positions of a tuple, always as a tuple."""
+    if not positions:
+        return _nothing
+    if len(positions) == 1:
+        only = positions[0]
+        return lambda args: (args[only],)
+    return itemgetter(*positions)
+
+
+class Plan:
+    """How to read the arguments of one operator overload.
+
+    Attributes:
+        func: The overload; holding it keeps its ``id`` from being reused.
+        call: What to call to run it; skips one Python frame where there is one.
+        name: Such as ``"aten.add.Tensor"``.
+        arguments: The names of the schema's arguments, in order.
+        positional: Per number of positional arguments, the `Slots` of that call.
+        writes: Names of the tensor arguments that it writes.
+        retags: Whether it changes its input's metadata, not its elements.
+        skip: Whether it is no computation (the profiler's own marks).
+    """
+
+    __slots__ = (
+        "arguments", "call", "func", "kinds", "name", "positional", "retags", "skip", "writes",
+    )  # fmt: skip
+
+    def __init__(self, func: Any) -> None:
+        self.func = func
+        self.call = getattr(func, "_op", func)
+        self.name = str(func)
+        self.skip = self.name.startswith("profiler.")
+        schema = getattr(func, "_schema", None)
+        if schema is None:  # a higher-order operator: nothing is known of its arguments
+            self.arguments: tuple[str, ...] = ()
+            self.kinds: tuple[str, ...] = ()
+            self.writes: frozenset[str] = frozenset()
+            self.retags = False
+        else:
+            self.arguments = tuple(argument.name for argument in schema.arguments)
+            self.kinds = tuple(_kind(str(argument.type)) for argument in schema.arguments)
+            declared = {
+                argument.name
+                for argument in schema.arguments
+                if argument.alias_info is not None and argument.alias_info.is_write
+            }
+            undeclared = _UNDECLARED_WRITES.get(schema.name, ())
+            self.retags = torch.Tag.inplace_view in func.tags or schema.name == "aten::set_"
+            writes = set() if self.retags else declared.union(undeclared)
+            self.writes = frozenset(writes.intersection(self.arguments))
+        self.positional: dict[int, Slots] = {}
+
+    def slots(self, count: int) -> Slots:
+        """Return where things sit in a call of ``count`` positional arguments."""
+        found = self.positional.get(count)
+        if found is None:
+            found = self.positional[count] = Slots(self, count)
+        return found
+
+
+class Slots:
+    """Where tensors, lists of tensors and other arguments sit in one form of a call."""
+
+    __slots__ = (
+        "constant_names",
+        "constants",
+        "lists",
+        "plan",
+        "tensor_names",
+        "tensors",
+        "writes",
+    )
+
+    def __init__(self, plan: Plan, count: int) -> None:
+        names = [*plan.arguments, *(f"arg{i}" for i in range(len(plan.arguments), count))]
+        kinds = [*plan.kinds, *("other" for _ in range(len(plan.kinds), count))]
+        tensors = [i for i in range(count) if kinds[i] == "tensor"]
+        constants = [i for i in range(count) if kinds[i] == "other"]
+        self.plan = plan
+        self.tensors = _getter(tensors)
+        self.tensor_names = tuple(names[i] for i in tensors)
+        self.lists = tuple((i, names[i]) for i in range(count) if kinds[i] == "list")
+        self.constants = _getter(constants)
+        self.constant_names = tuple(names[i] for i in constants)
+        self.writes = tuple(i for i in range(count) if names[i] in plan.writes)
+
+
+def _kind(schema_type: str) -> str:
+    if schema_type in _TENSOR_TYPES:
+        return "tensor"
+    return "list" if schema_type in _LIST_TYPES else "other"

@@ -1,0 +1,81 @@
+"""Calling contexts: the chain of code positions that leads to a call.
+
+A *place* is a number for one such chain, from the calling frame up to the frame that
+runs the enclosing module (or the ``with`` block), on top of that module's own place.
+Taking one costs a dictionary look-up; files and lines are worked out afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from types import CodeType, FrameType
+
+import torch
+
+from opscope.records.recording import Frame
+
+NO_PLACE = -1
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_OPSCOPE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+class Places:
+    """Numbers for calling contexts."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, ...], int] = {}
+        # Code objects are keyed by id (their own hash reads the bytecode) and held here.
+        self._codes: dict[int, CodeType] = {}
+        self._site_of_root: dict[int, int] = {}
+
+    def of(
+        self, frame: FrameType | None, boundary: FrameType | None, parent: int, module: int
+    ) -> int:
+        """Return the number of the chain from ``frame`` up to ``boundary``, which is left out."""
+        key = [parent, module]
+        at = frame
+        while at is not boundary and at is not None:
+            key.append(id(at.f_code))
+            key.append(at.f_lasti)
+            at = at.f_back
+        chain = tuple(key)
+        number = self._numbers.get(chain)
+        if number is None:
+            number = self._numbers[chain] = len(self._numbers)
+            while frame is not boundary and frame is not None:
+                self._codes[id(frame.f_code)] = frame.f_code
+                frame = frame.f_back
+        return number
+
+    def root(self, module: int, site: int) -> int:
+        """Return the place of a root module: the same wherever it is called from.
+
+        Its first call site stands for all of them where a source line is asked for.
+        """
+        number = self._numbers.setdefault((NO_PLACE, module), len(self._numbers))
+        self._site_of_root.setdefault(number, site)
+        return number
+
+    def frames(self) -> tuple[tuple[Frame, ...], ...]:
+        """Return, per place, its frames outside torch and opscope, the innermost first."""
+        result: list[tuple[Frame, ...]] = []
+        for number, (parent, _, *chain) in enumerate(self._numbers):
+            own = (_frame(self._codes[chain[i]], chain[i + 1]) for i in range(0, len(chain), 2))
+            outer = self._site_of_root.get(number, parent)
+            rest = result[outer] if 0 <= outer < number else ()
+            result.append((*(frame for frame in own if not is_internal(frame)), *rest))
+        return tuple(result)
+
+
+def is_internal(frame: Frame) -> bool:
+    """Whether a frame is torch's or opscope's own."""
+    return frame.file.startswith((_TORCH, _OPSCOPE, "<frozen"))
+
+
+def _frame(code: CodeType, lasti: int) -> Frame:
+    line = code.co_firstlineno
+    for index, (start, *_) in enumerate(code.co_positions()):
+        if index == lasti // 2:
+            line = start or line
+            break
+    return Frame(code.co_filename, line, code.co_name)

@@ -1,0 +1,127 @@
+"""One stretch of watching: the mode, the function mode and the hooks, on and off together."""
+
+from __future__ import annotations
+
+import traceback
+from time import perf_counter_ns
+from types import FrameType, FunctionType, ModuleType, TracebackType
+
+import torch
+from torch import nn
+
+from opscope.capture import function_calls, identity, interceptor, module_calls, payloads, places
+from opscope.capture import operators as operators_room
+from opscope.capture import tape as tape_room
+from opscope.capture.function_calls import FunctionCalls
+from opscope.capture.interceptor import Interceptor
+from opscope.capture.module_calls import ModuleCalls
+from opscope.capture.payloads import Payloads
+from opscope.capture.tape import Tape
+from opscope.records.recording import Failure, Frame
+
+
+class Session:
+    """Watches everything this thread runs through torch between start and stop.
+
+    Args:
+        model: The module that gives the addresses, or None.
+        layers: Whether to record torch functions, which takes a function mode.
+        save: Whether to keep the activations of layers.
+    """
+
+    def __init__(self, model: nn.Module | None, *, layers: bool, save: bool) -> None:
+        self.tape = Tape()
+        self.layers = layers
+        self.seed = 0
+        self.duration_ns = 0
+        self.started_ns = 0
+        self.failure: Failure | None = None
+        self._functions = FunctionCalls(self.tape) if layers else None
+        self._interceptor = Interceptor(self.tape)
+        self.modules = ModuleCalls(self.tape, self._functions, model)
+        if save:
+            self.tape.payloads = Payloads(self.tape.values, every_op=not layers)
+
+    def start(self, frame: FrameType | None) -> None:
+        """Begin to watch; ``frame`` is the one with the ``with`` block."""
+        _keep_dynamo_out()
+        self.seed = torch.initial_seed()
+        outermost = None if frame is None else frame.f_back
+        self.modules.outermost = self.tape.boundary = outermost
+        self.modules.install()
+        if self._functions is not None:
+            self._functions.__enter__()
+        self._interceptor.__enter__()
+        self.started_ns = perf_counter_ns()
+
+    def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
+        """End watching, whatever happened, and keep what is known of a failure."""
+        self.duration_ns = perf_counter_ns() - self.started_ns
+        self._interceptor.__exit__(None, None, None)
+        if self._functions is not None:
+            self._functions.__exit__(None, None, None)
+        self.modules.remove()
+        self.modules.outermost = self.tape.boundary = None
+        self.tape.parameters.measure()
+        if error is not None:
+            self.failure = self._describe(error, trace_back)
+
+    def _describe(self, error: BaseException, trace_back: TracebackType | None) -> Failure:
+        tape = self.tape
+        width = len(tape_room.OpRow._fields)
+        last_op = tape_room.OpRow(*tape.ops[-width:]) if tape.op_count else None
+        failed_op = last_op is not None and last_op.flags & tape_room.FAILED
+        width = len(tape_room.CallRow._fields)
+        last_call = tape_room.CallRow(*tape.calls[-width:]) if tape.call_count else None
+        failed_call = last_call is not None and last_call.failed
+        open_runs = [run.index for run in tape.runs if run.failed]
+        frames = [
+            Frame(summary.filename, summary.lineno or 0, summary.name)
+            for summary in traceback.extract_tb(trace_back)
+        ]
+        own = [frame for frame in frames if not places.is_internal(frame)]
+        return Failure(
+            exception=type(error).__name__,
+            message=str(error),
+            op=tape.op_count - 1 if failed_op else None,
+            layer_call=tape.call_count - 1 if failed_call else None,
+            module_call=max(open_runs, default=None),
+            frame=own[-1] if own else None,
+        )
+
+
+_hidden_from_dynamo = False
+
+
+def _keep_dynamo_out() -> None:
+    """Tell Dynamo's frame evaluation to leave the watchers' own code alone, once.
+
+    Without it, as `Interceptor` does without the wrapper that does the same at a price,
+    a torch.compile inside the context would compile the handler itself.
+    """
+    global _hidden_from_dynamo  # noqa: PLW0603
+    if _hidden_from_dynamo:
+        return
+    _hidden_from_dynamo = True
+    frames = torch._C._dynamo.eval_frame
+    skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
+    rooms = (
+        function_calls, identity, interceptor, module_calls, operators_room, payloads, places,
+        tape_room,
+    )  # fmt: skip
+    for room in rooms:
+        for function in _functions_of(room):
+            frames.set_code_exec_strategy(function.__code__, skip)
+
+
+def _functions_of(room: ModuleType) -> list[FunctionType]:
+    found: list[FunctionType] = []
+    for item in vars(room).values():
+        if getattr(item, "__module__", None) != room.__name__:
+            continue
+        members = vars(item).values() if isinstance(item, type) else (item,)
+        for member in members:
+            function = getattr(member, "__func__", getattr(member, "fget", member))
+            if isinstance(function, FunctionType):
+                found.append(function)
+    return found

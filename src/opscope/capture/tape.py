@@ -1,0 +1,142 @@
+"""What the watchers write while torch runs: flat columns, and nothing derived.
+
+Ops and layer calls are rows of fixed width in one flat list each, so that the garbage
+collector has no object per op to visit. `develop` turns a tape into records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opscope.capture.identity import Values
+from opscope.capture.parameters import Parameters
+from opscope.capture.places import Places
+from opscope.records.recording import CallKind
+
+if TYPE_CHECKING:
+    import torch
+
+    from opscope.capture.operators import Slots
+    from opscope.capture.payloads import Payloads
+
+NONE = -1
+GRAD, INFERENCE, BACKWARD, FAILED = 1, 2, 4, 8
+
+
+class OpRow(NamedTuple):
+    """One row of `Tape.ops`."""
+
+    slots: Slots
+    constants: tuple[Any, ...]
+    named: dict[str, Any] | None
+    layer: int
+    module: int
+    place: int
+    sequence: int
+    flags: int
+    started: int
+    ended: int
+    reads_end: int
+    made_end: int
+    wrote_end: int
+
+
+class CallRow(NamedTuple):
+    """One row of `Tape.calls`."""
+
+    function: str
+    module: int
+    place: int
+    ops_start: int
+    ops_end: int
+    started: int
+    ended: int
+    grad_fn: str | None
+    failed: bool = False
+    received: tuple[int, ...] = ()
+    returned: tuple[int, ...] = ()
+    kind: CallKind = "function"
+    path: str = ""
+
+
+class TensorSlot:
+    """Stands for a tensor, or a list of ``count`` of them, among an op's named arguments."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count
+
+
+class ModuleRun:
+    """One run of a module while it is recorded."""
+
+    __slots__ = (
+        "boundary", "call_end", "call_start", "end", "failed", "index", "inputs", "is_root",
+        "module", "number", "op_end", "op_start", "outputs", "parent", "place", "resume", "start",
+    )  # fmt: skip
+
+    def __init__(self, index: int, module: int, number: int, parent: int) -> None:
+        self.index = index
+        self.module = module
+        self.number = number
+        self.parent = parent
+        self.place = NONE
+        self.is_root = False
+        self.failed = False
+        self.boundary: FrameType | None = None
+        self.resume = False
+        self.inputs: list[tuple[str, int]] = []
+        self.outputs: list[tuple[str, int]] = []
+        self.op_start = self.op_end = self.call_start = self.call_end = 0
+        self.start = self.end = 0
+
+
+class Tape:
+    """All columns of one trace, and what is running now.
+
+    Attributes:
+        layer: The layer call that is running, NONE between calls.
+        module: The innermost module call that is running, NONE outside.
+        boundary: The frame at which a calling context ends.
+        place: The place of the innermost module call.
+    """
+
+    def __init__(self) -> None:
+        self.parameters = Parameters()
+        self.values = Values(self.parameters)
+        self.places = Places()
+        self.payloads: Payloads | None = None
+        self.op_count = 0
+        self.ops: list[Any] = []
+        self.reads: list[int] = []
+        self.made: list[int] = []
+        self.wrote: list[int] = []
+        self.numbers: dict[int, Any] = {}
+        self.call_count = 0
+        self.calls: list[Any] = []
+        self.runs: list[ModuleRun] = []
+        self.layer = NONE
+        self.module = NONE
+        self.module_number = NONE
+        self.boundary: FrameType | None = None
+        self.place = NONE
+
+    def add_call(self, row: CallRow) -> None:
+        """Append a layer call."""
+        self.calls.extend(row)
+        self.call_count += 1
+
+    def hand_on(self, row: CallRow, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        """Append a call that only handed on what ``row.received`` says; return the new rows."""
+        new = tuple(
+            self.values.handed(tensor, value, self.call_count)
+            for tensor, value in zip(tensors, row.received, strict=True)
+        )
+        if self.payloads is not None:
+            for tensor, value in zip(tensors, new, strict=True):
+                self.payloads.keep(tensor, value)
+        self.add_call(row._replace(returned=new))
+        return new

@@ -1,0 +1,76 @@
+"""Every error that opscope raises itself.
+
+    OpscopeError
+    ├── OptionError        an argument's name or value is not one of the valid ones   (ValueError)
+    ├── LayerNotFound      no layer answers to this key                                (KeyError)
+    ├── AmbiguousLayer     several layers, or several passes, answer to this key       (KeyError)
+    ├── NotSaved           the layer is known, its values were not saved               (LookupError)
+    ├── TraceStateError    the trace is not in a state that allows this                (RuntimeError)
+    ├── RenderError        a picture's format cannot be made on this machine           (RuntimeError)
+    └── TargetError        the command line's model or input cannot be used            (ValueError)
+
+The exception of a traced program is never one of these, and never wrapped.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class OpscopeError(Exception):
+    """The base of every error that opscope raises itself."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message.
+        return str(self.args[0]) if self.args else ""
+
+
+class OptionError(OpscopeError, ValueError):
+    """An argument's name or value is not one of the valid ones."""
+
+
+class LayerNotFound(OpscopeError, KeyError):
+    """No layer answers to this key."""
+
+
+class AmbiguousLayer(OpscopeError, KeyError):
+    """Several layers, or several passes of one, answer to this key."""
+
+
+class NotSaved(OpscopeError, LookupError):
+    """The layer is known, but what was asked for was not saved."""
+
+
+class TraceStateError(OpscopeError, RuntimeError):
+    """The trace is not in a state that allows this."""
+
+
+class RenderError(OpscopeError, RuntimeError):
+    """A picture's format cannot be made on this machine."""
+
+
+class TargetError(OpscopeError, ValueError):
+    """The command line's model or input cannot be used."""
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """Raise an `OptionError` that lists the choices unless ``value`` is one of them."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        message = f"unknown {option}: {value!r} (must be one of {listed})"
+        raise OptionError(message)
+
+
+def check_depth(depth: object) -> None:
+    """Raise an `OptionError` unless ``depth`` is None or a whole number from 1."""
+    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
+        message = f"depth: {depth!r} (must be None, for all levels, or a whole number from 1)"
+        raise OptionError(message)
+
+
+def nearest(key: str, candidates: Iterable[str], count: int = 5) -> list[str]:
+    """Return the candidates most like ``key``, the best first; the first few where none is."""
+    pool = list(dict.fromkeys(candidates))
+    found = difflib.get_close_matches(key, pool, n=count, cutoff=0.4)
+    return found or pool[:count]

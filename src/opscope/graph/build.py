@@ -1,0 +1,255 @@
+"""The record as a networkx graph: one node per op, and one per tensor from outside.
+
+Node attributes, all of them JSON-compatible:
+
+=================  ===========================================================================
+``kind``           ``"op"``, ``"handed"`` (a call that dispatched nothing and returned its
+                   input), ``"input"``, ``"output"``, ``"parameter"``, ``"buffer"`` or
+                   ``"external"`` (any other tensor from outside); in views of it also
+                   ``"layer"`` and ``"module"``
+``label``          what to call it: the operator's name, the layer's label, a parameter's name
+``step``           for an op, which of its layer's ops it is, from 0
+``index``          its place in the order of execution
+``operator``       the aten operator, ``None`` for other kinds
+``layer``          label of the layer pass that it ran for
+``layer_type``     the layer's type: ``"conv2d"``
+``pass``           which pass of its layer it belongs to, from 1, of ``passes``
+``module``         address of the innermost module, ``None`` outside of all
+``module_pass``    which run of that module, from 1
+``module_class``   its class name
+``module_stack``   ``[address, run, class]`` of every module around it, the outermost first
+``shapes``         the sizes of each tensor that it gives
+``dtypes``         their element types
+``bytes``          their size together
+``parameters``     ``[name, shape]`` of the parameters that it uses itself
+``source``         ``"file.py:12"``, the innermost line outside torch
+``duration_ns``    how long it took
+``phase``          ``"forward"`` or ``"backward"``
+``failed``         whether it raised
+=================  ===========================================================================
+
+The graph's own attributes are ``model`` (class name) and what is known of whole layer passes
+and module runs, ``layers`` and ``modules``, see `facts`.
+
+Edge attributes: ``kind`` (``"data"``, ``"alias"`` or ``"write"``, see `dataflow`),
+``argument`` (the names of the reader's arguments that it feeds, comma-separated) and
+``value`` (the index of the value behind it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import networkx as nx
+
+from opscope.graph.dataflow import Dependency, Reader, dependencies
+from opscope.graph.facts import layer_attributes, module_attributes
+from opscope.records.layers import LayerPass
+from opscope.records.recording import Op, Recording, Value
+
+_RANK = {"data": 0, "write": 1, "alias": 2}
+
+
+def op_graph(recording: Recording, passes: tuple[LayerPass, ...]) -> nx.DiGraph:
+    """Return the graph of ops, with parameters, buffers, inputs and outputs as nodes.
+
+    Node names are ``"op_12"``, ``"call_3"``, ``"value_7"`` and ``"end_9"``, after their
+    place in the recording.
+    """
+    return _Builder(recording, passes).build()
+
+
+class _Builder:
+    def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
+        self.recording = recording
+        self.pass_of_call = {item.call: item for item in passes if item.call is not None}
+        bare = [item for item in passes if item.call is None]
+        self.inputs = {item.values[0]: item for item in bare if item.kind == "input"}
+        self.ends = {item.values[0]: item for item in bare if item.kind == "output"}
+        self.call_of_value = {
+            value: call.index
+            for call in recording.layer_calls
+            if not call.ops
+            for value in call.returned
+        }
+        self.stacks: dict[int | None, list[list[Any]]] = {None: []}
+        self.graph = nx.DiGraph()
+
+    def build(self) -> nx.DiGraph:
+        self.graph.graph.update(
+            model=self.recording.model_name,
+            layers=layer_attributes(self.recording, self.pass_of_call.values()),
+            modules=module_attributes(self.recording),
+        )
+        for value in self.inputs:
+            self._source_node(value)
+        for reader, found in dependencies(self.recording):
+            for dependency in found:  # what comes from outside stands before its first reader
+                self._source_node(dependency.source)
+            node = self._reader_node(reader)
+            for dependency in found:
+                self._edge(self._source_node(dependency.source), node, dependency)
+        _drop_swallowed(self.graph)
+        for index, node in enumerate(self.graph):
+            self.graph.nodes[node]["index"] = index
+        return self.graph
+
+    def _edge(self, source: str, target: str, dependency: Dependency) -> None:
+        known = self.graph.edges.get((source, target))
+        if known is None:
+            self.graph.add_edge(
+                source,
+                target,
+                kind=dependency.kind,
+                argument=dependency.argument,
+                value=dependency.source,
+            )
+            return
+        if dependency.argument not in known["argument"].split(","):
+            known["argument"] += f",{dependency.argument}"
+        if _RANK[dependency.kind] < _RANK[known["kind"]]:
+            known["kind"] = dependency.kind
+
+    def _source_node(self, index: int) -> str:
+        value = self.recording.values[index]
+        call = self.call_of_value.get(index)
+        if call is not None:
+            return f"call_{call}"
+        if value.made_by is not None:
+            return f"op_{value.made_by}"
+        number = self.recording.parameter_of_value.get(index)
+        if number is None:
+            node = f"value_{index}"
+            if node not in self.graph:
+                self.graph.add_node(node, **self._outside(value))
+            return node
+        parameter = self.recording.parameters[number]
+        node = f"{parameter.kind}_{number}"
+        if node not in self.graph:
+            attributes = self._blank(parameter.kind, parameter.name, (value,))
+            attributes["parameters"] = [[parameter.name, list(parameter.shape)]]
+            attributes["module"] = parameter.name.rpartition(".")[0]
+            self.graph.add_node(node, **attributes)
+        return node
+
+    def _reader_node(self, reader: Reader) -> str:
+        node = f"{reader.kind}_{reader.index}"
+        if reader.kind == "op":
+            self.graph.add_node(node, **self._op(self.recording.ops[reader.index]))
+        elif reader.kind == "call":
+            self.graph.add_node(node, **self._call(reader.index))
+        else:
+            value = self.recording.values[reader.index]
+            attributes = self._blank("output", "output", (value,))
+            self._add_layer(attributes, self.ends.get(reader.index))
+            self.graph.add_node(node, **attributes)
+        return node
+
+    def _outside(self, value: Value) -> dict[str, Any]:
+        entry = self.inputs.get(value.index)
+        kind = "external" if entry is None else "input"
+        attributes = self._blank(kind, kind, (value,))
+        self._add_layer(attributes, entry)
+        return attributes
+
+    def _op(self, op: Op) -> dict[str, Any]:
+        values = [self.recording.values[v] for v in op.outputs if v is not None]
+        values = values or [self.recording.values[v] for v in op.writes]
+        attributes = self._blank("op", op.name, values)
+        attributes["operator"] = op.operator
+        attributes["duration_ns"] = op.duration_ns
+        attributes["failed"] = op.failed
+        attributes["phase"] = "backward" if op.in_backward else "forward"
+        attributes["parameters"] = [
+            [parameter.name, list(parameter.shape)] for parameter in self._parameters(op)
+        ]
+        layer = None if op.layer_call is None else self.pass_of_call.get(op.layer_call)
+        self._add_layer(attributes, layer)
+        if layer is not None and op.layer_call is not None:
+            attributes["step"] = op.index - self.recording.layer_calls[op.layer_call].ops.start
+        self._add_module(attributes, op.module_call)
+        place = op.place
+        if place is None and op.layer_call is not None:
+            place = self.recording.layer_calls[op.layer_call].place
+        self._add_source(attributes, place)
+        return attributes
+
+    def _call(self, index: int) -> dict[str, Any]:
+        call = self.recording.layer_calls[index]
+        values = [self.recording.values[v] for v in call.returned]
+        kind = call.kind if call.kind in ("input", "output") else "handed"
+        attributes = self._blank(kind, call.function, values)
+        attributes["duration_ns"] = call.duration_ns
+        self._add_layer(attributes, self.pass_of_call.get(index))
+        self._add_module(attributes, call.module_call)
+        self._add_source(attributes, call.place)
+        return attributes
+
+    def _blank(
+        self, kind: str, label: str, values: tuple[Value, ...] | list[Value]
+    ) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "label": label,
+            "step": 0,
+            "index": 0,
+            "operator": None,
+            "layer": None,
+            "layer_type": None,
+            "pass": 1,
+            "passes": 1,
+            "module": None,
+            "module_pass": None,
+            "module_class": None,
+            "module_stack": [],
+            "shapes": [list(value.shape) for value in values],
+            "dtypes": [value.dtype for value in values],
+            "bytes": sum(value.nbytes for value in values),
+            "parameters": [],
+            "source": None,
+            "duration_ns": 0,
+            "phase": "forward",
+            "failed": False,
+        }
+
+    def _parameters(self, op: Op) -> Iterator[Any]:
+        bound = self.recording.parameter_of_value
+        numbers = dict.fromkeys(bound[r.value] for r in op.reads if r.value in bound)
+        return (self.recording.parameters[number] for number in numbers)
+
+    def _add_layer(self, attributes: dict[str, Any], layer: LayerPass | None) -> None:
+        if layer is not None:
+            attributes["layer"] = layer.label
+            attributes["layer_type"] = layer.type
+            attributes["pass"], attributes["passes"] = layer.number, layer.passes
+
+    def _add_module(self, attributes: dict[str, Any], call: int | None) -> None:
+        stack = self._stack(call)
+        attributes["module_stack"] = stack
+        if stack:
+            attributes["module"], attributes["module_pass"], attributes["module_class"] = stack[-1]
+
+    def _stack(self, call: int | None) -> list[list[Any]]:
+        chain = []
+        while call not in self.stacks and call is not None:
+            chain.append(call)
+            call = self.recording.module_calls[call].parent
+        stack = self.stacks[call]
+        for inner in reversed(chain):
+            run = self.recording.module_calls[inner]
+            module = self.recording.modules[run.module]
+            stack = self.stacks[inner] = [*stack, [module.address, run.number, module.class_name]]
+        return stack
+
+    def _add_source(self, attributes: dict[str, Any], place: int | None) -> None:
+        frames = () if place is None else self.recording.places[place]
+        attributes["source"] = str(frames[0]) if frames else None
+
+
+def _drop_swallowed(graph: nx.DiGraph) -> None:
+    """Drop each outside tensor that is only there as the model's input: that is a node too."""
+    for node in [n for n, kind in graph.nodes(data="kind") if kind == "external"]:
+        readers = list(graph.successors(node))
+        if readers and all(graph.nodes[reader]["kind"] == "input" for reader in readers):
+            graph.remove_node(node)

@@ -1,0 +1,127 @@
+"""What depends on what: edges through values, views and writes.
+
+A reader of a value depends on
+
+1. what made it, or viewed it into being (``alias``), and
+2. every later write to the same storage that overlaps what is read, the latest first,
+   until all of it is covered (``write``).
+
+What made a value is left out where later writes cover all of it, unless it is the view
+op that the tensor came from: without that there is no tensor to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from opscope.graph.regions import Region, last_writers, region
+from opscope.records.layers import loose_ends
+from opscope.records.recording import Op, Read, Recording, Value
+
+EdgeKind = Literal["data", "alias", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads: an op, a call that handed its input on, or the end of a bare program.
+
+    ``index`` is into the recording's ops, layer calls or values.
+    """
+
+    kind: Literal["op", "call", "end"]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One thing that a reader's argument depends on.
+
+    Attributes:
+        source: The value behind it: what was read itself, or what a later write made.
+        argument: The reader's argument.
+        kind: ``"data"`` for a value as it was made, ``"alias"`` for a tensor that a view
+            op made, ``"write"`` for memory that another op wrote since.
+    """
+
+    source: int
+    argument: str
+    kind: EdgeKind
+
+
+class _Memory:
+    """What was written to each storage so far."""
+
+    def __init__(self, values: tuple[Value, ...]) -> None:
+        self._values = values
+        self._logs: dict[int, list[tuple[int, Region]]] = {}
+        # How long its storage's log was when a value came to be: only later writes matter.
+        self._since: dict[int, int] = {}
+
+    def come_to_be(self, index: int) -> None:
+        value = self._values[index]
+        if index in self._since:
+            return
+        if value.storage is None:
+            self._since[index] = 0
+            return
+        log = self._logs.setdefault(value.storage, [])
+        if value.origin in ("fresh", "write"):
+            covered = region(value.shape, value.stride, value.offset, value.itemsize)
+            if covered is not None:
+                log.append((index, covered))
+        # A tensor that turns up from outside on a known storage sees all of its writes.
+        self._since[index] = 0 if value.origin == "outside" else len(log)
+
+    def sources(self, read: Read) -> list[Dependency]:
+        value = self._values[read.value]
+        viewed = value.origin == "view"
+        own = Dependency(value.index, read.argument, "alias" if viewed else "data")
+        log = () if value.storage is None else self._logs.get(value.storage, ())
+        later = log[self._since[value.index] :]
+        whole = region(value.shape, value.stride, value.offset, value.itemsize)
+        if not later or whole is None:
+            return [own]
+        seen, covered = last_writers(whole, later[::-1])
+        writes = [Dependency(source, read.argument, "write") for source in seen]
+        return writes if covered and not viewed else [own, *writes]
+
+
+def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency]]]:
+    """Yield each reader with what it depends on, in the order of execution."""
+    memory = _Memory(recording.values)
+    for reader, reads, makes in _events(recording):
+        found: list[Dependency] = []
+        for read in reads:
+            memory.come_to_be(read.value)
+            found.extend(memory.sources(read))
+        yield reader, found
+        for value in makes:
+            memory.come_to_be(value)
+
+
+def _events(recording: Recording) -> Iterator[tuple[Reader, Iterable[Read], Iterable[int]]]:
+    """Yield ops, and between them the calls that only handed their input on."""
+    calls = iter(call for call in recording.layer_calls if not call.ops)
+    call = next(calls, None)
+    for op in recording.ops:
+        while call is not None and call.ops.start <= op.index:
+            yield Reader("call", call.index), _received(call.received), call.returned
+            call = next(calls, None)
+        yield Reader("op", op.index), op.reads, _made(op)
+    while call is not None:
+        yield Reader("call", call.index), _received(call.received), call.returned
+        call = next(calls, None)
+    if not any(entry.kind == "output" for entry in recording.layer_calls):
+        for value in loose_ends(recording):
+            yield Reader("end", value), (Read(value, "input"),), ()
+
+
+def _received(values: tuple[int, ...]) -> Iterator[Read]:
+    return (Read(value, "input") for value in values)
+
+
+def _made(op: Op) -> Iterator[int]:
+    yield from op.writes
+    yield from (value for value in op.outputs if value is not None)

@@ -1,0 +1,209 @@
+"""Which calls are the same layer: types, passes, labels.
+
+A layer is a place in the program, and a pass is one visit to it:
+
+1. Two calls are the same layer only if they are of the same function type.
+2. If the function used parameters of the model, the layer is where the same ones are used.
+3. If it used none, the layer is where the same chain of code positions and module
+   addresses leads to it, from the outermost call of the model inwards.
+4. A module that is entered while it already runs (recursion) starts no new chain.
+5. So a loop folds, blocks with their own weights do not, and one `nn.ReLU` called on two
+   lines is two layers.
+
+Labels follow the article: ``conv2d_3_7`` is the third ``conv2d`` and the seventh layer,
+counted from ``input_1_0``; both numbers advance only at a layer's first pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from opscope.records.recording import CallKind, LayerCall, Recording
+
+_REFLECTED = frozenset({
+    "radd", "rsub", "rmul", "rdiv", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul",
+    "rand", "ror", "rxor", "rlshift", "rrshift",
+})  # fmt: skip
+_IN_PLACE = frozenset({
+    "iadd", "isub", "imul", "idiv", "itruediv", "ifloordiv", "imod", "ipow", "imatmul",
+    "iand", "ior", "ixor", "ilshift", "irshift",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPass:
+    """One pass of one layer.
+
+    Attributes:
+        index: Place among all passes, in the order of execution.
+        layer: Number of the layer, counted from 0 at its first pass.
+        type_number: Its count among the layers of its type, from 1.
+        type: The function's name, in lower case and without underscores.
+        number: Which pass it is, from 1.
+        passes: How many passes the layer has.
+        kind: What sort of call it was.
+        call: Index of the layer call; None for the inputs and outputs of a bare program.
+        module_call: Index of the innermost module call it ran in.
+        path: Where in the model's inputs or outputs the tensor was; empty for a lone one.
+        values: The values that it gave.
+        parameters: Indices of the parameters (not buffers) that it used.
+    """
+
+    index: int
+    layer: int
+    type_number: int
+    type: str
+    number: int
+    passes: int
+    kind: CallKind = "function"
+    call: int | None = None
+    module_call: int | None = None
+    path: str = ""
+    values: tuple[int, ...] = ()
+    parameters: tuple[int, ...] = ()
+
+    @property
+    def short_label(self) -> str:
+        """Such as ``"conv2d_3"``."""
+        return f"{self.type}_{self.type_number}"
+
+    @property
+    def layer_label(self) -> str:
+        """Such as ``"conv2d_3_7"``."""
+        return f"{self.type}_{self.type_number}_{self.layer}"
+
+    @property
+    def label(self) -> str:
+        """The layer's label, with the pass where there are several."""
+        return f"{self.layer_label}:{self.number}" if self.passes > 1 else self.layer_label
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A pass before it is numbered."""
+
+    identity: Hashable
+    type: str
+    kind: CallKind = "function"
+    call: int | None = None
+    module_call: int | None = None
+    path: str = ""
+    values: tuple[int, ...] = ()
+    parameters: tuple[int, ...] = ()
+
+
+def layer_type(function: str) -> str:
+    """Return the article's name for a torch function.
+
+    >>> [layer_type(name) for name in ("max_pool2d", "add_", "__radd__", "__getitem__")]
+    ['maxpool2d', 'add', 'add', 'getitem']
+    """
+    name = function.replace("_", "").lower() or function
+    if function.startswith("__") and (name in _REFLECTED or name in _IN_PLACE):
+        return name[1:]
+    return name
+
+
+def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
+    """Return every pass of every layer, in the order of execution, numbered and labelled."""
+    found = list(_find(recording))
+    passes: dict[Hashable, int] = {}
+    for item in found:
+        passes[item.identity] = passes.get(item.identity, 0) + 1
+    layers: dict[Hashable, tuple[int, int]] = {}
+    types: dict[str, int] = {}
+    visits: dict[Hashable, int] = {}
+    result = []
+    for index, item in enumerate(found):
+        if item.identity not in layers:
+            types[item.type] = types.get(item.type, 0) + 1
+            layers[item.identity] = (len(layers), types[item.type])
+        layer, type_number = layers[item.identity]
+        visits[item.identity] = visits.get(item.identity, 0) + 1
+        result.append(
+            LayerPass(
+                index=index,
+                layer=layer,
+                type_number=type_number,
+                type=item.type,
+                number=visits[item.identity],
+                passes=passes[item.identity],
+                kind=item.kind,
+                call=item.call,
+                module_call=item.module_call,
+                path=item.path,
+                values=item.values,
+                parameters=item.parameters,
+            )
+        )
+    return tuple(result)
+
+
+def parameters_of_call(recording: Recording, call: LayerCall) -> tuple[int, ...]:
+    """Return the parameters and buffers that a call's ops read, each once, in order."""
+    bound = recording.parameter_of_value
+    values = [read.value for op in call.ops for read in recording.ops[op].reads]
+    found = (_parameter_behind(recording, value) for value in (*values, *call.received))
+    return tuple(dict.fromkeys(bound[value] for value in found if value in bound))
+
+
+def _parameter_behind(recording: Recording, value: int) -> int:
+    while (origin := recording.values[value].handed_from) is not None:
+        value = origin
+    return value
+
+
+def outside_values(recording: Recording) -> tuple[int, ...]:
+    """Return the values that came from outside and are neither parameter nor buffer."""
+    bound = recording.parameter_of_value
+    return tuple(
+        value.index
+        for value in recording.values
+        if value.origin == "outside" and value.index not in bound
+    )
+
+
+def loose_ends(recording: Recording) -> tuple[int, ...]:
+    """Return the values that calls returned and that no later op or call took up."""
+    used = {read.value for op in recording.ops for read in op.reads}
+    used.update(value for call in recording.layer_calls for value in call.received)
+    returned = (value for call in recording.layer_calls for value in call.returned)
+    return tuple(dict.fromkeys(value for value in returned if value not in used))
+
+
+def _find(recording: Recording) -> Iterator[_Found]:
+    bordered = any(call.kind == "input" for call in recording.layer_calls)
+    if not bordered:
+        yield from _border("input", outside_values(recording))
+    for call in recording.layer_calls:
+        yield _from_call(recording, call)
+    if not any(call.kind == "output" for call in recording.layer_calls):
+        yield from _border("output", loose_ends(recording))
+
+
+def _border(kind: Literal["input", "output"], values: tuple[int, ...]) -> Iterator[_Found]:
+    """Yield the inputs or outputs of a program without a model, as far as they are known."""
+    for place, value in enumerate(values):
+        path = str(place) if len(values) > 1 else ""
+        yield _Found((kind, path), kind, kind=kind, path=path, values=(value,))
+
+
+def _from_call(recording: Recording, call: LayerCall) -> _Found:
+    used = parameters_of_call(recording, call)
+    trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
+    name = layer_type(call.function)
+    identity: Hashable = (call.kind, name, call.place, call.path)
+    if trained and call.ops:
+        identity = (call.kind, name, trained)
+    return _Found(
+        identity=identity,
+        type=name,
+        kind=call.kind,
+        call=call.index,
+        module_call=call.module_call,
+        path=call.path,
+        values=call.returned,
+        parameters=trained,
+    )

@@ -1,0 +1,302 @@
+"""What happened between enter and exit, as plain data.
+
+Nothing here knows torch: a recording can be written by hand in a test. Records
+refer to one another by index into the tuples of the one `Recording`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Origin = Literal["outside", "fresh", "view", "write", "handed"]
+"""How a value came to be: it was there before, an op made it in new memory, an op
+made it as a view of older memory, an op wrote it over older memory, or a call that
+dispatched nothing handed its input on."""
+
+CallKind = Literal["function", "identity", "input", "output"]
+"""What a layer call is: a torch function, a module that returned its input unchanged, or
+a tensor that entered or left the traced model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor at one moment, between two writes.
+
+    Attributes:
+        index: Place in `Recording.values`.
+        shape: Sizes in elements.
+        stride: Strides in elements; empty where the layout has none.
+        offset: Offset into the storage, in elements.
+        dtype: The element type's name, such as ``"float32"``.
+        itemsize: Bytes per element.
+        device: Such as ``"cpu"`` or ``"cuda:0"``.
+        storage: Number of the storage it lives in, None where the layout has none.
+        origin: How it came to be.
+        made_by: Index of the op that made it, None where no op did.
+        handed_from: For ``origin="handed"``, the value that was handed on.
+    """
+
+    index: int
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    offset: int = 0
+    dtype: str = "float32"
+    itemsize: int = 4
+    device: str = "cpu"
+    storage: int | None = None
+    origin: Origin = "fresh"
+    made_by: int | None = None
+    handed_from: int | None = None
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the elements take; expanded elements count each time."""
+        return self.numel * self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One position in Python code."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One tensor that an op was given: the value, and the argument that it was."""
+
+    value: int
+    argument: str
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One aten operator call that the dispatcher saw.
+
+    Attributes:
+        index: Place in `Recording.ops`, in the order of execution.
+        operator: Such as ``"aten.convolution.default"``.
+        reads: The tensors given to it, with the argument that each was.
+        outputs: Values it returned, in order; None for an absent one.
+        writes: Values that it wrote over older memory, returned or not.
+        arguments: The other arguments, by name, as they were given.
+        layer_call: Index of the layer call that it ran for, None in backward.
+        module_call: Index of the innermost module call.
+        place: Number of the calling context, see `Recording.places`.
+        grad_enabled: Whether autograd recorded.
+        inference: Whether ``inference_mode`` was on.
+        in_backward: Whether the autograd engine ran it.
+        sequence_nr: Autograd's number: of the node it made, or in backward of the
+            node that ran it; None where there is none.
+        started_ns: Nanoseconds since the trace began.
+        duration_ns: Nanoseconds it took under the dispatch mode.
+        failed: Whether it raised.
+    """
+
+    index: int
+    operator: str
+    reads: tuple[Read, ...] = ()
+    outputs: tuple[int | None, ...] = ()
+    writes: tuple[int, ...] = ()
+    arguments: tuple[tuple[str, object], ...] = ()
+    layer_call: int | None = None
+    module_call: int | None = None
+    place: int | None = None
+    grad_enabled: bool = False
+    inference: bool = False
+    in_backward: bool = False
+    sequence_nr: int | None = None
+    started_ns: int = 0
+    duration_ns: int = 0
+    failed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The operator without namespace and overload: ``"convolution"``."""
+        parts = self.operator.split(".")
+        return parts[1] if len(parts) > 1 else parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One torch function called from Python, with the ops that it dispatched.
+
+    Attributes:
+        index: Place in `Recording.layer_calls`, in the order of execution.
+        function: The function's name as torch spells it: ``"max_pool2d"``, ``"add_"``.
+        kind: What sort of call it is.
+        path: For inputs and outputs, where among them the tensor was; see `Leaf`.
+        module_call: Index of the innermost module call it ran in.
+        place: Number of the calling context.
+        ops: Indices of its ops, which are contiguous; empty where it handed its input on.
+        received: For a call without ops, the values it was given.
+        returned: The values that it returned.
+        started_ns: Nanoseconds since the trace began.
+        duration_ns: Nanoseconds it took.
+        grad_fn: Class name of the autograd node of what it returned.
+        failed: Whether it raised.
+    """
+
+    index: int
+    function: str
+    kind: CallKind = "function"
+    path: str = ""
+    module_call: int | None = None
+    place: int | None = None
+    ops: range = range(0)
+    received: tuple[int, ...] = ()
+    returned: tuple[int, ...] = ()
+    started_ns: int = 0
+    duration_ns: int = 0
+    grad_fn: str | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor found in a module's inputs or outputs, with the path that leads to it.
+
+    The path is empty for a lone tensor; otherwise such as ``"attention_mask"``,
+    ``"1"`` or ``"past_key_values.0.1"``.
+    """
+
+    path: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One run of a module.
+
+    Attributes:
+        index: Place in `Recording.module_calls`, in the order of entering.
+        module: Index into `Recording.modules`.
+        number: Which run of that module it is, from 1.
+        parent: Index of the module call around it.
+        place: Number of the calling context.
+        is_root: Whether it is a call of the traced model from outside.
+        inputs: Tensors passed in; keyword arguments are known for root calls only.
+        outputs: Tensors returned.
+        ops: Indices of the ops that ran inside, at any depth.
+        layer_calls: Indices of the layer calls that ran inside, at any depth.
+        started_ns: Nanoseconds since the trace began.
+        duration_ns: Nanoseconds it took.
+        failed: Whether it raised.
+    """
+
+    index: int
+    module: int
+    number: int = 1
+    parent: int | None = None
+    place: int | None = None
+    is_root: bool = False
+    inputs: tuple[Leaf, ...] = ()
+    outputs: tuple[Leaf, ...] = ()
+    ops: range = range(0)
+    layer_calls: range = range(0)
+    started_ns: int = 0
+    duration_ns: int = 0
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module at its address (``"features.6"``; the traced model's own is ``""``)."""
+
+    index: int
+    address: str
+    class_name: str
+    aliases: tuple[str, ...] = ()
+    training: bool = False
+
+    @property
+    def depth(self) -> int:
+        """How deep it lies: 0 for the model, 1 for its children."""
+        return self.address.count(".") + 1 if self.address else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter or buffer of the model; one that several names share is one record.
+
+    Attributes:
+        index: Place in `Recording.parameters`.
+        name: Its first name, such as ``"features.0.weight"``.
+        aliases: Its other names.
+        kind: ``"parameter"`` or ``"buffer"``.
+        shape: Sizes in elements; empty while it is uninitialised.
+        dtype: The element type's name.
+        itemsize: Bytes per element.
+        trainable: Whether it requires a gradient.
+        value: The value that it was when first read, None if never read.
+    """
+
+    index: int
+    name: str
+    aliases: tuple[str, ...] = ()
+    kind: Literal["parameter", "buffer"] = "parameter"
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    itemsize: int = 4
+    trainable: bool = False
+    value: int | None = None
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the elements take."""
+        return self.numel * self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The exception that left the context, and what was running when it was raised."""
+
+    exception: str
+    message: str
+    op: int | None = None
+    layer_call: int | None = None
+    module_call: int | None = None
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """All that was recorded between enter and exit.
+
+    ``places`` holds each calling context's frames, the innermost first.
+    """
+
+    model_name: str = ""
+    ops: tuple[Op, ...] = ()
+    values: tuple[Value, ...] = ()
+    layer_calls: tuple[LayerCall, ...] = ()
+    module_calls: tuple[ModuleCall, ...] = ()
+    modules: tuple[Module, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    places: tuple[tuple[Frame, ...], ...] = ()
+    duration_ns: int = 0
+    seed: int = 0
+    failure: Failure | None = None
+    parameter_of_value: dict[int, int] = field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""The sums under a table: what was computed, and what the model holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opscope.records.layers import LayerPass
+from opscope.records.recording import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over one recording.
+
+    Attributes:
+        ops: Aten operators that ran.
+        layers: Layers; passes of one are counted once.
+        passes: Passes of all layers.
+        modules: Modules below the model.
+        tensors: Tensors that the layers gave, inputs and outputs included.
+        tensor_bytes: Their size together.
+        parameter_tensors: Parameters of the model, a shared one once.
+        params: Their elements.
+        param_bytes: Their size together.
+        trainable: Elements of those that require a gradient.
+        used_tensors: How many of the parameters the program used.
+        buffers: Buffers of the model.
+        buffer_bytes: Their size together.
+    """
+
+    ops: int
+    layers: int
+    passes: int
+    modules: int
+    tensors: int
+    tensor_bytes: int
+    parameter_tensors: int
+    params: int
+    param_bytes: int
+    trainable: int
+    used_tensors: int
+    buffers: int
+    buffer_bytes: int
+
+
+def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
+    """Return the sums over a recording."""
+    parameters = [p for p in recording.parameters if p.kind == "parameter"]
+    buffers = [p for p in recording.parameters if p.kind == "buffer"]
+    given = [recording.values[value] for item in passes for value in item.values]
+    return Totals(
+        ops=len(recording.ops),
+        layers=len({item.layer for item in passes}),
+        passes=len(passes),
+        modules=sum(1 for module in recording.modules if module.address),
+        tensors=len(given),
+        tensor_bytes=sum(value.nbytes for value in given),
+        parameter_tensors=len(parameters),
+        params=sum(p.numel for p in parameters),
+        param_bytes=sum(p.nbytes for p in parameters),
+        trainable=sum(p.numel for p in parameters if p.trainable),
+        used_tensors=sum(p.value is not None for p in parameters),
+        buffers=len(buffers),
+        buffer_bytes=sum(p.nbytes for p in buffers),
+    )

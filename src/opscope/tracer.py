@@ -1,0 +1,470 @@
+"""The front desk: what users call, each verb one call of an inner room."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from opscope.capture.develop import develop
+from opscope.capture.session import Session
+from opscope.errors import NotSaved, OptionError, TraceStateError, check_choice, check_depth
+from opscope.layer import Layer
+from opscope.records.layers import LayerPass, layer_passes
+from opscope.records.lookup import LayerIndex
+from opscope.records.recording import Failure, Module, Op, Parameter, Recording
+from opscope.records.totals import Totals, totals
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import pydot
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from opscope.exporters.console import Summary
+    from opscope.exporters.dot import Direction
+    from opscope.views.levels import Choice, Level
+
+Key = str | int
+Save = Literal["all", "none"] | Sequence[Key] | None
+
+
+def trace(model: nn.Module | None = None, *, layers: bool = True, save: Save = None) -> Trace:
+    """Record every aten operator that runs inside a ``with`` block.
+
+    Args:
+        model: The module that gives names to parameters and modules. Without one, the
+            first module that runs does; any code that runs torch can be traced.
+        layers: Whether to record torch functions too, at 2 to 5 µs an op. Without them
+            each op is a layer of its own, named after the operator.
+        save: What activations to keep: ``"all"``, ``None`` or ``"none"``, or a list of
+            labels, module addresses, positions and substrings, see `Trace.__getitem__`.
+
+    Returns:
+        A `Trace`, to be entered once; it is read after the block.
+
+    Raises:
+        OptionError: For an argument of the wrong kind, before anything is recorded.
+
+    >>> import torch, opscope
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
+    >>> with opscope.trace(model) as trace:
+    ...     y = model(torch.ones(1, 4))
+    >>> trace.layer_labels
+    ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
+    """
+    return Trace(model, layers=layers, save=save)
+
+
+class Trace:
+    """What one ``with opscope.trace(...)`` block recorded.
+
+    Nothing is worked out before it is asked for, and no tensor is kept alive but those
+    that ``save`` asked for.
+    """
+
+    def __init__(
+        self, model: nn.Module | None = None, *, layers: bool = True, save: Save = None
+    ) -> None:
+        if model is not None and not isinstance(model, nn.Module):
+            message = (
+                f"model: {type(model).__name__} object (must be a torch.nn.Module or None; "
+                "to trace a function, call it inside `with opscope.trace():`)"
+            )
+            raise OptionError(message)
+        if not isinstance(layers, bool):
+            message = f"layers: {layers!r} (must be True or False)"
+            raise OptionError(message)
+        self._save = _check_save(save)
+        self._session: Session | None = Session(model, layers=layers, save=self._save != ())
+        self._state: Literal["new", "open", "closed"] = "new"
+
+    def __enter__(self) -> Trace:
+        if self._state != "new" or self._session is None:
+            message = "this trace was entered before; make another with opscope.trace(...)"
+            raise TraceStateError(message)
+        self._state = "open"
+        self._session.start(sys._getframe(1))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace_back: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            self._state = "closed"
+            self._session.stop(error, trace_back)
+
+    # ---------------------------------------------------------------- what was recorded
+
+    @cached_property
+    def recording(self) -> Recording:
+        """All that was recorded, as plain data.
+
+        Raises:
+            TraceStateError: Inside the block, or before it.
+        """
+        if self._state != "closed" or self._session is None:
+            when = "is still being recorded" if self._state == "open" else "was never entered"
+            message = f"this trace {when}; read it after `with opscope.trace(...) as trace:`"
+            raise TraceStateError(message)
+        return develop(self._session)
+
+    @cached_property
+    def passes(self) -> tuple[LayerPass, ...]:
+        """Every pass of every layer, as records, in the order of execution."""
+        return layer_passes(self.recording)
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """Every aten op, in the order of execution."""
+        return self.recording.ops
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The model and every module below it."""
+        return self.recording.modules
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The model's parameters and buffers, a shared one once."""
+        return self.recording.parameters
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended the block early, None if nothing did."""
+        return self.recording.failure
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Counts and sizes of all that was computed, and of the model."""
+        return totals(self.recording, self.passes)
+
+    # ------------------------------------------------------------------------- layers
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every pass of every layer, in the order of execution."""
+        return tuple(Layer(self, item) for item in self.passes)
+
+    @property
+    def layer_labels(self) -> list[str]:
+        """Labels in the order of execution; with a list as ``save``, of the saved layers only."""
+        if isinstance(self._save, tuple) and self._save:
+            return [item.label for item in self.passes if item.index in self._chosen]
+        return [item.label for item in self.passes]
+
+    def __getitem__(self, key: Key) -> Layer:
+        """Return a layer by its label, its module's address, its position or a substring.
+
+        ``"conv2d_3_7"``, ``"conv2d_3"``, ``"conv2d_3_7:1"`` (the colon gives the pass),
+        ``"features.6"`` (the layer that leaves that module), ``7`` and ``-17`` can all be
+        the same layer.
+
+        Raises:
+            LayerNotFound: If nothing answers to the key; lists the nearest keys.
+            AmbiguousLayer: If several layers, or several passes of one, do.
+        """
+        return self.layers[self._index.find(key).index]
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @cached_property
+    def _index(self) -> LayerIndex:
+        return LayerIndex(self.recording, self.passes)
+
+    def _neighbours(
+        self, record: LayerPass, side: Literal["parents", "children"]
+    ) -> tuple[Layer, ...]:
+        graph = self._layer_graph
+        if record.label not in graph:
+            return ()
+        found = graph.pred if side == "parents" else graph.succ
+        return tuple(
+            self[str(label)] for label in found[record.label] if graph.nodes[label]["layer"]
+        )
+
+    def _exits(self, record: LayerPass) -> list[tuple[str, bool]]:
+        """Return the modules whose output a layer is, and whether they are leaves."""
+        exits = self._index.outputs_of.get(record.index, [])
+        known = self._op_graph.graph["modules"]
+        return [
+            (name.removesuffix(":1") if known[name]["runs"] == 1 else name, known[name]["leaf"])
+            for name in exits
+        ]
+
+    # -------------------------------------------------------------------- activations
+
+    @cached_property
+    def _chosen(self) -> frozenset[int]:
+        """The positions of the layer passes whose activations were asked for."""
+        if self._save == "all":
+            return frozenset(range(len(self.passes)))
+        return frozenset(item.index for item in self._index.select(self._save))
+
+    def _settle_payloads(self) -> None:
+        """Let go of what was kept in case it should be asked for and was not."""
+        payloads = None if self._session is None else self._session.tape.payloads
+        if payloads is not None and not payloads.settled:
+            chosen = (self.passes[index] for index in self._chosen)
+            payloads.retain(value for item in chosen for value in item.values)
+
+    def _is_saved(self, record: LayerPass) -> bool:
+        return bool(self._save) and record.index in self._chosen
+
+    def _activation(self, record: LayerPass) -> Any:
+        payloads = None if self._session is None else self._session.tape.payloads
+        if payloads is None or not self._is_saved(record):
+            message = (
+                f"the activation of {record.label} was not saved; trace with save='all' "
+                f"or save=[{record.layer_label!r}]"
+            )
+            raise NotSaved(message)
+        self._settle_payloads()
+        found = tuple(payloads.get(value) for value in record.values)
+        return found[0] if len(found) == 1 else found
+
+    # ------------------------------------------------------------------------- graphs
+
+    @cached_property
+    def _op_graph(self) -> nx.DiGraph:
+        from opscope.graph.build import op_graph
+
+        return op_graph(self.recording, self.passes)
+
+    @cached_property
+    def _layer_graph(self) -> nx.DiGraph:
+        from opscope.views.levels import at_level
+
+        return at_level(self._op_graph, "layer")
+
+    def graph(
+        self,
+        level: Level = "op",
+        depth: int | None = None,
+        *,
+        rolled: bool = False,
+        module: str | None = None,
+        collapse: Choice = None,
+        expand: Choice = None,
+        inputs: bool = True,
+        outputs: bool = True,
+        parameters: bool = True,
+        buffers: bool = True,
+    ) -> nx.DiGraph:
+        """Return the trace as a networkx graph, whose attributes `opscope.graph.build` lists.
+
+        Args:
+            level: What a node is: ``"op"``, ``"layer"`` or ``"module"``.
+            depth: How deep in the module tree to look; what is deeper is one node.
+            rolled: Whether all passes of a layer are one node.
+            module: Address of the one module to show.
+            collapse: Modules to show as one node whatever their depth: addresses, or a
+                function from an address to a bool.
+            expand: Modules to show from inside whatever their depth, likewise.
+            inputs: Whether tensors that enter are nodes.
+            outputs: Whether tensors that leave are nodes.
+            parameters: Whether parameters are nodes.
+            buffers: Whether buffers are nodes.
+
+        Raises:
+            OptionError: For a value that is not one of those.
+
+        >>> import torch, opscope
+        >>> with opscope.trace() as trace:
+        ...     y = torch.relu(torch.ones(2)) + 1
+        >>> list(trace.graph(level="layer"))
+        ['ones_1_0', 'relu_1_1', 'add_1_2', 'output_1_3']
+        """
+        from opscope.views.levels import at_level
+        from opscope.views.rolled import fold_passes
+        from opscope.views.select import focus, forward_only, without_kinds
+
+        graph = self._op_graph if level == "op" else forward_only(self._op_graph)
+        shown = {
+            "input": inputs, "output": outputs, "external": inputs,
+            "parameter": parameters, "buffer": buffers,
+        }  # fmt: skip
+        hidden = {kind for kind, is_shown in shown.items() if not is_shown}
+        if module is not None:
+            graph = focus(graph, module, [m.address for m in self.modules])
+        view = without_kinds(graph, hidden)
+        view = at_level(view, level, depth, collapse=collapse, expand=expand)
+        return fold_passes(view) if rolled else view
+
+    # ------------------------------------------------------------- tables and pictures
+
+    def summary(
+        self,
+        level: Level = "module",
+        depth: int | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        sort_by: str | None = None,
+        row_limit: int | None = None,
+    ) -> Summary:
+        """Return a table that prints itself: with `rich.print`, in a notebook, as ``str``.
+
+        Args:
+            level: What a row is: ``"op"``, ``"layer"``, or ``"module"`` with its children.
+            depth: How deep in the module tree to look.
+            columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``,
+                ``output``, ``params``, ``trainable``, ``memory`` (bytes given), ``time``
+                (under the trace) and ``source``.
+            sort_by: A column to sort by, the largest number first; ``"-time"`` for the
+                smallest first.
+            row_limit: How many rows to show at most.
+
+        Raises:
+            OptionError: For a level, depth, column or limit that there is not.
+        """
+        from opscope.exporters.console import Summary, check_columns
+        from opscope.views.levels import LEVELS
+        from opscope.views.rows import table_rows
+
+        check_choice("level", level, LEVELS)
+        check_depth(depth)
+        check_columns(columns, sort_by)
+        return Summary(
+            table_rows(self.recording, self.passes, level, depth),
+            self.totals,
+            title=self.recording.model_name or "trace",
+            level=level,
+            columns=columns,
+            sort_by=sort_by,
+            row_limit=row_limit,
+        )
+
+    def to_dot(
+        self,
+        level: Level = "layer",
+        depth: int | None = None,
+        *,
+        direction: Direction = "down",
+        rolled: bool = False,
+        module: str | None = None,
+        collapse: Choice = None,
+        expand: Choice = None,
+        inputs: bool = True,
+        outputs: bool = True,
+        parameters: bool = False,
+        buffers: bool = False,
+    ) -> pydot.Dot:
+        """Return the picture as a `pydot.Dot`, to be changed before it is written.
+
+        The arguments are those of `graph`, and ``direction`` says where the data flows
+        to: ``"down"``, ``"up"``, ``"right"`` or ``"left"``.
+
+        Raises:
+            OptionError: For a value that is not one of the valid ones.
+        """
+        from opscope import notation
+        from opscope.exporters.dot import to_dot
+
+        graph = self.graph(
+            level, depth, rolled=rolled, module=module, collapse=collapse, expand=expand,
+            inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
+        )  # fmt: skip
+        sums = self.totals
+        caption = [
+            self.recording.model_name or "trace",
+            f"{notation.plural(sums.tensors, 'tensor')} ({notation.size(sums.tensor_bytes)})",
+            f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",
+        ]
+        return to_dot(graph, direction=direction, caption=caption)
+
+    def draw(
+        self,
+        path: str | PathLike[str],
+        level: Level = "layer",
+        depth: int | None = None,
+        *,
+        direction: Direction = "down",
+        rolled: bool = False,
+        module: str | None = None,
+        collapse: Choice = None,
+        expand: Choice = None,
+        inputs: bool = True,
+        outputs: bool = True,
+        parameters: bool = False,
+        buffers: bool = False,
+    ) -> Path:
+        """Write a picture and return its path; the suffix chooses the format.
+
+        ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install
+        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz. The other arguments are those of
+        `graph` and `to_dot`.
+
+        Raises:
+            OptionError: For a value that is not one of the valid ones.
+            RenderError: Where nothing on this machine makes that format.
+        """
+        from opscope.exporters.picture import check_path, write_picture
+
+        check_path(path)
+        dot = self.to_dot(
+            level, depth, direction=direction, rolled=rolled, module=module, collapse=collapse,
+            expand=expand, inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
+        )  # fmt: skip
+        return write_picture(dot, path)
+
+    # ----------------------------------------------------------------- how it is shown
+
+    def __str__(self) -> str:
+        from opscope.exporters.article import trace_text
+        from opscope.views.structure import structure
+
+        if self._state != "closed":
+            return repr(self)
+        saved = [item for item in self.passes if self._is_saved(item)]
+        size = sum(self.recording.values[v].nbytes for item in saved for v in item.values)
+        shown = saved if isinstance(self._save, tuple) and self._save else self.passes
+        return trace_text(
+            self.recording,
+            self.totals,
+            structure(self._layer_graph, self.passes),
+            [(item.index, item.label) for item in shown],
+            (sum(len(item.values) for item in saved), size),
+        )
+
+    def __repr__(self) -> str:
+        if self._state != "closed":
+            return f"<opscope.Trace, {'recording' if self._state == 'open' else 'not entered'}>"
+        name = self.recording.model_name or "program"
+        return f"<opscope.Trace of {name}: {len(self.ops)} ops, {len(self)} layers>"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.summary() if self._state == "closed" else repr(self)
+
+    def _repr_html_(self) -> str | None:
+        return self.summary()._repr_html_() if self._state == "closed" else None
+
+
+def _check_save(save: object) -> Literal["all"] | tuple[Key, ...]:
+    """Return ``"all"`` or the keys of what is to be saved."""
+    if save is None or (isinstance(save, str) and save == "none"):
+        return ()
+    if isinstance(save, str):
+        if save == "all":
+            return "all"
+        message = f"save: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
+        raise OptionError(message)
+    if not isinstance(save, Sequence):
+        message = f"save: {save!r} (must be 'all', 'none', None or a list of keys)"
+        raise OptionError(message)
+    for key in save:
+        if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
+            message = f"save: {key!r} is no key (a key is a label, an address or a position)"
+            raise OptionError(message)
+    return tuple(save)

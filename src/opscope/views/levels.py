@@ -1,0 +1,160 @@
+"""Levels and nesting depth: from ops to layers to modules.
+
+At level ``"layer"`` the ops of one layer pass are one node. At level ``"module"`` all that
+runs in a module without modules inside is one node too, and what a container computes
+between its children stays as layers. At any level, ``depth`` makes one node of every
+module that lies so deep, counted from the model at 0; a module of a single layer is shown
+as that layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Literal
+
+import networkx as nx
+
+from opscope.errors import check_choice, check_depth
+from opscope.views.quotient import Attributes, quotient, unique
+
+Level = Literal["op", "layer", "module"]
+LEVELS: tuple[Level, ...] = ("op", "layer", "module")
+Choice = Collection[str] | Callable[[str], bool] | None
+
+
+def at_level(
+    graph: nx.DiGraph,
+    level: Level = "layer",
+    depth: int | None = None,
+    *,
+    collapse: Choice = None,
+    expand: Choice = None,
+) -> nx.DiGraph:
+    """Return the op graph at another level, and no deeper than ``depth``.
+
+    Args:
+        graph: The graph of ops that `opscope.graph.build` makes.
+        level: ``"op"``, ``"layer"`` or ``"module"``.
+        depth: From which depth on a module is one node; None for never.
+        collapse: Addresses of modules, or a test of an address, to show as one node
+            whatever their depth.
+        expand: The same for modules to show from inside whatever their depth.
+
+    Raises:
+        OptionError: For a level or depth that there is not.
+    """
+    check_choice("level", level, LEVELS)
+    check_depth(depth)
+    rule = _Rule(graph, level, depth, _test(collapse), _test(expand))
+    return quotient(graph, rule.key, rule.describe)
+
+
+class _Rule:
+    """Decides for each op which node it becomes part of."""
+
+    def __init__(
+        self,
+        graph: nx.DiGraph,
+        level: Level,
+        depth: int | None,
+        collapse: Callable[[str], bool],
+        expand: Callable[[str], bool],
+    ) -> None:
+        self.layers: dict[str, Attributes] = graph.graph["layers"]
+        self.modules: dict[str, Attributes] = graph.graph["modules"]
+        self.level = level
+        self.depth = depth
+        self.collapse = collapse
+        self.expand = expand
+        self.boxes: dict[str, list[Any] | None] = {}
+
+    def key(self, node: str, attributes: Attributes) -> str:
+        if attributes["kind"] not in ("op", "handed"):
+            named = attributes["kind"] in ("input", "output") and attributes["layer"]
+            return str(attributes["layer"]) if named and self.level != "op" else node
+        box = self._box(attributes["module_stack"])
+        if box is not None:
+            address, run, _ = box
+            runs = self.modules[f"{address}:{run}"]["runs"]
+            return f"@{address}:{run}" if runs > 1 else f"@{address}"
+        if self.level == "op" or attributes["layer"] is None:
+            return node
+        return str(attributes["layer"])
+
+    def describe(self, name: str, members: list[Attributes]) -> Attributes:
+        first = members[0]
+        if name.startswith("@"):
+            return self._module(members)
+        if name != first["layer"]:
+            return dict(first)
+        known = self.layers.get(name, {})
+        return {
+            **first,
+            **{key: known[key] for key in ("shapes", "dtypes", "bytes", "duration_ns") if known},
+            "kind": first["kind"] if first["kind"] in ("input", "output") else "layer",
+            "label": name,
+            "operator": ", ".join(m["operator"] for m in members if m["operator"]) or None,
+            "parameters": unique(p for m in members for p in m["parameters"]),
+            "failed": any(m["failed"] for m in members),
+            "ops": sum(m["operator"] is not None for m in members),
+        }
+
+    def _module(self, members: list[Attributes]) -> Attributes:
+        first = members[0]
+        box = self._box(first["module_stack"]) or first["module_stack"][-1]
+        address, run, class_name = box
+        known = self.modules[f"{address}:{run}"]
+        stack = first["module_stack"]
+        return {
+            **first,
+            **{key: known[key] for key in ("shapes", "dtypes", "bytes", "duration_ns")},
+            "kind": "module",
+            "label": f"@{address}",
+            "operator": None,
+            "layer": None,
+            "layer_type": None,
+            "pass": run,
+            "passes": known["runs"],
+            "module": address,
+            "module_pass": run,
+            "module_class": class_name,
+            "module_stack": stack[: stack.index(box) + 1],
+            "parameters": unique(p for m in members for p in m["parameters"]),
+            "failed": known["failed"],
+            "ops": sum(m["operator"] is not None for m in members),
+            "layers": len(unique(m["layer"] for m in members if m["layer"])),
+        }
+
+    def _box(self, stack: list[list[Any]]) -> list[Any] | None:
+        """Return the outermost module of a stack that is to be one node."""
+        if not stack:
+            return None
+        inner = f"{stack[-1][0]}:{stack[-1][1]}"
+        if inner not in self.boxes:
+            start = 0 if stack[0][0] == "" else 1  # a module beside the model is at depth 1
+            self.boxes[inner] = next(
+                (entry for d, entry in enumerate(stack, start) if self._is_box(d, entry)), None
+            )
+        return self.boxes[inner]
+
+    def _is_box(self, depth: int, entry: list[Any]) -> bool:
+        address, run, _ = entry
+        known = self.modules[f"{address}:{run}"]
+        if depth == 0 or self.expand(address):
+            return False
+        if self.collapse(address):
+            return True
+        if self.level == "module" and known["leaf"]:
+            return True
+        if self.depth is None or depth < self.depth:
+            return False
+        return not (self.level == "layer" and known["layers"] <= 1)
+
+
+def _test(choice: Choice) -> Callable[[str], bool]:
+    if choice is None:
+        return lambda address: False
+    if callable(choice):
+        return choice
+    chosen = frozenset([choice] if isinstance(choice, str) else choice)
+    return lambda address: address in chosen

@@ -1,0 +1,43 @@
+"""Passes folded: each layer, op or module is one node, however often it ran."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from opscope.views.quotient import Attributes, quotient
+
+
+def fold_passes(graph: nx.DiGraph) -> nx.DiGraph:
+    """Return the graph with all passes of a layer, and all runs of a module, as one node.
+
+    Node attributes gain ``pass_list``, the passes that were folded. Edge attributes
+    ``out_passes`` and ``in_passes`` say in which passes of its source and of its target an
+    edge was there. What the passes have in common is shown as in the first of them.
+    """
+    return quotient(graph, _without_pass, _describe, loops=True)
+
+
+def _without_pass(node: str, attributes: Attributes) -> str:
+    if attributes["kind"] == "module":
+        return f"@{attributes['module']}"
+    layer = attributes["layer"]
+    if layer is None:
+        return node
+    name = str(layer).rpartition(":")[0] if attributes["passes"] > 1 else str(layer)
+    if attributes["kind"] in ("op", "handed"):
+        return f"{name}/{attributes['step']}"
+    return name
+
+
+def _describe(name: str, members: list[Attributes]) -> Attributes:
+    first = members[0]
+    label = first["label"]
+    if first["kind"] in ("layer", "input", "output") and len(members) > 0:
+        label = name
+    return {
+        **first,
+        "label": label,
+        "pass_list": sorted({member["pass"] for member in members}),
+        "duration_ns": sum(member["duration_ns"] for member in members),
+        "failed": any(member["failed"] for member in members),
+    }

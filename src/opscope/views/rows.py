@@ -1,0 +1,231 @@
+"""The rows of a table: one per op, per layer pass, or per module with its children below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from opscope.records.layers import LayerPass, parameters_of_call
+from opscope.records.recording import ModuleCall, Op, Recording, Value
+from opscope.views.levels import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row, before it is written.
+
+    Attributes:
+        name: The label or address.
+        kind: The module's class, the torch function or the operator.
+        depth: How far it is indented.
+        module: Address of the module it ran in.
+        op: The aten operators that it ran, without namespace and overload.
+        inputs: The tensors it was given.
+        outputs: The tensors it gave.
+        params: Elements of the parameters that it has or used.
+        trainable: How many of these require a gradient.
+        memory: Bytes of the tensors that it gave.
+        time_ns: How long it took, over all passes of the row.
+        passes: How many passes the row stands for.
+        source: Where in the code it was called.
+        is_module: Whether it stands for a module.
+        failed: Whether it raised.
+    """
+
+    name: str
+    kind: str = ""
+    depth: int = 0
+    module: str = ""
+    op: str = ""
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Value, ...] = ()
+    params: int = 0
+    trainable: int = 0
+    memory: int = 0
+    time_ns: int = 0
+    passes: int = 1
+    source: str = ""
+    is_module: bool = False
+    failed: bool = False
+
+
+def table_rows(
+    recording: Recording, passes: tuple[LayerPass, ...], level: Level, depth: int | None = None
+) -> list[Row]:
+    """Return the rows at a level.
+
+    At level ``"module"`` each module is a row with its children below it, as deep as
+    ``depth``; what a container computes between its children is a row of its own. A module
+    that runs several times is one row, shown as in its first run. At the other levels
+    ``depth`` bounds how deep a row's module may lie; what is deeper is left out.
+    """
+    maker = _Rows(recording, passes)
+    if level == "module":
+        return list(maker.modules(depth))
+    rows = maker.ops() if level == "op" else maker.layers()
+    return [row for row in rows if depth is None or _depth(row.module) <= depth]
+
+
+def _depth(address: str) -> int:
+    return address.count(".") + 1 if address else 0
+
+
+class _Rows:
+    def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
+        self.recording = recording
+        self.passes = passes
+
+    def ops(self) -> Iterator[Row]:
+        for op in self.recording.ops:
+            outputs = self._values(v for v in (op.outputs or op.writes) if v is not None)
+            bound = self.recording.parameter_of_value
+            used = dict.fromkeys(bound[r.value] for r in op.reads if r.value in bound)
+            params, trainable = self._count(used)
+            yield Row(
+                name=f"{op.index}",
+                kind=op.operator,
+                module=self._address(op.module_call),
+                op=op.name,
+                inputs=self._values(read.value for read in op.reads),
+                outputs=outputs,
+                params=params,
+                trainable=trainable,
+                memory=sum(value.nbytes for value in outputs),
+                time_ns=op.duration_ns,
+                source=self._source(self._place(op)),
+                failed=op.failed,
+            )
+
+    def layers(self) -> Iterator[Row]:
+        for item in self.passes:
+            yield self._layer(item, 0)
+
+    def modules(self, depth: int | None) -> Iterator[Row]:
+        children: dict[int | None, list[ModuleCall]] = {}
+        runs: dict[int, list[ModuleCall]] = {}
+        for call in self.recording.module_calls:
+            children.setdefault(call.parent, []).append(call)
+            runs.setdefault(call.module, []).append(call)
+        loose: dict[int | None, list[LayerPass]] = {}
+        for item in self.passes:
+            if item.kind == "function":
+                loose.setdefault(item.module_call, []).append(item)
+        shown: set[int] = set()
+        seen: set[int] = set()
+        # An explicit stack: modules may be nested deeper than Python's recursion allows.
+        pending = [iter(self._inside(None, children, loose))]
+        while pending:
+            entry = next(pending[-1], None)
+            if entry is None:
+                pending.pop()
+                continue
+            level = len(pending) - 1
+            if isinstance(entry, LayerPass):
+                if entry.layer not in seen:
+                    seen.add(entry.layer)
+                    yield self._layer(entry, level)
+                continue
+            if entry.module not in shown:
+                shown.add(entry.module)
+                yield self._module(entry, runs[entry.module], level)
+            if entry.index in children and (depth is None or level < depth):
+                pending.append(iter(self._inside(entry.index, children, loose)))
+
+    def _inside(
+        self,
+        parent: int | None,
+        children: dict[int | None, list[ModuleCall]],
+        loose: dict[int | None, list[LayerPass]],
+    ) -> list[ModuleCall | LayerPass]:
+        """Return what runs directly in a module call, in order."""
+        entries: list[tuple[int, int, ModuleCall | LayerPass]] = [
+            (call.layer_calls.start, 0, call) for call in children.get(parent, ())
+        ]
+        entries += [(item.call or 0, 1, item) for item in loose.get(parent, ())]
+        entries.sort(key=lambda entry: entry[:2])
+        return [entry for _, _, entry in entries]
+
+    def _module(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row:
+        module = self.recording.modules[call.module]
+        prefixes = tuple(f"{name}." if name else "" for name in (module.address, *module.aliases))
+        used = [
+            parameter.index
+            for parameter in self.recording.parameters
+            if any(name.startswith(prefixes) for name in (parameter.name, *parameter.aliases))
+        ]
+        params, trainable = self._count(used)
+        outputs = self._values(leaf.value for leaf in call.outputs)
+        return Row(
+            name=module.address or module.class_name,
+            kind=module.class_name,
+            depth=level,
+            module=module.address,
+            op=_join(self.recording.ops[i].name for i in call.ops),
+            inputs=self._values(leaf.value for leaf in call.inputs),
+            outputs=outputs,
+            params=params,
+            trainable=trainable,
+            memory=sum(value.nbytes for value in outputs),
+            time_ns=sum(run.duration_ns for run in runs),
+            passes=len(runs),
+            source=self._source(call.place),
+            is_module=True,
+            failed=any(run.failed for run in runs),
+        )
+
+    def _layer(self, item: LayerPass, level: int) -> Row:
+        outputs = self._values(item.values)
+        if item.call is None:
+            memory = sum(value.nbytes for value in outputs)
+            return Row(item.label, item.type, level, outputs=outputs, memory=memory)
+        call = self.recording.layer_calls[item.call]
+        params, trainable = self._count(item.parameters)
+        reads = (r.value for i in call.ops[:1] for r in self.recording.ops[i].reads)
+        bound = self.recording.parameter_of_value
+        return Row(
+            name=item.label,
+            kind=call.function,
+            depth=level,
+            module=self._address(item.module_call),
+            op=_join(self.recording.ops[i].name for i in call.ops),
+            inputs=self._values(v for v in (*reads, *call.received) if v not in bound),
+            outputs=outputs,
+            params=params,
+            trainable=trainable,
+            memory=sum(value.nbytes for value in outputs),
+            time_ns=call.duration_ns,
+            source=self._source(call.place),
+            failed=call.failed,
+        )
+
+    def _values(self, indices: Iterable[int]) -> tuple[Value, ...]:
+        return tuple(self.recording.values[index] for index in indices)
+
+    def _count(self, indices: Iterable[int]) -> tuple[int, int]:
+        """Return how many elements these parameters have, and how many are trainable."""
+        chosen = [self.recording.parameters[index] for index in indices]
+        chosen = [parameter for parameter in chosen if parameter.kind == "parameter"]
+        trainable = sum(parameter.numel for parameter in chosen if parameter.trainable)
+        return sum(parameter.numel for parameter in chosen), trainable
+
+    def _address(self, call: int | None) -> str:
+        if call is None:
+            return ""
+        return self.recording.modules[self.recording.module_calls[call].module].address
+
+    def _place(self, op: Op) -> int | None:
+        if op.place is None and op.layer_call is not None:
+            return self.recording.layer_calls[op.layer_call].place
+        return op.place
+
+    def _source(self, place: int | None) -> str:
+        frames = () if place is None else self.recording.places[place]
+        return str(frames[0]) if frames else ""
+
+
+def _join(names: Iterable[str]) -> str:
+    """Return operator names in order, repeats counted: ``"view, addmm ×2"``."""
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in counts.items())
