@@ -59,11 +59,11 @@ def size(count: int) -> str:
     if count < 1024:
         return f"{count} B"
     amount = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
         amount /= 1024
         if amount < 1023.95:
-            break
-    return f"{amount:.1f} {unit}"
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1024:,.1f} PiB"
 
 
 def count(number: int) -> str:

@@ -24,8 +24,8 @@ from opscope.capture.tape import (
 )
 from opscope.records.recording import (
     Failure,
-    Leaf,
     LayerCall,
+    Leaf,
     Module,
     ModuleCall,
     Op,

@@ -104,7 +104,7 @@ def _grad_fn(tensors: list[torch.Tensor]) -> str | None:
 def function_name(func: Any) -> str:
     """Return a torch function's name; a property's for the read of a property."""
     if func.__class__ is MethodWrapperType:
-        owner = func.__self__
+        owner: Any = func.__self__
         name = getattr(owner, "__name__", None) or getattr(owner.fget, "__name__", "property")
         return str(name)
     return str(getattr(func, "__name__", func.__class__.__name__))

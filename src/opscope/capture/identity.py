@@ -110,7 +110,7 @@ class Values:
         try:
             storage = tensor.untyped_storage()
             layout = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-            offset = tensor.storage_offset()
+            offset = int(tensor.storage_offset())
         except (RuntimeError, NotImplementedError, ValueError):
             # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
             number, layout, offset = NO_STORAGE, _layout_without_storage(tensor), 0

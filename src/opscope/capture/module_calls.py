@@ -201,7 +201,7 @@ class ModuleCalls:
                 kind, run.parent, run.place, op, op, now, now, None,
                 received=(row,), kind=kind, path=path,
             )  # fmt: skip
-            result.append((path, *tape.hand_on(call, [tensor])))
+            result.append((path, tape.hand_on(call, [tensor])[0]))
         return result
 
     def _close(self, run: ModuleRun, *, failed: bool) -> None:

@@ -37,10 +37,10 @@ class Parameters:
     def learn(self, module: nn.Module, address: str) -> None:
         """Name what a module itself holds."""
         prefix = f"{address}." if address else ""
-        for name, tensor in module._parameters.items():
-            self._add(tensor, prefix + name, "parameter")
-        for name, tensor in module._buffers.items():
-            self._add(tensor, prefix + name, "buffer")
+        for name, parameter in module._parameters.items():
+            self._add(parameter, prefix + name, "parameter")
+        for name, buffer in module._buffers.items():
+            self._add(buffer, prefix + name, "buffer")
 
     def sighted(self, tensor: torch.Tensor, row: int) -> None:
         """Note that a row is a parameter, if it is one."""

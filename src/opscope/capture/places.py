@@ -8,6 +8,7 @@ Taking one costs a dictionary look-up; files and lines are worked out afterwards
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import CodeType, FrameType
 
 import torch
@@ -15,8 +16,8 @@ import torch
 from opscope.records.recording import Frame
 
 NO_PLACE = -1
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_OPSCOPE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_OPSCOPE = str(Path(__file__).parents[1]) + os.sep
 
 
 class Places:

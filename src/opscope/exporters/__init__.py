@@ -1,0 +1,1 @@
+"""One output each, in its library's own objects."""

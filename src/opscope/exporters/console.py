@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Literal
 
 from rich import box
@@ -202,22 +203,12 @@ class Summary:
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
     def _repr_html_(self) -> str:
-        console = Console(record=True, width=140, file=_Nowhere(), force_jupyter=False)
+        console = Console(record=True, width=140, file=StringIO(), force_jupyter=False)
         console.print(self)
         return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 _HTML = '<pre style="line-height:normal;font-family:monospace;overflow-x:auto">{code}</pre>'
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing."""
 
 
 def _guides(rows: Sequence[Row]) -> list[str]:

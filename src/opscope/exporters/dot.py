@@ -67,7 +67,7 @@ def to_dot(
     )
     lines = [_escape(line) for line in caption]
     if lines:
-        dot.set_label(_html([f"<b>{lines[0]}</b>", *lines[1:]], align="left"))
+        dot.set("label", _html([f"<b>{lines[0]}</b>", *lines[1:]], align="left"))
     ids = {name: f"n{index}" for index, name in enumerate(graph)}
     frames = _Frames(dot, graph)
     for name, attributes in graph.nodes(data=True):
@@ -115,7 +115,7 @@ class _Frames:
             stack = stack[:-1]
         return tuple(f"{a}:1" if self._rolled else f"{a}:{n}" for a, n, _ in stack if a)
 
-    def _look(self, entry: str) -> dict[str, str]:
+    def _look(self, entry: str) -> dict[str, Any]:
         address, _, run = entry.rpartition(":")
         known = self._modules.get(entry, {"runs": 1, "class": ""})
         title = f"@{address}"
@@ -128,7 +128,7 @@ class _Frames:
         }  # fmt: skip
 
 
-def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, str]:
+def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
     kind = attributes["kind"]
     look = {"label": _html(_module_text(attributes) if kind == "module" else _text(attributes))}
     if kind == "module":
@@ -195,7 +195,7 @@ def _output_text(attributes: dict[str, Any]) -> list[str]:
 
 def _edge(
     attributes: dict[str, Any], source: dict[str, Any], target: dict[str, Any]
-) -> dict[str, str]:
+) -> dict[str, Any]:
     look = dict(_EDGES[attributes["kind"]])
     if "pass_list" in target and "in_passes" in attributes:
         if attributes["out_passes"] != source["pass_list"]:

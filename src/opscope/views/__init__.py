@@ -1,0 +1,1 @@
+"""Pure transforms of the graph and the record: levels, passes, selections, rows."""

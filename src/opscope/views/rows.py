@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from opscope.records.layers import LayerPass, parameters_of_call
+from opscope.records.layers import LayerPass
 from opscope.records.recording import ModuleCall, Op, Recording, Value
 from opscope.views.levels import Level
 

@@ -1,0 +1,201 @@
+"""The command line: ``opscope demo``, ``opscope summary``, ``opscope draw``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from opscope.errors import OpscopeError, OptionError, TargetError, nearest
+from opscope.exporters.console import COLUMNS
+from opscope.exporters.dot import DIRECTIONS
+from opscope.exporters.picture import can_render, check_path
+from opscope.tracer import Trace, trace
+from opscope.views.levels import LEVELS
+
+_SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>\d+(?:x\d+)*|scalar)")
+_TARGET = "PACKAGE.MODULE:CALLABLE"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 for a bad request."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except OpscopeError as error:
+        message = " ".join(str(error).split())
+        print(f"opscope: error: {message}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="opscope",
+        description="Trace a PyTorch model: every aten op, with its layer and module.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    demo = commands.add_parser("demo", help="trace a ResNet-18, print its table, write its picture")
+    demo.add_argument(
+        "-o", "--output", help="where to write the picture (default: opscope-demo.svg)"
+    )
+    demo.add_argument("--width", type=int, help="width of the table, in characters")
+    demo.set_defaults(run=_demo)
+
+    summary = commands.add_parser("summary", help="print the table of any importable model")
+    _add_target(summary)
+    _add_view(summary, "module")
+    summary.add_argument("--columns", help=f"comma-separated, of {', '.join(COLUMNS)}")
+    summary.add_argument(
+        "--sort-by", metavar="COLUMN", help="largest first; -COLUMN: smallest first"
+    )
+    summary.add_argument("--row-limit", type=int, metavar="N")
+    summary.add_argument("--width", type=int, help="width of the table, in characters")
+    summary.set_defaults(run=_summary)
+
+    draw = commands.add_parser("draw", help="draw any importable model")
+    _add_target(draw)
+    _add_view(draw, "layer")
+    draw.add_argument("-o", "--output", required=True, help="a .dot, .gv, .svg, .png or .pdf file")
+    draw.add_argument("--direction", default="down", choices=tuple(DIRECTIONS))
+    draw.add_argument("--rolled", action="store_true", help="fold the passes of each layer")
+    draw.set_defaults(run=_draw)
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target", metavar=_TARGET, help="a module class or instance, or a function that makes one"
+    )
+    parser.add_argument(
+        "--input", action="append", required=True, metavar="SHAPE",
+        help="1x3x224x224, or int64:1x16; once per positional argument of forward",
+    )  # fmt: skip
+    parser.add_argument("--train", action="store_true", help="trace in training mode")
+
+
+def _add_view(parser: argparse.ArgumentParser, level: str) -> None:
+    parser.add_argument("--level", default=level, choices=LEVELS)
+    parser.add_argument(
+        "--depth", type=int, metavar="N", help="how deep in the module tree to look"
+    )
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from opscope.demo import ResNet18
+
+    path = options.output or f"opscope-demo{'.svg' if can_render('.svg') else '.dot'}"
+    check_path(path)
+    model = ResNet18().eval()
+    with torch.no_grad(), trace(model) as traced:
+        model(torch.rand(1, 3, 224, 224))
+    console = _console(options.width)
+    console.print(traced)
+    written = traced.draw(path)
+    console.print(f"\nPicture written to {written.resolve()}", soft_wrap=True, highlight=False)
+
+
+def _summary(options: argparse.Namespace) -> None:
+    columns = None if options.columns is None else options.columns.split(",")
+    traced = _traced(options)
+    table = traced.summary(
+        options.level, options.depth, columns=columns, sort_by=options.sort_by,
+        row_limit=options.row_limit,
+    )  # fmt: skip
+    _console(options.width).print(table)
+
+
+def _draw(options: argparse.Namespace) -> None:
+    check_path(options.output)
+    written = _traced(options).draw(
+        options.output, options.level, options.depth, direction=options.direction,
+        rolled=options.rolled,
+    )  # fmt: skip
+    _console(None).print(f"Picture written to {written.resolve()}", soft_wrap=True, highlight=False)
+
+
+def _console(width: int | None) -> Console:
+    if width is not None and width < 20:
+        message = f"--width: {width} (must be at least 20)"
+        raise OptionError(message)
+    if width is None and not sys.stdout.isatty():
+        width = 120  # a file or pipe has no width of its own
+    return Console(width=width)
+
+
+def _traced(options: argparse.Namespace) -> Trace:
+    inputs = [_input(text) for text in options.input]
+    model = _model(options.target)
+    model.train(options.train)
+    with torch.no_grad(), trace(model) as traced:
+        try:
+            model(*inputs)
+        except Exception as error:
+            shapes = ", ".join(options.input)
+            message = f"{options.target} failed on input {shapes}: {type(error).__name__}: {error}"
+            raise TargetError(message) from error
+    return traced
+
+
+def _model(target: str) -> nn.Module:
+    """Import what a target names, and call it unless it is a module already."""
+    module_name, colon, attribute = target.partition(":")
+    if not colon or not module_name or not attribute:
+        message = f"target {target!r} is not of the form {_TARGET}"
+        raise TargetError(message)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        message = f"cannot import {module_name!r}: {type(error).__name__}: {error}"
+        raise TargetError(message) from error
+    found: Any = module
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            close = ", ".join(nearest(name, [n for n in dir(found) if not n.startswith("_")]))
+            message = f"{module_name!r} has no {attribute!r}; the nearest names: {close}"
+            raise TargetError(message)
+        found = getattr(found, name)
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        message = f"{target} is neither a module nor callable, but {type(found).__name__}"
+        raise TargetError(message)
+    try:
+        model = found()
+    except Exception as error:
+        message = f"calling {target} without arguments failed: {type(error).__name__}: {error}"
+        raise TargetError(message) from error
+    if not isinstance(model, nn.Module):
+        message = f"{target}() gave {type(model).__name__}, not a torch.nn.Module"
+        raise TargetError(message)
+    return model
+
+
+def _input(text: str) -> torch.Tensor:
+    """Return a random tensor for a shape such as ``1x3x224x224`` or ``int64:1x16``."""
+    match = _SHAPE.fullmatch(text)
+    dtype = getattr(torch, match["dtype"] or "float32", None) if match else None
+    if match is None or not isinstance(dtype, torch.dtype):
+        message = f"--input {text!r} is not a shape such as 1x3x224x224, int64:1x16 or scalar"
+        raise TargetError(message)
+    sizes = [] if match["sizes"] == "scalar" else [int(n) for n in match["sizes"].split("x")]
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.rand(sizes, dtype=dtype if dtype.is_complex else torch.float32).to(dtype)
+    return torch.zeros(sizes, dtype=dtype)
