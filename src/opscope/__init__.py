@@ -10,6 +10,8 @@ trace.summary(depth=2)                      # a rich table
 trace["conv2d_3"].activation                # also .shape, .module, .source, .parents
 trace.graph(level="layer", rolled=True)     # a networkx.DiGraph
 trace.draw("model.svg", depth=2)            # the suffix chooses the format
+
+    opscope.log_forward_pass(model, x, vis_opt="rolled")  # all of it in one call
 """
 
 from opscope.errors import (
@@ -22,6 +24,7 @@ from opscope.errors import (
     TargetError,
     TraceStateError,
 )
+from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
 from opscope.tracer import Trace, trace
 
@@ -38,5 +41,6 @@ __all__ = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "log_forward_pass",
     "trace",
 ]

@@ -102,8 +102,9 @@ def _demo(options: argparse.Namespace) -> None:
     path = options.output or f"opscope-demo{'.svg' if can_render('.svg') else '.dot'}"
     check_path(path)
     model = ResNet18().eval()
+    image = torch.rand(1, 3, 224, 224)
     with torch.no_grad(), trace(model) as traced:
-        model(torch.rand(1, 3, 224, 224))
+        model(image)
     console = _console(options.width)
     console.print(traced)
     written = traced.draw(path)

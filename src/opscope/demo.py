@@ -31,7 +31,8 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return self.relu(x + shortcut)
+        result: torch.Tensor = self.relu(x + shortcut)
+        return result
 
 
 class ResNet18(nn.Module):
@@ -54,4 +55,5 @@ class ResNet18(nn.Module):
         """Return the scores of each class."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+        scores: torch.Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return scores

@@ -20,7 +20,7 @@ _ONE = TensorSlot()
 
 _graph_task = torch._C._current_graph_task_id
 _autograd_node = torch._C._current_autograd_node
-_sequence_nr = torch.autograd._get_sequence_nr
+_sequence_nr = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
 _grad_enabled = torch.is_grad_enabled
 _inference = torch.is_inference_mode_enabled
 
@@ -31,7 +31,7 @@ class Interceptor(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, tape: Tape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tape = tape
         self._plans: dict[int, Plan] = {}
 

@@ -50,16 +50,16 @@ class Session:
         self.modules.outermost = self.tape.boundary = outermost
         self.modules.install()
         if self._functions is not None:
-            self._functions.__enter__()
-        self._interceptor.__enter__()
+            self._functions.__enter__()  # type: ignore[no-untyped-call]
+        self._interceptor.__enter__()  # type: ignore[no-untyped-call]
         self.started_ns = perf_counter_ns()
 
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
         """End watching, whatever happened, and keep what is known of a failure."""
         self.duration_ns = perf_counter_ns() - self.started_ns
-        self._interceptor.__exit__(None, None, None)
+        self._interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if self._functions is not None:
-            self._functions.__exit__(None, None, None)
+            self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.modules.remove()
         self.modules.outermost = self.tape.boundary = None
         self.tape.parameters.measure()

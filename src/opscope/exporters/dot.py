@@ -103,7 +103,7 @@ class _Frames:
             start -= 1
         for end in range(start + 1, len(path) + 1):
             frame = pydot.Cluster(f"m{len(self._made)}", **self._look(path[end - 1]))
-            self._made[path[: end - 1]].add_subgraph(frame)
+            self._made[path[: end - 1]].add_subgraph(frame)  # type: ignore[arg-type]
             self._made[path[:end]] = frame
         return self._made[path]
 
