@@ -1,15 +1,17 @@
 """Record every aten operator a PyTorch program runs, and look at the record.
 
-import opscope
+Ten lines of it::
 
-with opscope.trace(model, save="all") as trace:   # any code that runs torch
-    y = model(x)
+    import opscope
 
-print(trace)                                # structure, hierarchy, layers
-trace.summary(depth=2)                      # a rich table
-trace["conv2d_3"].activation                # also .shape, .module, .source, .parents
-trace.graph(level="layer", rolled=True)     # a networkx.DiGraph
-trace.draw("model.svg", depth=2)            # the suffix chooses the format
+    with opscope.trace(model, save="all") as trace:   # any code that runs torch
+        y = model(x)
+
+    print(trace)                                # structure, hierarchy, layers
+    trace.summary(depth=2)                      # a rich table
+    trace["conv2d_3"].activation                # also .shape, .module, .source, .parents
+    trace.graph(level="layer", rolled=True)     # a networkx.DiGraph
+    trace.draw("model.svg", depth=2)            # the suffix chooses the format
 
     opscope.log_forward_pass(model, x, vis_opt="rolled")  # all of it in one call
 """

@@ -40,14 +40,15 @@ def tensor(dtype: str, sizes: Sequence[int]) -> str:
 
 
 def tensors(dtypes: Sequence[str], shapes: Sequence[Sequence[int]]) -> str:
-    """Write several tensors; the first two where there are more.
+    """Write several tensors: the first, and how many more there are.
 
     >>> tensors(["float32"] * 3, [[2], [3], [4]])
-    'f32[2], f32[3], +1'
+    'f32[2] +2'
     """
-    written = [tensor(dtype, sizes) for dtype, sizes in zip(dtypes, shapes, strict=True)]
-    more = [f"+{len(written) - 2}"] if len(written) > 2 else []
-    return ", ".join(written[:2] + more)
+    if not shapes:
+        return ""
+    more = f" +{len(shapes) - 1}" if len(shapes) > 1 else ""
+    return tensor(dtypes[0], shapes[0]) + more
 
 
 def size(count: int) -> str:

@@ -171,7 +171,7 @@ class ModuleCalls:
             self._hand_on(run, output)
         self._close(run, failed=failed)
         if run.is_root:
-            run.outputs = self._pass_border(run, "output", run.outputs, output)
+            self._pass_border(run, "output", run.outputs, output)
 
     def _hand_on(self, run: ModuleRun, output: Any) -> None:
         """Record a module that returned just what it was given, as a call without ops."""

@@ -8,6 +8,9 @@ Taking one costs a dictionary look-up; files and lines are worked out afterwards
 from __future__ import annotations
 
 import os
+import sys
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -60,8 +63,9 @@ class Places:
     def frames(self) -> tuple[tuple[Frame, ...], ...]:
         """Return, per place, its frames outside torch and opscope, the innermost first."""
         result: list[tuple[Frame, ...]] = []
+        frame_at = cache(lambda code, lasti: _frame(self._codes[code], lasti))
         for number, (parent, _, *chain) in enumerate(self._numbers):
-            own = (_frame(self._codes[chain[i]], chain[i + 1]) for i in range(0, len(chain), 2))
+            own = (frame_at(chain[i], chain[i + 1]) for i in range(0, len(chain), 2))
             outer = self._site_of_root.get(number, parent)
             rest = result[outer] if 0 <= outer < number else ()
             result.append((*(frame for frame in own if not is_internal(frame)), *rest))
@@ -74,9 +78,8 @@ def is_internal(frame: Frame) -> bool:
 
 
 def _frame(code: CodeType, lasti: int) -> Frame:
-    line = code.co_firstlineno
-    for index, (start, *_) in enumerate(code.co_positions()):
-        if index == lasti // 2:
-            line = start or line
-            break
-    return Frame(code.co_filename, line, code.co_name)
+    if sys.version_info >= (3, 11):
+        line = next(islice(code.co_positions(), lasti // 2, None), (None,))[0]
+    else:
+        line = next((line for start, end, line in code.co_lines() if start <= lasti < end), None)
+    return Frame(code.co_filename, line or code.co_firstlineno, code.co_name)

@@ -50,7 +50,7 @@ _COLUMNS: dict[str, _Column] = {
     "type": _Column("type", lambda r: r.kind, lambda r: r.kind, rank=2, style="cyan"),
     "module": _Column("module", lambda r: r.module, lambda r: r.module, rank=3),
     "op": _Column("aten ops", lambda r: r.op, lambda r: r.op, rank=4, style="dim"),
-    "input": _Column("input", _inputs, _inputs, rank=3),
+    "input": _Column("input", _inputs, _inputs, rank=5),
     "output": _Column("output", _outputs, _outputs, style="green"),
     "params": _Column(
         "params", lambda r: notation.count(r.params) if r.params else "–",
@@ -76,11 +76,12 @@ ColumnName = Literal[
 ]  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
 _DEFAULT = {
-    "module": ("name", "output", "params", "memory", "time"),
+    "module": ("name", "input", "output", "params", "memory", "time"),
     "layer": ("name", "module", "op", "output", "params", "memory", "time"),
     "op": ("name", "type", "module", "output", "memory", "time"),
 }
-_NARROW = 100  # below this width, in characters, the columns of rank 3 and more make room
+# Below so many characters the columns of this rank and above make room.
+_ROOM = ((100, 3), (140, 5))
 
 
 def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
@@ -142,8 +143,9 @@ class Summary:
                 title,
                 justify="right" if column.numeric else "left",
                 style=column.style,
-                no_wrap=column.numeric,
-                overflow="fold" if name in ("name", "output") else "ellipsis",
+                no_wrap=True,
+                min_width=len(title) if column.numeric else 16,
+                overflow="ellipsis",
             )
         guides = _guides(self._rows) if self._tree else [""] * len(self._rows)
         for row, guide in zip(self._rows, guides, strict=True):
@@ -155,10 +157,8 @@ class Summary:
     def _columns(self, width: int) -> tuple[str, ...]:
         if self._chosen is not None:
             return self._chosen
-        names = _DEFAULT[self._level]
-        if width >= _NARROW:
-            return names
-        return tuple(name for name in names if _COLUMNS[name].rank < 3)
+        bound = next((rank for least, rank in _ROOM if width < least), 10)
+        return tuple(name for name in _DEFAULT[self._level] if _COLUMNS[name].rank < bound)
 
     def _cell(self, name: str, row: Row, guide: str) -> Text:
         written = _COLUMNS[name].write(row)

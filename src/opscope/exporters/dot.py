@@ -135,7 +135,7 @@ def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
         look["shape"] = "box3d"
     elif kind in ("parameter", "buffer"):
         look |= {"shape": "box", "style": "filled,dashed", "fontsize": "9"}
-    elif _leaves_leaf_module(graph, attributes):
+    elif kind != "output" and _leaves_leaf_module(graph, attributes):
         look |= {"shape": "box", "style": "filled"}
     fill = _FILL.get(kind, _WITH_PARAMETERS if attributes["parameters"] else _PLAIN)
     if attributes["failed"]:
@@ -160,6 +160,8 @@ def _text(attributes: dict[str, Any]) -> list[str]:
     if attributes["kind"] == "op" and attributes["operator"]:
         overload = attributes["operator"].rpartition(".")[2]
         lines[0] += "" if overload == "default" else f".{_escape(overload)}"
+    if attributes["path"]:
+        lines.append(_escape(attributes["path"]))
     lines += _output_text(attributes)
     if attributes["kind"] not in ("parameter", "buffer") and attributes["parameters"]:
         shapes = [notation.shape(sizes) for _, sizes in attributes["parameters"]]

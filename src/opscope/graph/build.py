@@ -22,6 +22,8 @@ Node attributes, all of them JSON-compatible:
 ``dtypes``         their element types
 ``bytes``          their size together
 ``parameters``     ``[name, shape]`` of the parameters that it uses itself
+``buffers``        ``[name, shape]`` of the buffers that it uses itself
+``path``           of an input or output: where among them it was, such as ``"attention_mask"``
 ``source``         ``"file.py:12"``, the innermost line outside torch
 ``duration_ns``    how long it took
 ``phase``          ``"forward"`` or ``"backward"``
@@ -128,7 +130,7 @@ class _Builder:
         node = f"{parameter.kind}_{number}"
         if node not in self.graph:
             attributes = self._blank(parameter.kind, parameter.name, (value,))
-            attributes["parameters"] = [[parameter.name, list(parameter.shape)]]
+            attributes[f"{parameter.kind}s"] = [[parameter.name, list(parameter.shape)]]
             attributes["module"] = parameter.name.rpartition(".")[0]
             self.graph.add_node(node, **attributes)
         return node
@@ -161,9 +163,8 @@ class _Builder:
         attributes["duration_ns"] = op.duration_ns
         attributes["failed"] = op.failed
         attributes["phase"] = "backward" if op.in_backward else "forward"
-        attributes["parameters"] = [
-            [parameter.name, list(parameter.shape)] for parameter in self._parameters(op)
-        ]
+        for parameter in self._parameters(op):
+            attributes[f"{parameter.kind}s"].append([parameter.name, list(parameter.shape)])
         layer = None if op.layer_call is None else self.pass_of_call.get(op.layer_call)
         self._add_layer(attributes, layer)
         if layer is not None and op.layer_call is not None:
@@ -207,6 +208,8 @@ class _Builder:
             "dtypes": [value.dtype for value in values],
             "bytes": sum(value.nbytes for value in values),
             "parameters": [],
+            "buffers": [],
+            "path": "",
             "source": None,
             "duration_ns": 0,
             "phase": "forward",
@@ -222,6 +225,7 @@ class _Builder:
         if layer is not None:
             attributes["layer"] = layer.label
             attributes["layer_type"] = layer.type
+            attributes["path"] = layer.path
             attributes["pass"], attributes["passes"] = layer.number, layer.passes
 
     def _add_module(self, attributes: dict[str, Any], call: int | None) -> None:
@@ -248,8 +252,12 @@ class _Builder:
 
 
 def _drop_swallowed(graph: nx.DiGraph) -> None:
-    """Drop each outside tensor that is only there as the model's input: that is a node too."""
+    """Drop each outside tensor that its readers stand for.
+
+    These are the model's inputs, which are nodes too, and what ``torch.tensor`` made of
+    Python numbers before ``lift_fresh`` brought it before the dispatcher.
+    """
     for node in [n for n, kind in graph.nodes(data="kind") if kind == "external"]:
-        readers = list(graph.successors(node))
-        if readers and all(graph.nodes[reader]["kind"] == "input" for reader in readers):
+        readers = [graph.nodes[reader] for reader in graph.successors(node)]
+        if all(r["kind"] == "input" or r["label"] == "lift_fresh" for r in readers):
             graph.remove_node(node)

@@ -95,6 +95,7 @@ class _Rule:
             "label": name,
             "operator": ", ".join(m["operator"] for m in members if m["operator"]) or None,
             "parameters": unique(p for m in members for p in m["parameters"]),
+            "buffers": unique(p for m in members for p in m["buffers"]),
             "failed": any(m["failed"] for m in members),
             "ops": sum(m["operator"] is not None for m in members),
         }
@@ -120,6 +121,7 @@ class _Rule:
             "module_class": class_name,
             "module_stack": stack[: stack.index(box) + 1],
             "parameters": unique(p for m in members for p in m["parameters"]),
+            "buffers": unique(p for m in members for p in m["buffers"]),
             "failed": known["failed"],
             "ops": sum(m["operator"] is not None for m in members),
             "layers": len(unique(m["layer"] for m in members if m["layer"])),

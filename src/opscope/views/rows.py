@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opscope.records.layers import LayerPass
 from opscope.records.recording import ModuleCall, Op, Recording, Value
@@ -74,6 +74,7 @@ class _Rows:
     def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
         self.recording = recording
         self.passes = passes
+        self._held = _held_below(recording)
 
     def ops(self) -> Iterator[Row]:
         for op in self.recording.ops:
@@ -123,7 +124,8 @@ class _Rows:
             if isinstance(entry, LayerPass):
                 if entry.layer not in seen:
                     seen.add(entry.layer)
-                    yield self._layer(entry, level)
+                    row = self._layer(entry, level)
+                    yield replace(row, name=entry.short_label, passes=entry.passes)
                 continue
             if entry.module not in shown:
                 shown.add(entry.module)
@@ -147,13 +149,7 @@ class _Rows:
 
     def _module(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row:
         module = self.recording.modules[call.module]
-        prefixes = tuple(f"{name}." if name else "" for name in (module.address, *module.aliases))
-        used = [
-            parameter.index
-            for parameter in self.recording.parameters
-            if any(name.startswith(prefixes) for name in (parameter.name, *parameter.aliases))
-        ]
-        params, trainable = self._count(used)
+        params, trainable = self._count(self._held.get(module.address, ()))
         outputs = self._values(leaf.value for leaf in call.outputs)
         return Row(
             name=module.address or module.class_name,
@@ -221,6 +217,18 @@ class _Rows:
     def _source(self, place: int | None) -> str:
         frames = () if place is None else self.recording.places[place]
         return str(frames[0]) if frames else ""
+
+
+def _held_below(recording: Recording) -> dict[str, list[int]]:
+    """Return, per module address, the parameters that it or a module below it holds."""
+    below: dict[str, dict[int, None]] = {}
+    for parameter in recording.parameters:
+        for name in (parameter.name, *parameter.aliases):
+            address = name
+            while address:
+                address = address.rpartition(".")[0]
+                below.setdefault(address, {})[parameter.index] = None
+    return {address: list(found) for address, found in below.items()}
 
 
 def _join(names: Iterable[str]) -> str:
