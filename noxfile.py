@@ -1,5 +1,7 @@
 """All commands of the project; CI calls `tests`, which runs the checks as well."""
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["tests"]
@@ -86,6 +88,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def gallery(session: nox.Session) -> None:
-    """Make the pictures of the docs again."""
+    """Make the pictures of the docs again, or those that are named."""
     install_models(session)
-    session.run("python", "docs/gallery/make.py", *session.posargs)
+    session.chdir("docs/gallery")
+    scripts = (path for path in Path().glob("*.py") if path.name != "models.py")
+    for name in session.posargs or sorted(path.stem for path in scripts):
+        session.run("python", f"{name}.py")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from opscope.errors import OptionError, check_choice, check_depth
-from opscope.exporters.dot import DIRECTIONS, Direction
-from opscope.exporters.picture import can_render, check_path
 from opscope.tracer import Save, Trace, trace
+
+if TYPE_CHECKING:
+    from opscope.exporters.dot import Direction
 
 _VIS_OPTIONS = ("none", "rolled", "unrolled")
 
@@ -62,6 +63,10 @@ def log_forward_pass(
     if not isinstance(model, nn.Module):
         message = f"model: {type(model).__name__} object (must be a torch.nn.Module)"
         raise OptionError(message)
+    # networkx and pydot load only when something is drawn or its options are checked.
+    from opscope.exporters.dot import DIRECTIONS
+    from opscope.exporters.picture import can_render, check_path
+
     args, kwargs = _arguments(input_args, input_kwargs)
     check_choice("vis_opt", vis_opt, _VIS_OPTIONS)
     check_choice("vis_direction", vis_direction, tuple(DIRECTIONS))

@@ -52,9 +52,9 @@ def trace(model: nn.Module | None = None, *, layers: bool = True, save: Save = N
         OptionError: For an argument of the wrong kind, before anything is recorded.
 
     >>> import torch, opscope
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), torch.ones(1, 4)
     >>> with opscope.trace(model) as trace:
-    ...     y = model(torch.ones(1, 4))
+    ...     y = model(x)
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """

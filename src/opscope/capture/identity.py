@@ -66,14 +66,13 @@ class Values:
         row = self._rows.get(id(tensor))
         return row if row is not None and self._tensors[row]() is tensor else None
 
-    def made(self, tensor: torch.Tensor, op: int, *, written: bool, retagged: bool) -> int:
+    def made(self, tensor: torch.Tensor, op: int, *, written: bool = False) -> int:
         """Return the row of a tensor that an op returned or wrote."""
         row = self._rows.get(id(tensor))
         if row is not None and self._tensors[row]() is tensor:
             if self.makers[row] == op and self.origins[row] != HANDED:
                 return row
-            if not written and not retagged:
-                return row  # the op returned its very input
+            # Changed in place, or handed back as it was: a new value of the same tensor.
             return self._add(tensor, WRITE if written else VIEW, op)
         return self._add(tensor, WRITE if written else FRESH, op)
 

@@ -131,20 +131,20 @@ class Interceptor(TorchDispatchMode):
         op, made = tape.op_count, tape.values.made
         if plan.writes and not failed:
             for tensor in self._written(plan, args, kwargs):
-                tape.wrote.append(made(tensor, op, written=True, retagged=False))
+                tape.wrote.append(made(tensor, op, written=True))
         if result.__class__ is _Tensor or isinstance(result, _Tensor):
-            tape.made.append(made(result, op, written=False, retagged=plan.retags))
+            tape.made.append(made(result, op))
         elif isinstance(result, (tuple, list)):
             for item in result:
-                self._keep_item(plan, item, op)
+                self._keep_item(item, op)
 
-    def _keep_item(self, plan: Plan, item: Any, op: int) -> None:
+    def _keep_item(self, item: Any, op: int) -> None:
         tape = self._tape
         if isinstance(item, _Tensor):
-            tape.made.append(tape.values.made(item, op, written=False, retagged=plan.retags))
+            tape.made.append(tape.values.made(item, op))
         elif isinstance(item, (tuple, list)):
             for inner in item:
-                self._keep_item(plan, inner, op)
+                self._keep_item(inner, op)
         elif item is None:
             tape.made.append(NONE)
 

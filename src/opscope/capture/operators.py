@@ -50,12 +50,11 @@ class Plan:
         arguments: The names of the schema's arguments, in order.
         positional: Per number of positional arguments, the `Slots` of that call.
         writes: Names of the tensor arguments that it writes.
-        retags: Whether it changes its input's metadata, not its elements.
         skip: Whether it is no computation (the profiler's own marks).
     """
 
     __slots__ = (
-        "arguments", "call", "func", "kinds", "name", "positional", "retags", "skip", "writes",
+        "arguments", "call", "func", "kinds", "name", "positional", "skip", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -68,7 +67,6 @@ class Plan:
             self.arguments: tuple[str, ...] = ()
             self.kinds: tuple[str, ...] = ()
             self.writes: frozenset[str] = frozenset()
-            self.retags = False
         else:
             self.arguments = tuple(argument.name for argument in schema.arguments)
             self.kinds = tuple(_kind(str(argument.type)) for argument in schema.arguments)
@@ -78,8 +76,9 @@ class Plan:
                 if argument.alias_info is not None and argument.alias_info.is_write
             }
             undeclared = _UNDECLARED_WRITES.get(schema.name, ())
-            self.retags = torch.Tag.inplace_view in func.tags or schema.name == "aten::set_"
-            writes = set() if self.retags else declared.union(undeclared)
+            # These change their input's metadata, not its elements.
+            retags = torch.Tag.inplace_view in func.tags or schema.name == "aten::set_"
+            writes = set() if retags else declared.union(undeclared)
             self.writes = frozenset(writes.intersection(self.arguments))
         self.positional: dict[int, Slots] = {}
 

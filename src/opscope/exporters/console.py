@@ -132,7 +132,7 @@ class Summary:
     def table(self, width: int = 120) -> Table:
         """Return the table as rich's own object, with the columns for a width in characters."""
         table = Table(
-            title=Text(self._title), title_justify="left", title_style="bold",
+            title=Text(self._title, style="bold"), title_justify="left", title_style="bold",
             box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False,
         )  # fmt: skip
         names = self._columns(width)
@@ -190,7 +190,7 @@ class Summary:
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Group(self.table(options.max_width), self._footer())
+        yield Group(self.table(options.max_width), Text(), self._footer())
 
     def __repr__(self) -> str:
         return self.as_text()

@@ -26,7 +26,7 @@ def _keep(graph: nx.DiGraph, nodes: list[str]) -> nx.DiGraph:
 
 
 def focus(graph: nx.DiGraph, module: str, addresses: Collection[str]) -> nx.DiGraph:
-    """Return what ran inside one module, with the tensors from outside that it used.
+    """Return what ran inside one module, with the border nodes that it touches.
 
     Args:
         graph: The graph of ops.
@@ -46,9 +46,9 @@ def focus(graph: nx.DiGraph, module: str, addresses: Collection[str]) -> nx.DiGr
         message = f"no module ran at {module!r}; the nearest addresses: {listed}"
         raise OptionError(message)
     around = {
-        source
+        other
         for node in inside
-        for source in graph.predecessors(node)
-        if graph.nodes[source]["kind"] not in ("op", "handed")
+        for other in (*graph.predecessors(node), *graph.successors(node))
+        if graph.nodes[other]["kind"] not in ("op", "handed")
     }
     return _keep(graph, [node for node in graph if node in inside or node in around])

@@ -1,0 +1,11 @@
+"""The article's recurrent model, every pass a node."""
+
+import torch
+from models import SimpleRecurrent
+
+import opscope
+
+model, x = SimpleRecurrent(), torch.rand(6, 5)
+with opscope.trace(model) as trace:
+    model(x)
+trace.draw("simple_recurrent_unrolled.svg")
