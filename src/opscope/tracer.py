@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import networkx as nx
     import pydot
     from rich.console import Console, ConsoleOptions, RenderResult
+    from torch.fx import GraphModule
 
+    from opscope.analysis.replay import Report
     from opscope.exporters.console import Summary
     from opscope.exporters.dot import Direction
     from opscope.views.levels import Choice, Level
@@ -34,7 +36,13 @@ Key = str | int
 Save = Literal["all", "none"] | Sequence[Key] | None
 
 
-def trace(model: nn.Module | None = None, *, layers: bool = True, save: Save = None) -> Trace:
+def trace(
+    model: nn.Module | None = None,
+    *,
+    layers: bool = True,
+    save: Save = None,
+    replayable: bool = False,
+) -> Trace:
     """Record every aten operator that runs inside a ``with`` block.
 
     Args:
@@ -44,6 +52,8 @@ def trace(model: nn.Module | None = None, *, layers: bool = True, save: Save = N
             each op is a layer of its own, named after the operator.
         save: What activations to keep: ``"all"``, ``None`` or ``"none"``, or a list of
             labels, module addresses, positions and substrings, see `Trace.__getitem__`.
+        replayable: Whether to keep what `Trace.validate` needs: the results of every op,
+            and a copy of all that comes from outside, parameters included.
 
     Returns:
         A `Trace`, to be entered once; it is read after the block.
@@ -58,7 +68,7 @@ def trace(model: nn.Module | None = None, *, layers: bool = True, save: Save = N
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
-    return Trace(model, layers=layers, save=save)
+    return Trace(model, layers=layers, save=save, replayable=replayable)
 
 
 class Trace:
@@ -69,7 +79,12 @@ class Trace:
     """
 
     def __init__(
-        self, model: nn.Module | None = None, *, layers: bool = True, save: Save = None
+        self,
+        model: nn.Module | None = None,
+        *,
+        layers: bool = True,
+        save: Save = None,
+        replayable: bool = False,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
             message = (
@@ -77,15 +92,16 @@ class Trace:
                 "to trace a function, call it inside `with opscope.trace():`)"
             )
             raise OptionError(message)
-        if not isinstance(layers, bool):
-            message = f"layers: {layers!r} (must be True or False)"
-            raise OptionError(message)
+        for name, option in (("layers", layers), ("replayable", replayable)):
+            if not isinstance(option, bool):
+                message = f"{name}: {option!r} (must be True or False)"
+                raise OptionError(message)
         self._save = _check_save(save)
-        self._session: Session | None = Session(model, layers=layers, save=self._save != ())
+        self._session = Session(model, layers=layers, save=self._save != (), replayable=replayable)
         self._state: Literal["new", "open", "closed"] = "new"
 
     def __enter__(self) -> Trace:
-        if self._state != "new" or self._session is None:
+        if self._state != "new":
             message = "this trace was entered before; make another with opscope.trace(...)"
             raise TraceStateError(message)
         self._state = "open"
@@ -98,9 +114,8 @@ class Trace:
         error: BaseException | None,
         trace_back: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            self._state = "closed"
-            self._session.stop(error, trace_back)
+        self._state = "closed"
+        self._session.stop(error, trace_back)
 
     # ---------------------------------------------------------------- what was recorded
 
@@ -111,7 +126,7 @@ class Trace:
         Raises:
             TraceStateError: Inside the block, or before it.
         """
-        if self._state != "closed" or self._session is None:
+        if self._state != "closed":
             when = "is still being recorded" if self._state == "open" else "was never entered"
             message = f"this trace {when}; read it after `with opscope.trace(...) as trace:`"
             raise TraceStateError(message)
@@ -215,8 +230,8 @@ class Trace:
 
     def _settle_payloads(self) -> None:
         """Let go of what was kept in case it should be asked for and was not."""
-        payloads = None if self._session is None else self._session.tape.payloads
-        if payloads is not None and not payloads.settled:
+        payloads = self._session.tape.payloads
+        if payloads is not None and not payloads.settled and not payloads.every_op:
             chosen = (self.passes[index] for index in self._chosen)
             payloads.retain(value for item in chosen for value in item.values)
 
@@ -224,7 +239,7 @@ class Trace:
         return bool(self._save) and record.index in self._chosen
 
     def _activation(self, record: LayerPass) -> Any:
-        payloads = None if self._session is None else self._session.tape.payloads
+        payloads = self._session.tape.payloads
         if payloads is None or not self._is_saved(record):
             message = (
                 f"the activation of {record.label} was not saved; trace with save='all' "
@@ -234,6 +249,65 @@ class Trace:
         self._settle_payloads()
         found = tuple(payloads.get(value) for value in record.values)
         return found[0] if len(found) == 1 else found
+
+    # ------------------------------------------------------------------------- replay
+
+    def validate(self) -> Report:
+        """Run the record again and compare every value with what it was, bit for bit.
+
+        Returns:
+            A `Report` that is true if all values were reproduced; its text names the first
+            difference with its op, layer, module and source line.
+
+        Raises:
+            NotSaved: If the trace was not recorded with ``replayable=True``.
+
+        >>> import torch, opscope
+        >>> with opscope.trace(replayable=True) as trace:
+        ...     y = torch.dropout(torch.ones(4), 0.5, train=True).mul_(2)
+        >>> bool(trace.validate())
+        True
+        """
+        from opscope.analysis.replay import replay
+
+        payloads, originals = self._session.tape.payloads, self._session.tape.values.originals
+        if payloads is None or originals is None:
+            message = "a trace can be replayed if made with opscope.trace(..., replayable=True)"
+            raise NotSaved(message)
+        labels = {item.call: item.label for item in self.passes}
+        return replay(self.recording, originals, payloads.get, labels)
+
+    def to_fx(self) -> GraphModule:
+        """Return the forward ops as a program: a `torch.fx.GraphModule` of aten overloads.
+
+        It shares the model's parameters and buffers, under their names, takes the model's
+        inputs by the names of its ``forward`` (one for each tensor in nested ones), and
+        runs on new inputs of the same shapes. ``meta["baked"]`` on it lists what the data
+        decided and the program now fixes.
+
+        Raises:
+            TraceStateError: If the model was called several times, or failed.
+            NotSaved: If the model, or another tensor that the program needs, is gone.
+
+        >>> import torch, opscope
+        >>> model, x = torch.nn.Linear(3, 2), torch.rand(4, 3)
+        >>> with torch.no_grad(), opscope.trace(model) as trace:
+        ...     y = model(x)
+        >>> torch.equal(trace.to_fx()(x), y)
+        True
+        """
+        from opscope.analysis.replay import overload
+        from opscope.exporters.fx import to_fx
+
+        session = self._session
+        root = None if session.modules.root is None else session.modules.root.live()
+        return to_fx(
+            self.recording,
+            overload=overload,
+            parameter=lambda number: session.tape.parameters.entries[number].live(),
+            outside=session.tape.values.outside,
+            forward=None if root is None else root.forward,
+        )
 
     # ------------------------------------------------------------------------- graphs
 

@@ -185,6 +185,8 @@ def _arguments(
     constants = row.constants[: len(slots.constant_names)]
     others.extend(zip(slots.constant_names, constants, strict=True))
     for (_, name), length in zip(slots.lists, row.constants[len(constants) :], strict=True):
+        if not length:
+            others.append((name, None if length is None else []))
         for position in range(length or 0):
             take(f"{name}[{position}]")
     for name, value in (row.named or {}).items():

@@ -13,6 +13,7 @@ from weakref import ref
 
 import torch
 
+from opscope.capture.originals import Originals
 from opscope.capture.parameters import Parameters
 
 OUTSIDE, FRESH, VIEW, WRITE, HANDED = range(5)
@@ -29,12 +30,16 @@ class Values:
         storages: Per row, its storage's number, or NO_STORAGE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
+        originals: Where to keep what comes from outside as it was, if it is to be kept.
+        constants: By row, copies of what was made of a few Python numbers.
         layout_table: Distinct ``(shape, stride, dtype, device, itemsize)``.
         handed_from: For HANDED rows, the row that was handed on.
     """
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
+        self.originals: Originals | None = None
+        self.constants: dict[int, torch.Tensor] = {}
         self.origins: list[int] = []
         self.makers: list[int] = []
         self.storages: list[int] = []
@@ -93,17 +98,20 @@ class Values:
         """Have the next sight of this tensor make a new row: its metadata was replaced."""
         self._rows.pop(id(tensor), None)
 
-    def tensor(self, row: int) -> torch.Tensor | None:
-        """Return the tensor of a row while it is alive."""
+    def outside(self, row: int) -> torch.Tensor | None:
+        """Return a tensor from outside as it was, or as it is while it is alive."""
+        if row in self.constants:
+            return self.constants[row]
         live = self._tensors[row]
-        return None if live is None else live()
-
-    def release(self) -> None:
-        """Drop all that refers to live objects; the columns stay."""
-        self._rows.clear()
-        self._storage_rows.clear()
-        self._tensors = [None] * len(self._tensors)
-        self._storage_refs = [None] * len(self._storage_refs)
+        tensor = None if live is None else live()
+        if self.originals is None:
+            return tensor
+        shape, stride, dtype, device = list(self.layout_table)[self.layouts[row]]
+        storage = self.originals.storages.get(self.storages[row])
+        if storage is None:
+            return self.originals.tensors.get(row, tensor)
+        empty = torch.empty(0, dtype=dtype, device=device)
+        return empty.set_(storage.clone(), self.offsets[row], shape, stride)
 
     def _add(self, tensor: torch.Tensor, origin: int, op: int) -> int:
         try:
@@ -112,6 +120,7 @@ class Values:
             offset = int(tensor.storage_offset())
         except (RuntimeError, NotImplementedError, ValueError):
             # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
+            storage = None
             number, layout, offset = NO_STORAGE, _layout_without_storage(tensor), 0
         else:
             known = self._storage_rows.get(id(storage))
@@ -135,6 +144,8 @@ class Values:
         self._rows[id(tensor)] = row
         if origin == OUTSIDE:
             self._parameters.sighted(tensor, row)
+            if self.originals is not None:
+                self.originals.keep(tensor, storage, row, number)
         return row
 
     def _sweep(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from time import perf_counter_ns
 from typing import Any
 
@@ -15,6 +16,7 @@ from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, 
 _Tensor = torch.Tensor
 _NOT_TENSORS = frozenset({type(None), int, float, bool, complex})
 _NO_SEQUENCE = 2**64 - 1  # what autograd gives nodes that it made itself
+_FEW = 512
 _EMPTY: dict[str, Any] = {}
 _ONE = TensorSlot()
 
@@ -55,7 +57,7 @@ class Interceptor(TorchDispatchMode):
     ) -> Any:
         plan = self._plans.get(id(func))
         if plan is None:
-            plan = self._plans[id(func)] = Plan(func)
+            plan = self._learn(func)
         if plan.skip:
             return plan.call(*args, **(kwargs or _EMPTY))
         if self._tape.layer != NONE:
@@ -69,6 +71,21 @@ class Interceptor(TorchDispatchMode):
                     sys._getframe(1), tape.boundary, tape.place, tape.module_number
                 )
             return self._run(plan, args, kwargs, place)
+
+    def _learn(self, func: Any) -> Plan:
+        plan = self._plans[id(func)] = Plan(func)
+        if plan.name == "aten.lift_fresh.default":
+            plan.call = self._lift
+        return plan
+
+    def _lift(self, number: torch.Tensor) -> torch.Tensor:
+        """Run `lift_fresh`, keeping what `torch.tensor` made of a few Python numbers.
+
+        Nothing else holds such a constant, and the program cannot be run again without it.
+        """
+        if number.numel() <= _FEW:
+            self._tape.values.constants[self._tape.reads[-1]] = number.detach().clone()
+        return torch.ops.aten.lift_fresh.default(number)
 
     def _run(
         self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None, place: int
@@ -99,7 +116,7 @@ class Interceptor(TorchDispatchMode):
             flags |= INFERENCE
         payloads = tape.payloads
         if payloads is not None and plan.writes:
-            payloads.before_write(self._written(plan, args, kwargs))
+            payloads.before_write(plan.written(args, kwargs))
         result = None
         started = perf_counter_ns()
         try:
@@ -129,24 +146,18 @@ class Interceptor(TorchDispatchMode):
     ) -> None:
         tape = self._tape
         op, made = tape.op_count, tape.values.made
+        payloads = tape.payloads if tape.payloads is not None and tape.payloads.every_op else None
         if plan.writes and not failed:
-            for tensor in self._written(plan, args, kwargs):
-                tape.wrote.append(made(tensor, op, written=True))
-        if result.__class__ is _Tensor or isinstance(result, _Tensor):
-            tape.made.append(made(result, op))
-        elif isinstance(result, (tuple, list)):
-            for item in result:
-                self._keep_item(item, op)
-
-    def _keep_item(self, item: Any, op: int) -> None:
-        tape = self._tape
-        if isinstance(item, _Tensor):
-            tape.made.append(tape.values.made(item, op))
-        elif isinstance(item, (tuple, list)):
-            for inner in item:
-                self._keep_item(inner, op)
-        elif item is None:
-            tape.made.append(NONE)
+            for tensor in plan.written(args, kwargs):
+                row = made(tensor, op, written=True)
+                tape.wrote.append(row)
+                if payloads is not None:
+                    payloads.keep(tensor, row)
+        for output in (result,) if isinstance(result, _Tensor) else _flat(result):
+            row = NONE if output is None else made(output, op)
+            tape.made.append(row)
+            if payloads is not None and output is not None:
+                payloads.keep(output, row)
 
     def _read_lists(self, lists: Any, args: tuple[Any, ...]) -> tuple[int | None, ...]:
         """Read the lists of tensors among the arguments; return their lengths."""
@@ -155,8 +166,7 @@ class Interceptor(TorchDispatchMode):
         for position, _ in lists:
             items = args[position]
             lengths.append(None if items is None else len(items))
-            for tensor in items or ():
-                reads.append(NONE if tensor is None else seen(tensor))
+            reads.extend(NONE if tensor is None else seen(tensor) for tensor in items or ())
         return tuple(lengths)
 
     def _read_named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -174,14 +184,12 @@ class Interceptor(TorchDispatchMode):
                 named[name] = value
         return named
 
-    def _written(
-        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> list[torch.Tensor]:
-        """Return the tensors among the arguments that this call writes."""
-        found: list[Any] = [args[i] for i in plan.slots(len(args)).writes]
-        if kwargs:
-            found.extend(value for name, value in kwargs.items() if name in plan.writes)
-        flat: list[Any] = []
-        for item in found:
-            flat.extend(item) if isinstance(item, (list, tuple)) else flat.append(item)
-        return [item for item in flat if isinstance(item, _Tensor)]
+
+def _flat(result: Any) -> Iterator[torch.Tensor | None]:
+    """Yield the tensors of an op's result, None for each absent one."""
+    if isinstance(result, (tuple, list)):
+        for item in result:
+            if item is None or isinstance(item, _Tensor):
+                yield item
+            else:
+                yield from _flat(item)

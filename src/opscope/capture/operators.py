@@ -82,6 +82,16 @@ class Plan:
             self.writes = frozenset(writes.intersection(self.arguments))
         self.positional: dict[int, Slots] = {}
 
+    def written(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[torch.Tensor]:
+        """Return the tensors among a call's arguments that it writes."""
+        found: list[Any] = [args[i] for i in self.slots(len(args)).writes]
+        if kwargs:
+            found.extend(value for name, value in kwargs.items() if name in self.writes)
+        flat: list[Any] = []
+        for item in found:
+            flat.extend(item) if isinstance(item, (list, tuple)) else flat.append(item)
+        return [item for item in flat if isinstance(item, torch.Tensor)]
+
     def slots(self, count: int) -> Slots:
         """Return where things sit in a call of ``count`` positional arguments."""
         found = self.positional.get(count)

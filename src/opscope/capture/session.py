@@ -9,12 +9,22 @@ from types import FrameType, FunctionType, ModuleType, TracebackType
 import torch
 from torch import nn
 
-from opscope.capture import function_calls, identity, interceptor, module_calls, payloads, places
+from opscope.capture import (
+    function_calls,
+    identity,
+    interceptor,
+    module_calls,
+    originals,
+    parameters,
+    payloads,
+    places,
+)
 from opscope.capture import operators as operators_room
 from opscope.capture import tape as tape_room
 from opscope.capture.function_calls import FunctionCalls
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
+from opscope.capture.originals import Originals
 from opscope.capture.payloads import Payloads
 from opscope.capture.tape import Tape
 from opscope.records.recording import Failure, Frame
@@ -27,9 +37,13 @@ class Session:
         model: The module that gives the addresses, or None.
         layers: Whether to record torch functions, which takes a function mode.
         save: Whether to keep the activations of layers.
+        replayable: Whether to keep what a replay needs: every op's results, and copies of
+            all that comes from outside, with the state of the random number generators.
     """
 
-    def __init__(self, model: nn.Module | None, *, layers: bool, save: bool) -> None:
+    def __init__(
+        self, model: nn.Module | None, *, layers: bool, save: bool, replayable: bool = False
+    ) -> None:
         self.tape = Tape()
         self.layers = layers
         self.seed = 0
@@ -39,8 +53,11 @@ class Session:
         self._functions = FunctionCalls(self.tape) if layers else None
         self._interceptor = Interceptor(self.tape)
         self.modules = ModuleCalls(self.tape, self._functions, model)
-        if save:
-            self.tape.payloads = Payloads(self.tape.values, every_op=not layers)
+        if save or replayable:
+            every_op = replayable or not layers
+            self.tape.payloads = Payloads(self.tape.values, every_op=every_op)
+        if replayable:
+            self.tape.values.originals = Originals()
 
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block."""
@@ -48,6 +65,8 @@ class Session:
         self.seed = torch.initial_seed()
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.boundary = outermost
+        if self.tape.values.originals is not None:
+            self.tape.values.originals.keep_generators()
         self.modules.install()
         if self._functions is not None:
             self._functions.__enter__()  # type: ignore[no-untyped-call]
@@ -106,8 +125,8 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        function_calls, identity, interceptor, module_calls, operators_room, payloads, places,
-        tape_room,
+        function_calls, identity, interceptor, module_calls, operators_room, originals,
+        parameters, payloads, places, tape_room,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

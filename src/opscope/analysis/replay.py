@@ -1,0 +1,374 @@
+"""Running a record again, and comparing every value with what it was, bit for bit.
+
+The ops run in the recorded order, below autograd, in the recorded grad mode, on copies of
+all that came from outside, from the recorded state of the random number generators. Each
+value is compared as soon as its op has run, before a later one overwrites it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from opscope import notation
+from opscope.capture.operators import Plan
+from opscope.records.recording import Op, Recording, Value
+
+if TYPE_CHECKING:
+    from opscope.capture.originals import Originals
+
+Saved = Callable[[int], torch.Tensor | None]
+
+# What these give is whatever lay in memory.
+_UNINITIALISED = frozenset({
+    "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty",
+    "aten.new_empty_strided", "aten.resize_", "aten.empty_permuted", "aten._efficientzerotensor",
+})  # fmt: skip
+
+
+# Opaque scratch memory, much of it never written: the operator and the output's place.
+_SCRATCH = {("aten.mkldnn_rnn_layer.default", 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first value that a replay did not reproduce.
+
+    Attributes:
+        op: Index of the op that made it.
+        operator: Its operator.
+        layer: Label of the layer it ran for.
+        module: Address of the module it ran in.
+        source: File and line.
+        reason: What was wrong with it.
+    """
+
+    op: int
+    operator: str
+    layer: str | None
+    module: str | None
+    source: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a replay found.
+
+    ``bool(report)`` says whether every value that can be compared was reproduced.
+
+    Attributes:
+        ops: Ops that ran again.
+        compared: Values that were compared and equal, bit for bit.
+        uninitialised: Values that cannot be compared: memory that nothing was written to
+            yet (``aten.empty`` and its kin), and the scratch memory of oneDNN's LSTM.
+        outputs: Of the values compared, those that the model returned.
+        difference: The first value that was not reproduced, None if all were.
+        refused: Why the record cannot be replayed, None if it can.
+    """
+
+    ops: int
+    compared: int
+    uninitialised: int = 0
+    outputs: int = 0
+    difference: Difference | None = None
+    refused: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.difference is None and self.refused is None
+
+    def __str__(self) -> str:
+        if self.refused is not None:
+            return f"not replayed: {self.refused}"
+        done = f"{notation.plural(self.ops, 'op')} replayed"
+        if self.difference is None:
+            return (
+                f"valid: {done}, {notation.plural(self.compared, 'value')} equal bit for bit, "
+                f"{notation.plural(self.outputs, 'output')} among them"
+            )
+        found = self.difference
+        where = [f"op {found.op}, {found.operator}"]
+        where += [f"layer {found.layer}"] if found.layer else []
+        where += [f"module {found.module}"] if found.module else []
+        where += [f"at {found.source}"] if found.source else []
+        return f"not valid: {found.reason}\n    in {', '.join(where)}\n    after {done}"
+
+
+def replay(
+    recording: Recording, originals: Originals, saved: Saved, labels: dict[int | None, str]
+) -> Report:
+    """Run a record again and compare.
+
+    Args:
+        recording: What happened.
+        originals: Copies of what came from outside.
+        saved: Gives what a value was, None where it was not saved.
+        labels: The layers' labels by the index of their call.
+    """
+    run = _Replay(recording, originals, saved, labels)
+    with _as_recorded(originals):
+        return run.report()
+
+
+@contextmanager
+def _as_recorded(originals: Originals) -> Iterator[None]:
+    """Below autograd, with the recorded random state; put back what was there after."""
+    devices = [int(name.split(":")[1]) for name in originals.generators if name != "cpu"]
+    with torch.random.fork_rng(devices), torch._C._AutoDispatchBelowAutograd():
+        for name, state in originals.generators.items():
+            if name == "cpu":
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, name)
+        yield
+
+
+class _Stop(Exception):
+    """Ends a replay early."""
+
+    def __init__(self, op: Op, reason: str) -> None:
+        super().__init__(reason)
+        self.op = op
+
+
+class _Replay:
+    def __init__(
+        self,
+        recording: Recording,
+        originals: Originals,
+        saved: Saved,
+        labels: dict[int | None, str],
+    ) -> None:
+        self.recording = recording
+        self.originals = originals
+        self.saved = saved
+        self.labels = labels
+        self.tensors: dict[int, torch.Tensor] = {}
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.ops = self.compared = self.uninitialised = 0
+        self.equal: set[int] = set()
+        # Storages on which tensors turn up that no op returned, as autograd's saved ones do.
+        self.turn_up = {v.storage for v in recording.values if v.origin == "outside"} - {None}
+        self.last_use = _last_use(recording)
+
+    def report(self) -> Report:
+        calls = iter([call for call in self.recording.layer_calls if not call.ops])
+        call = next(calls, None)
+        difference = refused = None
+        try:
+            for op in self.recording.ops:
+                while call is not None and call.ops.start <= op.index:
+                    self._hand_on(call.received, call.returned)
+                    call = next(calls, None)
+                if not op.failed:
+                    self._run(op)
+        except _Stop as stop:
+            difference = self._difference(stop.op, str(stop))
+        except _Refusal as refusal:
+            refused = str(refusal)
+        outputs = {
+            leaf.value for run in self.recording.module_calls if run.is_root for leaf in run.outputs
+        }
+        return Report(
+            ops=self.ops,
+            compared=self.compared,
+            uninitialised=self.uninitialised,
+            outputs=len(outputs & self.equal),
+            difference=difference,
+            refused=refused,
+        )
+
+    def _hand_on(self, received: tuple[int, ...], returned: tuple[int, ...]) -> None:
+        for old, new in zip(received, returned, strict=True):
+            self.tensors[new] = self._tensor(old)
+
+    def _run(self, op: Op) -> None:
+        func = overload(op.operator)
+        if func is None:
+            raise _Refusal(_name(op), "is no operator overload")
+        plan = Plan(func)
+        arguments = self._arguments(op, plan)
+        required = arguments.pop("self", None) if "self" in plan.arguments else None
+        args = (required,) if plan.arguments[:1] == ("self",) else ()
+        if required is not None and not args:
+            arguments["self"] = required
+        # In this order: leaving inference mode turns grad mode on.
+        with torch.inference_mode(op.inference), torch.set_grad_enabled(op.grad_enabled):
+            try:
+                result = func(*args, **arguments)
+            except Exception as error:
+                reason = f"the op raised {type(error).__name__}: {error}"
+                raise _Stop(op, reason) from error
+        self.ops += 1
+        written = plan.written(args, arguments)
+        flat = _flat(result)
+        if len(written) != len(op.writes) or len(flat) != len(op.outputs):
+            reason = (
+                f"it wrote {len(written)} and returned {len(flat)} tensors, "
+                f"where {len(op.writes)} and {len(op.outputs)} were recorded"
+            )
+            raise _Stop(op, reason)
+        made = dict(zip(op.writes, written, strict=True)) | dict(zip(op.outputs, flat, strict=True))
+        for index, tensor in made.items():
+            if index is not None and tensor is not None:
+                self._settle(op, index, tensor)
+        for index in self.last_use.get(op.index, ()):
+            self.tensors.pop(index, None)
+
+    def _settle(self, op: Op, index: int, tensor: torch.Tensor) -> None:
+        """Take a value as computed, and compare it with what it was."""
+        known = self.tensors.get(index)
+        if known is None:
+            self.tensors[index] = tensor
+        storage = self.recording.values[index].storage
+        if storage is not None and storage in self.turn_up:
+            self.storages.setdefault(storage, tensor.untyped_storage())
+        expected = self.saved(index)
+        scratch = any(
+            op.outputs[at : at + 1] == (index,) for name, at in _SCRATCH if name == op.operator
+        )
+        if scratch or op.operator.rpartition(".")[0] in _UNINITIALISED:
+            self.uninitialised += 1
+            return
+        if expected is None:
+            return
+        problem = _compare(expected, tensor)
+        if problem is not None:
+            raise _Stop(op, problem)
+        self.compared += 1
+        self.equal.add(index)
+
+    def _arguments(self, op: Op, plan: Plan) -> dict[str, Any]:
+        """Return an op's arguments by name, its tensors as replayed."""
+        found: dict[str, Any] = {}
+        lists: dict[str, dict[int, Any]] = {}
+        pairs = [(name, self._constant(op, item)) for name, item in op.arguments]
+        pairs += [(read.argument, self._tensor(read.value)) for read in op.reads]
+        for name, item in pairs:
+            base, bracket, rest = name.partition("[")
+            if bracket:
+                lists.setdefault(base, {})[int(rest[:-1])] = item
+            else:
+                found[name] = item
+        for base, items in lists.items():
+            found[base] = [items[place] for place in sorted(items)]
+        order = {name: place for place, name in enumerate(plan.arguments)}
+        return dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
+
+    def _constant(self, op: Op, item: object) -> object:
+        if isinstance(item, torch.Generator):
+            raise _Refusal(_name(op), "draws from a generator of its own")
+        return item
+
+    def _tensor(self, index: int) -> torch.Tensor:
+        """Return a value; make it again from the originals if it came from outside."""
+        if index not in self.tensors:
+            self.tensors[index] = self._original(self.recording.values[index])
+        return self.tensors[index]
+
+    def _original(self, value: Value) -> torch.Tensor:
+        if value.storage is None:
+            kept = self.originals.tensors.get(value.index)
+            if kept is None:
+                raise _Refusal(f"value {value.index}", "came from outside and was not kept")
+            return kept.clone()
+        storage = self.storages.get(value.storage)
+        if storage is None:
+            kept_storage = self.originals.storages.get(value.storage)
+            if kept_storage is None:
+                raise _Refusal(f"value {value.index}", "came from outside and was not kept")
+            storage = self.storages[value.storage] = kept_storage.clone()
+        empty = torch.empty(0, dtype=getattr(torch, value.dtype), device=value.device)
+        return empty.set_(storage, value.offset, value.shape, value.stride)
+
+    def _difference(self, op: Op, reason: str) -> Difference:
+        recording = self.recording
+        call = None if op.layer_call is None else recording.layer_calls[op.layer_call]
+        place = op.place if op.place is not None or call is None else call.place
+        frames = () if place is None else recording.places[place]
+        module = None if op.module_call is None else recording.module_calls[op.module_call].module
+        return Difference(
+            op=op.index,
+            operator=op.operator,
+            layer=self.labels.get(op.layer_call),
+            module=None if module is None else recording.modules[module].address,
+            source=str(frames[0]) if frames else None,
+            reason=reason,
+        )
+
+
+def _last_use(recording: Recording) -> dict[int, list[int]]:
+    """Return, per op, the values that nothing needs after it."""
+    last: dict[int, int] = {}
+    for op in recording.ops:
+        for read in op.reads:
+            last[read.value] = op.index
+        for index in (*op.writes, *op.outputs):
+            if index is not None:
+                last[index] = op.index
+    for call in recording.layer_calls:
+        for received, returned in zip(call.received, call.returned, strict=False):
+            if not call.ops:  # handed on: there is one tensor behind both
+                last[received] = last[returned] = len(recording.ops)
+    result: dict[int, list[int]] = {}
+    for index, end in last.items():
+        result.setdefault(end, []).append(index)
+    return result
+
+
+class _Refusal(Exception):
+    """Says why a record cannot be replayed."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} {why}")
+
+
+def overload(operator: str) -> Any:
+    """Return the operator overload of a name such as ``"aten.add.Tensor"``, None if none is."""
+    found: Any = torch.ops
+    for part in operator.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return None
+    return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def _name(op: Op) -> str:
+    return f"op {op.index}, {op.operator},"
+
+
+def _flat(result: Any) -> list[torch.Tensor | None]:
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if not isinstance(result, (tuple, list)):
+        return []
+    flat: list[torch.Tensor | None] = []
+    for item in result:
+        flat.extend([None] if item is None else _flat(item))
+    return flat
+
+
+def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
+    """Return what is different about two tensors, None if they are equal bit for bit."""
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return (
+            f"{found.dtype}{list(found.shape)} was computed "
+            f"where {expected.dtype}{list(expected.shape)} was recorded"
+        )
+    if expected.layout != torch.strided or expected.is_quantized:
+        same = bool(torch.equal(expected.to_dense(), found.to_dense()))
+        return None if same else "other elements were computed than recorded"
+    before, after = _bytes(expected), _bytes(found)
+    if torch.equal(before, after):
+        return None
+    wrong = int((before != after).view(-1, expected.element_size()).any(1).sum())
+    return f"{wrong:,} of {expected.numel():,} elements differ from what was recorded"
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    plain = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
+    return plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)
