@@ -85,7 +85,8 @@ class Interceptor(TorchDispatchMode):
         """
         if number.numel() <= _FEW:
             self._tape.values.constants[self._tape.reads[-1]] = number.detach().clone()
-        return torch.ops.aten.lift_fresh.default(number)
+        lifted: torch.Tensor = torch.ops.aten.lift_fresh.default(number)
+        return lifted
 
     def _run(
         self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None, place: int
