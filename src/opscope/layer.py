@@ -171,6 +171,8 @@ class Layer:
             saved = self.activation
         except NotSaved:
             return None
+        if saved is None or saved == ():
+            return None
         first: torch.Tensor = saved[0] if isinstance(saved, tuple) else saved
         if first.layout.__str__() != "torch.strided" or first.numel() == 0:
             return str(first)

@@ -248,6 +248,9 @@ class Trace:
             raise NotSaved(message)
         self._settle_payloads()
         found = tuple(payloads.get(value) for value in record.values)
+        if any(tensor is None for tensor in found):
+            message = f"the activation of {record.label} was saved, but its memory was freed since"
+            raise NotSaved(message)
         return found[0] if len(found) == 1 else found
 
     # ------------------------------------------------------------------------- replay

@@ -126,12 +126,18 @@ class _Calls:
             self._lone.append(op)
             self._add(
                 CallRow(
-                    row.slots.plan.name.split(".")[1], row.module, row.place, op, op + 1,
+                    _function_of(row.slots.plan.name), row.module, row.place, op, op + 1,
                     row.started, row.ended, None, bool(row.flags & FAILED), returned=returned,
                 ),
                 start,
             )  # fmt: skip
         return max(at, stop)
+
+
+def _function_of(operator: str) -> str:
+    """Return the function's name for an op that no function ran for."""
+    parts = operator.split(".")
+    return parts[1] if len(parts) > 1 else operator
 
 
 def _ops(tape: Tape, rows: list[OpRow], calls: _Calls, start: int) -> tuple[Op, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from time import perf_counter_ns
-from types import MethodWrapperType
+from types import FrameType, MethodWrapperType
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from opscope.capture.tape import NONE, CallRow, Tape
 
 _Tensor = torch.Tensor
+_is_compiling = torch.compiler.is_compiling
+_other_modes = torch._C._len_torch_function_stack
 # Calls that run other code rather than compute: what runs inside has its own place.
 _TRANSPARENT = frozenset({torch.Tensor.backward})
 # Calls that return their input only so that they can be chained.
@@ -35,29 +37,45 @@ class FunctionCalls(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         tape = self._tape
-        if tape.layer != NONE or func in _TRANSPARENT:
+        if _is_compiling() or tape.layer != NONE or func in _TRANSPARENT:
             return func(*args, **(kwargs or {}))
         tape.layer = tape.call_count
         op = tape.op_count
-        result, failed = None, True
         started = perf_counter_ns()
         try:
             result = func(*args, **(kwargs or {}))
-            failed = False
-        finally:
-            ended = perf_counter_ns()
-            tape.layer = NONE
-            if tape.op_count != op or failed:
-                self._add(func, op, started, ended, result, failed=failed)
-            elif isinstance(result, (_Tensor, tuple, list)) and func not in _ANNOTATIONS:
-                self._hand_on(func, args, kwargs, started, ended, result)
-            elif func.__class__ is MethodWrapperType and func.__name__ == "__set__":
-                tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
+        except BaseException as error:
+            ended, tape.layer = perf_counter_ns(), NONE
+            tape.failed_calls.note(error, tape.call_count)
+            tape.add_call(self._row(func, op, started, ended, None)._replace(failed=True))
+            raise
+        ended, tape.layer = perf_counter_ns(), NONE
+        if _other_modes():  # the user's: they are not to see what is read here
+            with torch._C.DisableTorchFunction():
+                self._write(func, args, kwargs, op, started, ended, result)
+        else:
+            self._write(func, args, kwargs, op, started, ended, result)
         return result
 
-    def _add(
-        self, func: Any, op: int, started: int, ended: int, result: Any, *, failed: bool
+    def _write(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        op: int,
+        started: int,
+        ended: int,
+        result: Any,
     ) -> None:
+        """Record a call that returned, if it dispatched anything or handed its input on."""
+        if self._tape.op_count != op:
+            self._add(func, op, started, ended, result)
+        elif isinstance(result, (_Tensor, tuple, list)) and func not in _ANNOTATIONS:
+            self._hand_on(func, args, kwargs, started, ended, result)
+        elif func.__class__ is MethodWrapperType and func.__name__ == "__set__":
+            self._tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
+
+    def _add(self, func: Any, op: int, started: int, ended: int, result: Any) -> None:
         tape = self._tape
         tensors = list(tensors_in(result))
         returned = tuple(tape.values.seen(tensor) for tensor in tensors)
@@ -65,7 +83,7 @@ class FunctionCalls(TorchFunctionMode):
             for tensor, value in zip(tensors, returned, strict=True):
                 tape.payloads.keep(tensor, value)
         row = self._row(func, op, started, ended, _grad_fn(tensors))
-        tape.add_call(row._replace(failed=failed, returned=returned))
+        tape.add_call(row._replace(returned=returned))
 
     def _hand_on(
         self,
@@ -88,7 +106,10 @@ class FunctionCalls(TorchFunctionMode):
 
     def _row(self, func: Any, op: int, started: int, ended: int, grad_fn: str | None) -> CallRow:
         tape = self._tape
-        place = tape.places.of(sys._getframe(3), tape.boundary, tape.place, tape.module_number)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
+        place = tape.places.of(frame, tape.boundary, tape.place, tape.module_number)
         return CallRow(
             function_name(func), tape.module, place, op, tape.op_count, started, ended, grad_fn
         )

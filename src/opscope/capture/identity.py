@@ -142,10 +142,10 @@ class Values:
         self.layouts.append(table.setdefault(layout, len(table)))
         self._tensors.append(ref(tensor))
         self._rows[id(tensor)] = row
-        if origin == OUTSIDE:
+        if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
             self._parameters.sighted(tensor, row)
-            if self.originals is not None:
-                self.originals.keep(tensor, storage, row, number)
+        if origin == OUTSIDE and self.originals is not None:
+            self.originals.keep(tensor, storage, row, number)
         return row
 
     def _sweep(self) -> None:

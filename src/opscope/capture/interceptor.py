@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from typing import Any
 
@@ -23,6 +23,7 @@ _ONE = TensorSlot()
 _graph_task = torch._C._current_graph_task_id
 _autograd_node = torch._C._current_autograd_node
 _sequence_nr = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
+_function_modes = torch._C._len_torch_function_stack
 _grad_enabled = torch.is_grad_enabled
 _inference = torch.is_inference_mode_enabled
 
@@ -60,17 +61,22 @@ class Interceptor(TorchDispatchMode):
             plan = self._learn(func)
         if plan.skip:
             return plan.call(*args, **(kwargs or _EMPTY))
-        if self._tape.layer != NONE:
-            return self._run(plan, args, kwargs, NONE)
-        # Between calls a function mode is on, and reading `tensor.shape` would be a call.
+        tape = self._tape
+        if tape.layer != NONE and not _function_modes():
+            return self._run(plan, plan.call, args, kwargs, NONE)
+        # A function mode is on, and reading `tensor.shape` would be a call that it sees.
         with torch._C.DisableTorchFunction():
-            tape = self._tape
             place = NONE
-            if _graph_task() == -1:
+            if tape.layer == NONE and _graph_task() == -1:
                 place = tape.places.of(
                     sys._getframe(1), tape.boundary, tape.place, tape.module_number
                 )
-            return self._run(plan, args, kwargs, place)
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                with torch._C._EnableTorchFunction():
+                    return plan.call(*args, **kwargs)
+
+            return self._run(plan, call, args, kwargs, place)
 
     def _learn(self, func: Any) -> Plan:
         plan = self._plans[id(func)] = Plan(func)
@@ -84,12 +90,18 @@ class Interceptor(TorchDispatchMode):
         Nothing else holds such a constant, and the program cannot be run again without it.
         """
         if number.numel() <= _FEW:
-            self._tape.values.constants[self._tape.reads[-1]] = number.detach().clone()
+            with torch._C._DisableTorchDispatch():
+                self._tape.values.constants[self._tape.reads[-1]] = number.detach().clone()
         lifted: torch.Tensor = torch.ops.aten.lift_fresh.default(number)
         return lifted
 
     def _run(
-        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None, place: int
+        self,
+        plan: Plan,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        place: int,
     ) -> Any:
         tape = self._tape
         slots = plan.positional.get(len(args)) or plan.slots(len(args))
@@ -105,6 +117,8 @@ class Interceptor(TorchDispatchMode):
         if slots.lists:
             constants += self._read_lists(slots.lists, args)
         named = self._read_named(kwargs) if kwargs else None
+        if plan.opaque:
+            named = self._read_named({f"arg{i}": item for i, item in enumerate(args)})
         if _graph_task() == -1:
             flags, sequence = 0, _sequence_nr()
         else:
@@ -121,9 +135,10 @@ class Interceptor(TorchDispatchMode):
         result = None
         started = perf_counter_ns()
         try:
-            result = plan.call(*args, **kwargs) if kwargs else plan.call(*args)
-        except BaseException:
+            result = call(*args, **kwargs) if kwargs else call(*args)
+        except BaseException as error:
             flags |= FAILED
+            tape.failed_ops.note(error, tape.op_count)
             raise
         finally:
             ended = perf_counter_ns()
@@ -147,7 +162,9 @@ class Interceptor(TorchDispatchMode):
     ) -> None:
         tape = self._tape
         op, made = tape.op_count, tape.values.made
-        payloads = tape.payloads if tape.payloads is not None and tape.payloads.every_op else None
+        payloads = tape.payloads
+        if payloads is not None and not payloads.every_op and tape.layer != NONE:
+            payloads = None  # the layer's call keeps what it returns
         if plan.writes and not failed:
             for tensor in plan.written(args, kwargs):
                 row = made(tensor, op, written=True)
@@ -181,6 +198,8 @@ class Interceptor(TorchDispatchMode):
             elif isinstance(value, (list, tuple)) and any(isinstance(v, _Tensor) for v in value):
                 reads.extend(seen(v) if isinstance(v, _Tensor) else NONE for v in value)
                 named[name] = TensorSlot(len(value))
+            elif callable(value) and not isinstance(value, (torch.dtype, torch.device)):
+                named[name] = getattr(value, "__name__", type(value).__name__)
             else:
                 named[name] = value
         return named

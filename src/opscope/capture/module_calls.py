@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opscope.records.recording import CallKind
 
 _Tensor = torch.Tensor
+_MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 # These leave their fused kernels when they see a function mode.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
@@ -44,6 +45,23 @@ class Known:
         self.training = module.training
         self.calls = 0
         self.active: ModuleRun | None = None
+
+
+class _Path(NamedTuple):
+    """One way to a module from the model."""
+
+    name: str
+    module: nn.Module
+    parent: _Path | None
+
+    def is_cyclic(self) -> bool:
+        """Whether the way passes through the module before."""
+        at = self.parent
+        while at is not None:
+            if at.module is self.module:
+                return True
+            at = at.parent
+        return False
 
 
 class ModuleCalls:
@@ -79,30 +97,39 @@ class ModuleCalls:
             register_module_forward_hook(self._leave, always_call=True),
         ]
 
-    def remove(self) -> None:
-        """Take the hooks away and end the calls that a BaseException left open."""
+    def remove(self) -> int | None:
+        """Take the hooks away and end the calls that a BaseException left open.
+
+        Returns:
+            The innermost call that was still open.
+        """
         for handle in self._handles:
             handle.remove()
+        innermost = self._stack[-1].index if self._stack else None
         while self._stack:
             self._close(self._stack[-1], failed=True)
+        return innermost
 
     def _learn(self, model: nn.Module, address: str) -> Known:
         """Give addresses to a module and all below it, as `named_modules` would."""
         first = len(self.modules)
-        pending: list[tuple[str, nn.Module]] = [(address, model)]
+        pending = [_Path(address, model, None)]
         while pending:
-            name, module = pending.pop()
+            path = pending.pop()
+            name, module = path.name, path.module
             known = self._known.get(id(module))
-            if known is not None and known.live() is module:
+            if known is None or known.live() is not module:
+                known = Known(len(self.modules), module, name)
+                self._known[id(module)] = known
+                self.modules.append(known)
+            elif len(known.aliases) < _MOST_ALIASES and not path.is_cyclic():
                 known.aliases.append(name)
+            else:
                 continue
-            known = Known(len(self.modules), module, name)
-            self._known[id(module)] = known
-            self.modules.append(known)
             self._tape.parameters.learn(module, name)
             prefix = f"{name}." if name else ""
             pending.extend(
-                (f"{prefix}{child}", inner)
+                _Path(f"{prefix}{child}", inner, path)
                 for child, inner in reversed(module._modules.items())
                 if inner is not None
             )
@@ -128,9 +155,11 @@ class ModuleCalls:
         known = self._known.get(id(module))
         if known is None or known.live() is not module:
             known = self._learn(module, self._address_of_stranger(module))
+        frame = sys._getframe(1)
+        while self._stack and not _is_below(frame, self._stack[-1].boundary):
+            self._close(self._stack[-1], failed=True)  # left open by a BaseException
         known.calls += 1
         run = ModuleRun(len(tape.runs), known.index, known.calls, tape.module)
-        frame = sys._getframe(1)
         site = tape.places.of(frame, tape.boundary, tape.place, known.index)
         run.is_root = known is self.root and known.active is None
         if known.active is not None:  # recursion: another pass through the same context
@@ -166,6 +195,8 @@ class ModuleCalls:
         run = self._stack[-1]
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = sys._getframe(1) is not run.boundary
+        if failed and (error := sys.exc_info()[1]) is not None:
+            self._tape.failed_runs.note(error, run.index)
         run.outputs = self._rows(output)
         if run.outputs and run.call_start == self._tape.call_count:
             self._hand_on(run, output)
@@ -244,6 +275,15 @@ class ModuleCalls:
                     row = values.seen(tensor)
             found.append((path, row))
         return found
+
+
+def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
+    """Whether a frame was called, over whatever others, from the frame of a module call."""
+    while frame is not None:
+        if frame is boundary:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _may_be_fused(module: nn.Module) -> bool:

@@ -51,10 +51,11 @@ class Plan:
         positional: Per number of positional arguments, the `Slots` of that call.
         writes: Names of the tensor arguments that it writes.
         skip: Whether it is no computation (the profiler's own marks).
+        opaque: Whether nothing is known of its arguments: a higher-order operator.
     """
 
     __slots__ = (
-        "arguments", "call", "func", "kinds", "name", "positional", "skip", "writes",
+        "arguments", "call", "func", "kinds", "name", "opaque", "positional", "skip", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -63,7 +64,8 @@ class Plan:
         self.name = str(func)
         self.skip = self.name.startswith("profiler.")
         schema = getattr(func, "_schema", None)
-        if schema is None:  # a higher-order operator: nothing is known of its arguments
+        self.opaque = schema is None
+        if schema is None:
             self.arguments: tuple[str, ...] = ()
             self.kinds: tuple[str, ...] = ()
             self.writes: frozenset[str] = frozenset()
@@ -117,7 +119,7 @@ class Slots:
         names = [*plan.arguments, *(f"arg{i}" for i in range(len(plan.arguments), count))]
         kinds = [*plan.kinds, *("other" for _ in range(len(plan.kinds), count))]
         tensors = [i for i in range(count) if kinds[i] == "tensor"]
-        constants = [i for i in range(count) if kinds[i] == "other"]
+        constants = [i for i in range(count) if kinds[i] == "other" and not plan.opaque]
         self.plan = plan
         self.tensors = _getter(tensors)
         self.tensor_names = tuple(names[i] for i in tensors)

@@ -45,8 +45,9 @@ class Payloads:
                 continue
             for shared in self._sharing.pop(self._values.storages[row], ()):
                 alias = self._aliases[shared]
-                with torch.no_grad():
-                    self._aliases[shared] = alias.clone()
+                if _is_there(alias):
+                    with torch._C._DisableTorchDispatch(), torch.no_grad():
+                        self._aliases[shared] = alias.clone()
 
     def retain(self, rows: Iterable[int]) -> None:
         """Drop all but these rows, once and for all."""
@@ -59,5 +60,20 @@ class Payloads:
         return set(self._aliases)
 
     def get(self, row: int) -> torch.Tensor | None:
-        """Return the tensor saved for a row."""
-        return self._aliases.get(row)
+        """Return the tensor saved for a row; None if there is none, or its memory is gone."""
+        alias = self._aliases.get(row)
+        return alias if alias is not None and _is_there(alias) else None
+
+
+def _is_there(alias: torch.Tensor) -> bool:
+    """Whether a tensor's storage still has the memory for it: FSDP and others resize it to 0.
+
+    Reading past the end of a storage is a segmentation fault.
+    """
+    try:
+        storage = alias.untyped_storage()
+        reach = alias.storage_offset() + 1
+        reach += sum((n - 1) * s for n, s in zip(alias.shape, alias.stride(), strict=True))
+    except (RuntimeError, NotImplementedError):
+        return True  # no plain storage to be resized
+    return alias.numel() == 0 or storage.nbytes() >= reach * alias.element_size()

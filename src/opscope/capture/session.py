@@ -77,34 +77,36 @@ class Session:
         """End watching, whatever happened, and keep what is known of a failure."""
         self.duration_ns = perf_counter_ns() - self.started_ns
         self._interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        still_running = self.modules.remove()  # puts the function mode back where it stepped aside
         if self._functions is not None:
             self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self.modules.remove()
         self.modules.outermost = self.tape.boundary = None
         self.tape.parameters.measure()
         if error is not None:
-            self.failure = self._describe(error, trace_back)
+            self.failure = self._describe(error, trace_back, still_running)
 
-    def _describe(self, error: BaseException, trace_back: TracebackType | None) -> Failure:
+    def _describe(
+        self,
+        error: BaseException,
+        trace_back: TracebackType | None,
+        still_running: int | None,
+    ) -> Failure:
         tape = self.tape
-        width = len(tape_room.OpRow._fields)
-        last_op = tape_room.OpRow(*tape.ops[-width:]) if tape.op_count else None
-        failed_op = last_op is not None and last_op.flags & tape_room.FAILED
-        width = len(tape_room.CallRow._fields)
-        last_call = tape_room.CallRow(*tape.calls[-width:]) if tape.call_count else None
-        failed_call = last_call is not None and last_call.failed
-        open_runs = [run.index for run in tape.runs if run.failed]
-        frames = [
-            Frame(summary.filename, summary.lineno or 0, summary.name)
-            for summary in traceback.extract_tb(trace_back)
-        ]
+        try:
+            message = str(error)
+        except Exception:  # noqa: BLE001 (it is the user's code, and its failure not ours)
+            message = ""
+        frames = (
+            Frame(frame.f_code.co_filename, line, frame.f_code.co_name)
+            for frame, line in traceback.walk_tb(trace_back)
+        )
         own = [frame for frame in frames if not places.is_internal(frame)]
         return Failure(
             exception=type(error).__name__,
-            message=str(error),
-            op=tape.op_count - 1 if failed_op else None,
-            layer_call=tape.call_count - 1 if failed_call else None,
-            module_call=max(open_runs, default=None),
+            message=message,
+            op=tape.failed_ops.of(error),
+            layer_call=tape.failed_calls.of(error),
+            module_call=tape.failed_runs.of(error) if still_running is None else still_running,
             frame=own[-1] if own else None,
         )
 

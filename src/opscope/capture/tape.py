@@ -70,6 +70,33 @@ class TensorSlot:
         self.count = count
 
 
+class FailureMark:
+    """Which one was running when an exception was raised, kept without the exception.
+
+    Only the first that a given exception passes through is noted: the innermost.
+    """
+
+    __slots__ = ("_error", "_index")
+
+    def __init__(self) -> None:
+        self._error = 0
+        self._index: int | None = None
+
+    def note(self, error: BaseException, index: int) -> None:
+        """Note what an exception passes through."""
+        if id(error) != self._error:
+            self._error, self._index = id(error), index
+
+    def of(self, error: BaseException) -> int | None:
+        """Return what was running when ``error``, or what it was raised from, was raised."""
+        at: BaseException | None = error
+        while at is not None:
+            if id(at) == self._error:
+                return self._index
+            at = at.__cause__ or at.__context__
+        return None
+
+
 class ModuleRun:
     """One run of a module while it is recorded."""
 
@@ -118,6 +145,9 @@ class Tape:
         self.call_count = 0
         self.calls: list[Any] = []
         self.runs: list[ModuleRun] = []
+        self.failed_ops = FailureMark()
+        self.failed_calls = FailureMark()
+        self.failed_runs = FailureMark()
         self.layer = NONE
         self.module = NONE
         self.module_number = NONE
