@@ -274,13 +274,13 @@ class _Replay:
         if value.storage is None:
             kept = self.originals.tensors.get(value.index)
             if kept is None:
-                raise _Refusal(f"value {value.index}", "came from outside and was not kept")
+                raise _Refusal(_value(value), "came from outside and was not kept")
             return kept.clone()
         storage = self.storages.get(value.storage)
         if storage is None:
             kept_storage = self.originals.storages.get(value.storage)
             if kept_storage is None:
-                raise _Refusal(f"value {value.index}", "came from outside and was not kept")
+                raise _Refusal(_value(value), "came from outside and was not kept")
             storage = self.storages[value.storage] = kept_storage.clone()
         empty = torch.empty(0, dtype=getattr(torch, value.dtype), device=value.device)
         return empty.set_(storage, value.offset, value.shape, value.stride)
@@ -335,6 +335,10 @@ def overload(operator: str) -> Any:
         if found is None:
             return None
     return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def _value(value: Value) -> str:
+    return f"value {value.index}"
 
 
 def _name(op: Op) -> str:

@@ -89,6 +89,11 @@ class _Calls:
     def number(self, recorded: int) -> int:
         return self._number[recorded]
 
+    def module_of(self, op: int, row: OpRow) -> int | None:
+        """Return the module call of an op: that of its layer call, which knows best."""
+        call = self.of_op[op]
+        return _optional(row.module) if call is None else self.records[call].module_call
+
     def before(self, recorded: int, op: int) -> int:
         """Return how many calls there were when so many calls and ops were recorded."""
         return recorded + bisect_left(self._lone, op)
@@ -154,7 +159,7 @@ def _ops(tape: Tape, rows: list[OpRow], calls: _Calls, start: int) -> tuple[Op, 
                 writes=tuple(tape.wrote[wrote_at : row.wrote_end]),
                 arguments=arguments,
                 layer_call=calls.of_op[index],
-                module_call=_optional(row.module),
+                module_call=calls.module_of(index, row),
                 place=_optional(row.place),
                 grad_enabled=bool(row.flags & GRAD),
                 inference=bool(row.flags & INFERENCE),

@@ -109,7 +109,7 @@ class FunctionCalls(TorchFunctionMode):
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == __file__:
             frame = frame.f_back
-        place = tape.places.of(frame, tape.boundary, tape.place, tape.module_number)
+        place = tape.place_of(frame)
         return CallRow(
             function_name(func), tape.module, place, op, tape.op_count, started, ended, grad_fn
         )

@@ -68,9 +68,7 @@ class Interceptor(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             place = NONE
             if tape.layer == NONE and _graph_task() == -1:
-                place = tape.places.of(
-                    sys._getframe(1), tape.boundary, tape.place, tape.module_number
-                )
+                place = tape.place_of(sys._getframe(1))
 
             def call(*args: Any, **kwargs: Any) -> Any:
                 with torch._C._EnableTorchFunction():

@@ -82,6 +82,7 @@ class ModuleCalls:
         self._stack: list[ModuleRun] = []
         self._handles: list[Any] = []
         self._thread = 0
+        tape.unwind = self._unwind
         self.modules: list[Known] = []
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
@@ -156,8 +157,7 @@ class ModuleCalls:
         if known is None or known.live() is not module:
             known = self._learn(module, self._address_of_stranger(module))
         frame = sys._getframe(1)
-        while self._stack and not _is_below(frame, self._stack[-1].boundary):
-            self._close(self._stack[-1], failed=True)  # left open by a BaseException
+        self._unwind(frame)
         known.calls += 1
         run = ModuleRun(len(tape.runs), known.index, known.calls, tape.module)
         site = tape.places.of(frame, tape.boundary, tape.place, known.index)
@@ -234,6 +234,11 @@ class ModuleCalls:
             )  # fmt: skip
             result.append((path, tape.hand_on(call, [tensor])[0]))
         return result
+
+    def _unwind(self, frame: FrameType | None) -> None:
+        """End the calls that a BaseException left open: those not running below ``frame``."""
+        while self._stack and not _is_below(frame, self._stack[-1].boundary):
+            self._close(self._stack[-1], failed=True)
 
     def _close(self, run: ModuleRun, *, failed: bool) -> None:
         run.end = perf_counter_ns()

@@ -24,9 +24,14 @@ _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
 
 
 class Places:
-    """Numbers for calling contexts."""
+    """Numbers for calling contexts.
+
+    Attributes:
+        overran: Whether the last chain ended without meeting its boundary.
+    """
 
     def __init__(self) -> None:
+        self.overran = False
         self._numbers: dict[tuple[int, ...], int] = {}
         # Code objects are keyed by id (their own hash reads the bytecode) and held here.
         self._codes: dict[int, CodeType] = {}
@@ -42,6 +47,7 @@ class Places:
             key.append(id(at.f_code))
             key.append(at.f_lasti)
             at = at.f_back
+        self.overran = at is None and boundary is not None
         chain = tuple(key)
         number = self._numbers.get(chain)
         if number is None:

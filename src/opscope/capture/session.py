@@ -84,6 +84,8 @@ class Session:
         self.tape.parameters.measure()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
+        for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
+            mark.forget()
 
     def _describe(
         self,

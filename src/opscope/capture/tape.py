@@ -6,7 +6,7 @@ collector has no object per op to visit. `develop` turns a tape into records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,7 +71,7 @@ class TensorSlot:
 
 
 class FailureMark:
-    """Which one was running when an exception was raised, kept without the exception.
+    """Which one was running when the last exception was raised, until the trace ends.
 
     Only the first that a given exception passes through is noted: the innermost.
     """
@@ -79,22 +79,26 @@ class FailureMark:
     __slots__ = ("_error", "_index")
 
     def __init__(self) -> None:
-        self._error = 0
+        self._error: BaseException | None = None
         self._index: int | None = None
 
     def note(self, error: BaseException, index: int) -> None:
         """Note what an exception passes through."""
-        if id(error) != self._error:
-            self._error, self._index = id(error), index
+        if error is not self._error:
+            self._error, self._index = error, index
 
     def of(self, error: BaseException) -> int | None:
         """Return what was running when ``error``, or what it was raised from, was raised."""
         at: BaseException | None = error
         while at is not None:
-            if id(at) == self._error:
+            if at is self._error:
                 return self._index
             at = at.__cause__ or at.__context__
         return None
+
+    def forget(self) -> None:
+        """Let go of the exception."""
+        self._error = None
 
 
 class ModuleRun:
@@ -121,12 +125,17 @@ class ModuleRun:
         self.start = self.end = 0
 
 
+def _stay(frame: FrameType | None) -> None:
+    """Do nothing: no modules are watched."""
+
+
 class Tape:
     """All columns of one trace, and what is running now.
 
     Attributes:
         layer: The layer call that is running, NONE between calls.
         module: The innermost module call that is running, NONE outside.
+        unwind: Ends the module calls that are no longer running below a frame.
         boundary: The frame at which a calling context ends.
         place: The place of the innermost module call.
     """
@@ -135,6 +144,7 @@ class Tape:
         self.parameters = Parameters()
         self.values = Values(self.parameters)
         self.places = Places()
+        self.unwind: Callable[[FrameType | None], None] = _stay
         self.payloads: Payloads | None = None
         self.op_count = 0
         self.ops: list[Any] = []
@@ -153,6 +163,15 @@ class Tape:
         self.module_number = NONE
         self.boundary: FrameType | None = None
         self.place = NONE
+
+    def place_of(self, frame: FrameType | None) -> int:
+        """Return the place of a call from ``frame``, in the module that is running."""
+        places = self.places
+        number = places.of(frame, self.boundary, self.place, self.module_number)
+        if places.overran:  # that module was left by a BaseException, which no hook is told of
+            self.unwind(frame)
+            number = places.of(frame, self.boundary, self.place, self.module_number)
+        return number
 
     def add_call(self, row: CallRow) -> None:
         """Append a layer call."""
