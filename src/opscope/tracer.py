@@ -364,6 +364,30 @@ class Trace:
         >>> list(trace.graph(level="layer"))
         ['ones_1_0', 'relu_1_1', 'add_1_2', 'output_1_3']
         """
+        from opscope.views.select import copied
+
+        return copied(
+            self._view(
+                level, depth, rolled=rolled, module=module, collapse=collapse, expand=expand,
+                inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
+            )
+        )  # fmt: skip
+
+    def _view(
+        self,
+        level: Level,
+        depth: int | None,
+        *,
+        rolled: bool,
+        module: str | None,
+        collapse: Choice,
+        expand: Choice,
+        inputs: bool,
+        outputs: bool,
+        parameters: bool,
+        buffers: bool,
+    ) -> nx.DiGraph:
+        """Return what `graph` does, sharing attributes with other views."""
         from opscope.views.levels import at_level
         from opscope.views.rolled import fold_passes
         from opscope.views.select import focus, forward_only, without_kinds
@@ -449,7 +473,7 @@ class Trace:
         from opscope import notation
         from opscope.exporters.dot import to_dot
 
-        graph = self.graph(
+        graph = self._view(
             level, depth, rolled=rolled, module=module, collapse=collapse, expand=expand,
             inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
         )  # fmt: skip

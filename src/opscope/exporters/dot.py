@@ -60,7 +60,7 @@ def to_dot(
     )  # fmt: skip
     dot.set_node_defaults(
         fontname=_FONT, fontsize="11", style="filled", fillcolor=_PLAIN, color="#404040",
-        shape="ellipse", margin="0.08,0.05", height="0.3",
+        shape="ellipse", margin="0.11,0.05", height="0.3",
     )  # fmt: skip
     dot.set_edge_defaults(
         fontname=_FONT, fontsize="9", color="#404040", arrowsize="0.7", labeldistance="1.6"

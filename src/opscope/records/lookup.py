@@ -40,7 +40,7 @@ class LayerIndex:
                     self._exits.setdefault(f"{address}:{run.number}", []).append(leaving)
             if module.address:
                 exits = self.outputs_of.setdefault(leaving.index, [])
-                exits.append(f"{module.address}:{run.number}")
+                exits.insert(0, f"{module.address}:{run.number}")  # the innermost first
 
     def find(self, key: str | int) -> LayerPass:
         """Return the one pass that a key stands for.

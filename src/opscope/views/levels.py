@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import networkx as nx
 
-from opscope.errors import check_choice, check_depth
+from opscope.errors import OptionError, check_choice, check_depth, nearest
 from opscope.views.quotient import Attributes, quotient, unique
 
 Level = Literal["op", "layer", "module"]
@@ -41,10 +41,14 @@ def at_level(
         expand: The same for modules to show from inside whatever their depth.
 
     Raises:
-        OptionError: For a level or depth that there is not.
+        OptionError: For a level or depth that there is not, or an address at which no
+            module ran.
     """
     check_choice("level", level, LEVELS)
     check_depth(depth)
+    ran = {name.rpartition(":")[0]: None for name in graph.graph["modules"]}
+    for option, choice in (("collapse", collapse), ("expand", expand)):
+        _check_addresses(option, choice, ran)
     rule = _Rule(graph, level, depth, _test(collapse), _test(expand))
     return quotient(graph, rule.key, rule.describe)
 
@@ -151,6 +155,16 @@ class _Rule:
         if self.depth is None or depth < self.depth:
             return False
         return not (self.level == "layer" and known["layers"] <= 1)
+
+
+def _check_addresses(option: str, choice: Choice, ran: Collection[str]) -> None:
+    if choice is None or callable(choice):
+        return
+    for address in [choice] if isinstance(choice, str) else choice:
+        if address not in ran:
+            listed = ", ".join(repr(name) for name in nearest(address, filter(None, ran)))
+            message = f"{option}: no module ran at {address!r}; the nearest addresses: {listed}"
+            raise OptionError(message)
 
 
 def _test(choice: Choice) -> Callable[[str], bool]:
