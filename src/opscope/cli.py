@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from opscope.errors import OpscopeError, OptionError, TargetError, nearest
@@ -108,11 +109,14 @@ def _demo(options: argparse.Namespace) -> None:
     console = _console(options.width)
     console.print(traced)
     written = traced.draw(path)
-    console.print(f"\nPicture written to {written.resolve()}", soft_wrap=True, highlight=False)
+    console.print()
+    _announce(console, written)
 
 
 def _summary(options: argparse.Namespace) -> None:
-    columns = None if options.columns is None else options.columns.split(",")
+    columns = (
+        None if options.columns is None else [name.strip() for name in options.columns.split(",")]
+    )
     traced = _traced(options)
     table = traced.summary(
         options.level, options.depth, columns=columns, sort_by=options.sort_by,
@@ -127,7 +131,11 @@ def _draw(options: argparse.Namespace) -> None:
         options.output, options.level, options.depth, direction=options.direction,
         rolled=options.rolled,
     )  # fmt: skip
-    _console(None).print(f"Picture written to {written.resolve()}", soft_wrap=True, highlight=False)
+    _announce(_console(None), written)
+
+
+def _announce(console: Console, written: Path) -> None:
+    console.print(Text(f"Picture written to {written.resolve()}"), soft_wrap=True)
 
 
 def _console(width: int | None) -> Console:
@@ -197,6 +205,10 @@ def _input(text: str) -> torch.Tensor:
         message = f"--input {text!r} is not a shape such as 1x3x224x224, int64:1x16 or scalar"
         raise TargetError(message)
     sizes = [] if match["sizes"] == "scalar" else [int(n) for n in match["sizes"].split("x")]
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.rand(sizes, dtype=dtype if dtype.is_complex else torch.float32).to(dtype)
-    return torch.zeros(sizes, dtype=dtype)
+    try:
+        if dtype.is_floating_point or dtype.is_complex:
+            return torch.rand(sizes, dtype=dtype if dtype.is_complex else torch.float32).to(dtype)
+        return torch.zeros(sizes, dtype=dtype)
+    except RuntimeError as error:
+        message = f"--input {text!r} cannot be made: {str(error).splitlines()[0][:120]}"
+        raise TargetError(message) from error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+# What no output can show: control characters, half surrogates, and what XML refuses.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
 
 _SHORT_TYPES = {
     "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
@@ -19,6 +23,15 @@ def shape(sizes: Sequence[int]) -> str:
     ('1×64×55×55', 'scalar')
     """
     return "×".join(map(str, sizes)) if sizes else "scalar"
+
+
+def one_line(text: str) -> str:
+    r"""Write a name that may hold anything: what cannot be shown in a line is a space.
+
+    >>> one_line("two\nlines\x1b[31m")
+    'two lines [31m'
+    """
+    return _UNPRINTABLE.sub(" ", text)
 
 
 def short_dtype(dtype: str) -> str:
@@ -87,7 +100,7 @@ def duration(nanoseconds: int) -> str:
         if amount < 999.5:
             return f"{amount:.3g} {unit}"
         amount /= 1000
-    return f"{amount:,.3g} s" if amount < 1000 else f"{amount:,.0f} s"
+    return f"{amount:.3g} s" if amount < 999.5 else f"{amount:,.0f} s"
 
 
 def plural(number: int, noun: str) -> str:

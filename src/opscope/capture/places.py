@@ -33,8 +33,10 @@ class Places:
     def __init__(self) -> None:
         self.overran = False
         self._numbers: dict[tuple[int, ...], int] = {}
+        self._chains: dict[tuple[int, ...], int] = {}  # without the compiler's duplicates
         # Code objects are keyed by id (their own hash reads the bytecode) and held here.
         self._codes: dict[int, CodeType] = {}
+        self._copies: dict[int, tuple[int, ...]] = {}
         self._site_of_root: dict[int, int] = {}
 
     def of(
@@ -51,18 +53,26 @@ class Places:
         chain = tuple(key)
         number = self._numbers.get(chain)
         if number is None:
-            number = self._numbers[chain] = len(self._numbers)
             while frame is not boundary and frame is not None:
                 self._codes[id(frame.f_code)] = frame.f_code
                 frame = frame.f_back
+            written = [parent, module]
+            for code, lasti in zip(chain[2::2], chain[3::2], strict=True):
+                if code not in self._copies:
+                    self._copies[code] = _first_copies(self._codes[code])
+                written += (code, self._copies[code][lasti // 2])
+            number = self._numbers[chain] = self._number(tuple(written))
         return number
+
+    def _number(self, chain: tuple[int, ...]) -> int:
+        return self._chains.setdefault(chain, len(self._chains))
 
     def root(self, module: int, site: int) -> int:
         """Return the place of a root module: the same wherever it is called from.
 
         Its first call site stands for all of them where a source line is asked for.
         """
-        number = self._numbers.setdefault((NO_PLACE, module), len(self._numbers))
+        number = self._number((NO_PLACE, module))
         self._site_of_root.setdefault(number, site)
         return number
 
@@ -70,7 +80,7 @@ class Places:
         """Return, per place, its frames outside torch and opscope, the innermost first."""
         result: list[tuple[Frame, ...]] = []
         frame_at = cache(lambda code, lasti: _frame(self._codes[code], lasti))
-        for number, (parent, _, *chain) in enumerate(self._numbers):
+        for number, (parent, _, *chain) in enumerate(self._chains):
             own = (frame_at(chain[i], chain[i + 1]) for i in range(0, len(chain), 2))
             outer = self._site_of_root.get(number, parent)
             rest = result[outer] if 0 <= outer < number else ()
@@ -81,6 +91,22 @@ class Places:
 def is_internal(frame: Frame) -> bool:
     """Whether a frame is torch's or opscope's own."""
     return frame.file.startswith((_TORCH, _OPSCOPE, "<frozen"))
+
+
+def _first_copies(code: CodeType) -> tuple[int, ...]:
+    """Return for each instruction the first one that was compiled from the same text.
+
+    The condition of a ``while`` loop and the block of a ``finally`` are compiled twice.
+    Before Python 3.11 code does not know its columns: there each stands for itself.
+    """
+    count = len(code.co_code) // 2
+    if sys.version_info < (3, 11):
+        return tuple(range(0, 2 * count, 2))
+    first: dict[object, int] = {}
+    return tuple(
+        2 * i if text[2] is None else first.setdefault((text, code.co_code[2 * i]), 2 * i)
+        for i, text in enumerate(code.co_positions())
+    )
 
 
 def _frame(code: CodeType, lasti: int) -> Frame:

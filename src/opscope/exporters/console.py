@@ -86,13 +86,14 @@ _ROOM = ((100, 3), (140, 5))
 
 def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
     """Raise an `OptionError` that lists the choices for a column that there is not."""
-    if isinstance(columns, str):
+    if isinstance(columns, str) or (columns is not None and not columns):
         message = f"columns: {columns!r} (must be a list of names such as ['name', 'output'])"
         raise OptionError(message)
     for column in columns or ():
         check_choice("column", column, COLUMNS)
     if sort_by is not None:
-        check_choice("sort_by", sort_by.removeprefix("-"), COLUMNS)
+        name = sort_by.removeprefix("-") if isinstance(sort_by, str) else sort_by
+        check_choice("sort_by", name, COLUMNS)
 
 
 class Summary:
@@ -113,12 +114,12 @@ class Summary:
         row_limit: int | None = None,
     ) -> None:
         check_columns(columns, sort_by)
-        if row_limit is not None and (not isinstance(row_limit, int) or row_limit < 1):
+        if row_limit is not None and (type(row_limit) is not int or row_limit < 1):
             message = f"row_limit: {row_limit!r} (must be None, for all, or a whole number from 1)"
             raise OptionError(message)
         self._chosen = None if columns is None else tuple(columns)
         self._level = level
-        self._title = title
+        self._title = notation.one_line(title)
         self._sums = sums
         self._tree = level == "module" and sort_by is None
         ordered = list(rows)
@@ -143,9 +144,8 @@ class Summary:
                 title,
                 justify="right" if column.numeric else "left",
                 style=column.style,
-                no_wrap=True,
+                no_wrap=column.numeric,  # the others make room: `_cell` cuts them
                 min_width=len(title) if column.numeric else 16,
-                overflow="ellipsis",
             )
         guides = _guides(self._rows) if self._tree else [""] * len(self._rows)
         for row, guide in zip(self._rows, guides, strict=True):
@@ -161,17 +161,18 @@ class Summary:
         return tuple(name for name in _DEFAULT[self._level] if _COLUMNS[name].rank < bound)
 
     def _cell(self, name: str, row: Row, guide: str) -> Text:
-        written = _COLUMNS[name].write(row)
+        written = notation.one_line(_COLUMNS[name].write(row))
         if name != "name":
-            return Text(written)
+            return Text(written, no_wrap=True, overflow="ellipsis")
         if self._tree and row.is_module and row.depth:
-            written = written.rpartition(".")[2]
+            written = written.removeprefix(notation.one_line(f"{row.below}.") if row.below else "")
         if row.passes > 1:
             written += f" (×{row.passes})"
         style = "bold red" if row.failed else "bold" if row.is_module else ""
-        cell = Text.assemble((guide, "dim"), (written + (" ✗" if row.failed else ""), style))
+        cell = Text(no_wrap=True, overflow="ellipsis")
+        cell.append(guide, "dim").append(written + (" ✗" if row.failed else ""), style)
         if row.is_module and written != row.kind:
-            cell.append(f" {row.kind}", style="cyan")
+            cell.append(f" {notation.one_line(row.kind)}", style="cyan")
         return cell
 
     def _footer(self) -> Text:

@@ -2,13 +2,12 @@
 
 Inputs are green, outputs red, layers with parameters grey. A box is the output of a module
 without modules inside, an oval any other layer, a 3-D box a whole module; frames stand
-around the modules that contain several nodes.
+around the modules that contain several nodes. What depends on no input is dashed.
 """
 
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable
 from math import prod
 from typing import Any, Literal
@@ -36,7 +35,6 @@ _EDGES: dict[str, dict[str, str]] = {
     "alias": {},
     "write": {"style": "dashed", "color": "#b3541e"},
 }
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def to_dot(
@@ -60,23 +58,37 @@ def to_dot(
     )  # fmt: skip
     dot.set_node_defaults(
         fontname=_FONT, fontsize="11", style="filled", fillcolor=_PLAIN, color="#404040",
-        shape="ellipse", margin="0.11,0.05", height="0.3",
+        shape="ellipse", margin="0.12,0.07", height="0.3",
     )  # fmt: skip
     dot.set_edge_defaults(
-        fontname=_FONT, fontsize="9", color="#404040", arrowsize="0.7", labeldistance="1.6"
+        fontname=_FONT,
+        fontsize="9",
+        color="#404040",
+        arrowsize="0.7",
+        labeldistance="2.2",
+        labelangle="-50",
     )
     lines = [_escape(line) for line in caption]
     if lines:
         dot.set("label", _html([f"<b>{lines[0]}</b>", *lines[1:]], align="left"))
     ids = {name: f"n{index}" for index, name in enumerate(graph)}
     frames = _Frames(dot, graph)
+    reached = _reached(graph)
     for name, attributes in graph.nodes(data=True):
-        node = pydot.Node(ids[name], **_node(graph, attributes))
-        frames.around(attributes).add_node(node)
+        look = _node(graph, attributes)
+        if reached and name not in reached and attributes["kind"] in ("op", "layer", "module"):
+            look["style"] = "filled,dashed"
+        frames.around(attributes).add_node(pydot.Node(ids[name], **look))
     for source, target, attributes in graph.edges(data=True):
         look = _edge(attributes, graph.nodes[source], graph.nodes[target])
         dot.add_edge(pydot.Edge(ids[source], ids[target], **look))
     return dot
+
+
+def _reached(graph: nx.DiGraph) -> set[str]:
+    """Return the nodes that depend on an input."""
+    inputs = [node for node, kind in graph.nodes(data="kind") if kind == "input"]
+    return {node for layer in nx.bfs_layers(graph, inputs) for node in layer} if inputs else set()
 
 
 class _Frames:
@@ -132,7 +144,7 @@ def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
     kind = attributes["kind"]
     look = {"label": _html(_module_text(attributes) if kind == "module" else _text(attributes))}
     if kind == "module":
-        look["shape"] = "box3d"
+        look |= {"shape": "box3d", "margin": "0.14,0.12"}  # its top face takes some
     elif kind in ("parameter", "buffer"):
         look |= {"shape": "box", "style": "filled,dashed", "fontsize": "9"}
     elif kind != "output" and _leaves_leaf_module(graph, attributes):
@@ -143,7 +155,7 @@ def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
     if fill != _PLAIN:
         look["fillcolor"] = fill
     tooltip = " ".join(filter(None, (attributes["operator"], attributes["source"])))
-    look["tooltip"] = _quote(_UNPRINTABLE.sub(" ", tooltip or attributes["label"]))
+    look["tooltip"] = _quote(tooltip or attributes["label"])
     return look
 
 
@@ -161,7 +173,7 @@ def _text(attributes: dict[str, Any]) -> list[str]:
         overload = attributes["operator"].rpartition(".")[2]
         lines[0] += "" if overload == "default" else f".{_escape(overload)}"
     if attributes["path"]:
-        lines.append(_escape(attributes["path"]))
+        lines.append(_escape(f"{attributes['kind']}.{attributes['path']}"))
     lines += _output_text(attributes)
     if attributes["kind"] not in ("parameter", "buffer") and attributes["parameters"]:
         shapes = [notation.shape(sizes) for _, sizes in attributes["parameters"]]
@@ -217,19 +229,18 @@ def _html(lines: list[str], align: Literal["left", "center"] = "center") -> str:
 
 
 def _escape(text: str) -> str:
-    """Return text for an HTML-like label; what cannot be printed becomes a space.
+    r"""Return text for an HTML-like label, where a backslash begins an escape.
 
-    >>> _escape('a<b>&"c"')
-    'a&lt;b&gt;&amp;&quot;c&quot;'
+    >>> _escape('a<b>&"c"'), _escape(r"C:\New")
+    ('a&lt;b&gt;&amp;&quot;c&quot;', 'C:\\\\New')
     """
-    return html.escape(_UNPRINTABLE.sub(" ", text))
+    return html.escape(notation.one_line(text)).replace("\\", "\\\\")
 
 
 def _quote(text: str) -> str:
-    r"""Return text as a quoted DOT string.
+    r"""Return text as a quoted tooltip; some versions of Graphviz read escapes in it twice.
 
-    >>> print(_quote('a "b" \\ c'))
-    "a \"b\" \\ c"
+    >>> print(_quote(r'a "b" C:\New'))
+    "a &quot;b&quot; C:/New"
     """
-    escaped = _UNPRINTABLE.sub(" ", text).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'"{_escape(text.replace(chr(92), "/"))}"'

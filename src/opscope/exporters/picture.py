@@ -39,6 +39,9 @@ def check_path(path: str | PathLike[str]) -> Path:
     if not target.parent.is_dir():
         message = f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist"
         raise OptionError(message)
+    if target.is_dir():
+        message = f"cannot write {str(path)!r}: it is a folder"
+        raise OptionError(message)
     if suffix not in _TEXT and not can_render(suffix):
         raise RenderError(_how_to_render(suffix))
     return target
@@ -113,7 +116,7 @@ def _without_markup(text: str) -> str:
         pieces = _LINE_END.split(match[1])  # text, align or None, text, ...
         lines = [html.unescape(_TAG.sub("", line)) for line in pieces[::2]]
         ends = [r"\l" if left else r"\n" for left in pieces[1::2]]
-        quoted = [line.replace("\\", r"\\").replace('"', r"\"") for line in lines]
+        quoted = [line.replace("&", "&amp;").replace('"', r"\"") for line in lines]
         return 'label="' + "".join(map("".join, zip_longest(quoted, ends, fillvalue=""))) + '"'
 
     return _MARKUP.sub(plain, text)

@@ -36,6 +36,10 @@ and module runs, ``layers`` and ``modules``, see `facts`.
 Edge attributes: ``kind`` (``"data"``, ``"alias"`` or ``"write"``, see `dataflow`),
 ``argument`` (the names of the reader's arguments that it feeds, comma-separated) and
 ``value`` (the index of the value behind it).
+
+Views add to nodes that stand for several: ``ops`` and ``layers`` (how many), and where passes
+are folded ``pass_list`` (which). To edges they add ``count`` (how many data flows an edge
+stands for), ``out_passes`` and ``in_passes`` (the passes of its two ends in which it is there).
 """
 
 from __future__ import annotations

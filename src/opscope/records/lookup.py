@@ -27,8 +27,11 @@ class LayerIndex:
             for name in (item.layer_label, item.short_label):
                 self._exact.setdefault(name, []).append(item)
                 self._exact.setdefault(f"{name}:{item.number}", []).append(item)
-        by_value = {value: item for item in passes for value in item.values}
-        by_call: dict[int | None, LayerPass] = {item.call: item for item in passes}
+        # In a bare program an output has its maker's value: the maker comes first.
+        by_value = {value: item for item in reversed(passes) for value in item.values}
+        by_call: dict[int | None, LayerPass] = {
+            item.call: item for item in passes if item.call is not None
+        }
         for run in recording.module_calls:
             leaving = _leaving(recording, run, by_value, by_call)
             if leaving is None:
@@ -59,9 +62,7 @@ class LayerIndex:
         if not found:
             found = self._containing(key)
         if not found:
-            listed = ", ".join(repr(name) for name in nearest(key, self.keys()))
-            message = f"no layer answers to {key!r}; the nearest keys: {listed}"
-            raise LayerNotFound(message)
+            raise self._not_found(key)
         layers = {item.layer for item in found}
         if len(layers) > 1:
             names = list(dict.fromkeys(item.layer_label for item in found))
@@ -93,11 +94,14 @@ class LayerIndex:
             found = [self._at(key)] if isinstance(key, int) else self._exactly(key)
             found = found or self._containing(str(key))
             if not found:
-                listed = ", ".join(repr(name) for name in nearest(str(key), self.keys()))
-                message = f"no layer answers to {key!r}; the nearest keys: {listed}"
-                raise LayerNotFound(message)
+                raise self._not_found(str(key))
             chosen.update((item.index, item) for item in found)
         return [chosen[index] for index in sorted(chosen)]
+
+    def _not_found(self, key: str) -> LayerNotFound:
+        listed = ", ".join(repr(name) for name in nearest(key, self.keys()))
+        hint = f"; the nearest keys: {listed}" if listed else ": the trace has none"
+        return LayerNotFound(f"no layer answers to {key!r}{hint}")
 
     def keys(self) -> list[str]:
         """Return every exact key."""
@@ -109,10 +113,14 @@ class LayerIndex:
         names += [f"{item.layer_label}:{item.number}", f"{item.short_label}:{item.number}"]
         for exit_ in self.outputs_of.get(item.index, ()):
             address = exit_.rpartition(":")[0]
-            names += [address, exit_] if len(self._exits[address]) == 1 else [exit_]
-        return [item.index - len(self.passes), item.index, *names]
+            names += [address, exit_]
+        alone = [name for name in dict.fromkeys(names) if len(self._exactly(name)) == 1]
+        return [item.index - len(self.passes), item.index, *alone]
 
     def _at(self, position: int) -> LayerPass:
+        if not self.passes:
+            message = f"no layer answers to {position}: the trace has none"
+            raise LayerNotFound(message)
         if not -len(self.passes) <= position < len(self.passes):
             message = (
                 f"no layer at position {position}: there are {len(self.passes)}, "
@@ -122,7 +130,8 @@ class LayerIndex:
         return self.passes[position]
 
     def _exactly(self, key: str) -> list[LayerPass]:
-        return self._exact.get(key) or self._exits.get(key) or []
+        found = [*self._exact.get(key, ()), *self._exits.get(key, ())]
+        return list({item.index: item for item in found}.values())
 
     def _containing(self, key: str) -> list[LayerPass]:
         if not key:

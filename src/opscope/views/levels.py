@@ -80,7 +80,7 @@ class _Rule:
         if box is not None:
             address, run, _ = box
             runs = self.modules[f"{address}:{run}"]["runs"]
-            return f"@{address}:{run}" if runs > 1 else f"@{address}"
+            return f"@{address}:{run}" if runs > 1 or ":" in address else f"@{address}"
         if self.level == "op" or attributes["layer"] is None:
             return node
         return str(attributes["layer"])
@@ -163,7 +163,8 @@ def _check_addresses(option: str, choice: Choice, ran: Collection[str]) -> None:
     for address in [choice] if isinstance(choice, str) else choice:
         if address not in ran:
             listed = ", ".join(repr(name) for name in nearest(address, filter(None, ran)))
-            message = f"{option}: no module ran at {address!r}; the nearest addresses: {listed}"
+            hint = f"; the nearest addresses: {listed}" if listed else ": the trace has none"
+            message = f"{option}: no module ran at {address!r}{hint}"
             raise OptionError(message)
 
 

@@ -39,7 +39,7 @@ def quotient(
         result.add_node(name, **describe(name, group))
     for source, target, attributes in graph.edges(data=True):
         start, end = names[source], names[target]
-        if start != end or (loops and source != target):
+        if loops or start != end:
             _merge_edge(result, start, end, attributes, graph.nodes[source], graph.nodes[target])
     return result
 

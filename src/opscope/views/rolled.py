@@ -32,7 +32,7 @@ def _without_pass(node: str, attributes: Attributes) -> str:
 def _describe(name: str, members: list[Attributes]) -> Attributes:
     first = members[0]
     label = first["label"]
-    if first["kind"] in ("layer", "input", "output") and len(members) > 0:
+    if first["kind"] in ("layer", "input", "output"):
         label = name
     return {
         **first,

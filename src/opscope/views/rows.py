@@ -29,6 +29,7 @@ class Row:
         passes: How many passes the row stands for.
         source: Where in the code it was called.
         is_module: Whether it stands for a module.
+        below: Address of the module in which that module ran.
         failed: Whether it raised.
     """
 
@@ -46,6 +47,7 @@ class Row:
     passes: int = 1
     source: str = ""
     is_module: bool = False
+    below: str = ""
     failed: bool = False
 
 
@@ -113,6 +115,10 @@ class _Rows:
                 loose.setdefault(item.module_call, []).append(item)
         shown: set[int] = set()
         seen: set[int] = set()
+        together: dict[int, list[Row]] = {}
+        for item in self.passes:
+            if item.kind == "function":
+                together.setdefault(item.layer, []).append(self._layer(item, 0))
         # An explicit stack: modules may be nested deeper than Python's recursion allows.
         pending = [iter(self._inside(None, children, loose))]
         while pending:
@@ -124,8 +130,12 @@ class _Rows:
             if isinstance(entry, LayerPass):
                 if entry.layer not in seen:
                     seen.add(entry.layer)
-                    row = self._layer(entry, level)
-                    yield replace(row, name=entry.short_label, passes=entry.passes)
+                    rows = together[entry.layer]
+                    yield replace(
+                        rows[0], name=entry.short_label, depth=level, passes=entry.passes,
+                        time_ns=sum(row.time_ns for row in rows),
+                        failed=any(row.failed for row in rows),
+                    )  # fmt: skip
                 continue
             if entry.module not in shown:
                 shown.add(entry.module)
@@ -166,6 +176,7 @@ class _Rows:
             passes=len(runs),
             source=self._source(call.place),
             is_module=True,
+            below=self._address(call.parent),
             failed=any(run.failed for run in runs),
         )
 

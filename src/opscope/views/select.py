@@ -66,7 +66,8 @@ def focus(graph: nx.DiGraph, module: str, addresses: Collection[str]) -> nx.DiGr
     }
     if not inside:
         listed = ", ".join(repr(name) for name in nearest(module, filter(None, addresses)))
-        message = f"no module ran at {module!r}; the nearest addresses: {listed}"
+        hint = f"; the nearest addresses: {listed}" if listed else ": the trace has none"
+        message = f"no module ran at {module!r}{hint}"
         raise OptionError(message)
     around = {
         other

@@ -1,0 +1,106 @@
+from copy import deepcopy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import Exhibit, nested, recurrent
+from tests.strategies import recordings
+
+from opscope.views.levels import LEVELS, at_level
+from opscope.views.rolled import fold_passes
+from opscope.views.select import forward_only
+
+
+def rolled(recording, level="layer", depth=None):
+    return fold_passes(at_level(forward_only(Exhibit(recording).ops), level, depth))
+
+
+def computed(graph):
+    return [
+        n for n, kind in graph.nodes(data="kind") if kind in ("op", "layer", "module", "handed")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("op", ["linear_1_1/0", "linear_1_1/1", "add_1_2/0", "relu_1_3/0"]),
+        ("layer", ["linear_1_1", "add_1_2", "relu_1_3"]),
+        ("module", ["@fc", "add_1_2", "relu_1_3"]),
+    ],
+)
+def test_all_passes_of_a_layer_are_one_node(level, expected):
+    assert computed(rolled(recurrent(), level)) == expected
+
+
+def test_a_folded_node_lists_its_passes_and_adds_up_their_time():
+    data = rolled(recurrent(passes=3)).nodes["linear_1_1"]
+
+    assert (data["label"], data["pass_list"], data["passes"]) == ("linear_1_1", [1, 2, 3], 3)
+    assert data["duration_ns"] == 3 * 2000
+
+
+def test_an_edge_says_in_which_passes_it_was_there():
+    graph = rolled(recurrent(passes=3))
+    passes = {edge: (d["out_passes"], d["in_passes"]) for *edge_, d in graph.edges(data=True)
+              for edge in [tuple(edge_)]}  # fmt: skip
+
+    assert passes["linear_1_1", "add_1_2"] == ([1, 2, 3], [1, 2, 3])
+    assert passes["add_1_2", "linear_1_1"] == ([1, 2], [2, 3])
+    assert passes["add_1_2", "relu_1_3"] == ([3], [1])
+    assert passes["input_1_0", "linear_1_1"] == ([1], [1])
+
+
+def test_a_layer_that_feeds_itself_is_a_loop():
+    from tests.builders import Sketch
+
+    sketch = Sketch("")
+    x = sketch.outside()
+    for _ in range(3):
+        x = sketch.call("relu", x, place="loop")
+    graph = rolled(sketch.build())
+
+    assert graph.edges["relu_1_1", "relu_1_1"]["count"] == 2
+    assert list(graph) == ["input_1_0", "relu_1_1", "output_1_2"]
+
+
+def test_a_graph_without_passes_keeps_its_nodes_and_edges():
+    view = at_level(Exhibit(nested()).ops, "layer")
+    folded = fold_passes(view)
+
+    assert list(folded) == list(view)
+    assert set(folded.edges) == set(view.edges)
+
+
+@given(recordings(), st.sampled_from(LEVELS), st.none() | st.integers(1, 3))
+def test_each_layer_is_one_node_and_no_time_is_lost(recording, level, depth):
+    view = at_level(forward_only(Exhibit(recording).ops), level, depth)
+    before = deepcopy(list(view.nodes(data=True)))
+    folded = fold_passes(view)
+    layers = [str(layer).partition(":")[0] for n, layer in view.nodes(data="layer")
+              if view.nodes[n]["kind"] == "layer"]  # fmt: skip
+
+    assert [n for n in folded if folded.nodes[n]["kind"] == "layer"] == list(dict.fromkeys(layers))
+    assert sum(t for _, t in folded.nodes(data="duration_ns")) == sum(
+        t for _, t in view.nodes(data="duration_ns")
+    )
+    assert list(view.nodes(data=True)) == before
+
+
+@given(recordings(), st.sampled_from(LEVELS))
+def test_each_edge_stands_for_passes_that_both_ends_have(recording, level):
+    folded = rolled(recording, level)
+
+    for source, target, edge in folded.edges(data=True):
+        assert edge["count"] >= 1
+        assert set(edge["out_passes"]) <= set(folded.nodes[source]["pass_list"])
+        assert set(edge["in_passes"]) <= set(folded.nodes[target]["pass_list"])
+
+
+@given(recordings())
+def test_folding_twice_changes_nothing_but_counts(recording):
+    once = rolled(recording)
+    twice = fold_passes(once)
+
+    assert list(twice) == list(once)
+    assert set(twice.edges) == set(once.edges)
