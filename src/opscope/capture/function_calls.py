@@ -68,12 +68,12 @@ class FunctionCalls(TorchFunctionMode):
         result: Any,
     ) -> None:
         """Record a call that returned, if it dispatched anything or handed its input on."""
+        if func.__class__ is MethodWrapperType and func.__name__ == "__set__":
+            self._tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
         if self._tape.op_count != op:
             self._add(func, op, started, ended, result)
         elif isinstance(result, (_Tensor, tuple, list)) and func not in _ANNOTATIONS:
             self._hand_on(func, args, kwargs, started, ended, result)
-        elif func.__class__ is MethodWrapperType and func.__name__ == "__set__":
-            self._tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
 
     def _add(self, func: Any, op: int, started: int, ended: int, result: Any) -> None:
         tape = self._tape
