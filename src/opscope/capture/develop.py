@@ -235,7 +235,7 @@ def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]
             name=entry.name,
             aliases=tuple(entry.aliases),
             kind=entry.kind,
-            shape=entry.layout[0],
+            shape=tuple(entry.layout[0]),
             dtype=str(entry.layout[1]).removeprefix("torch."),
             itemsize=entry.layout[1].itemsize,
             trainable=entry.trainable,

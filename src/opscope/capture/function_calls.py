@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter_ns
 from types import FrameType, MethodWrapperType
 from typing import Any
@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from opscope.capture.tape import NONE, CallRow, Tape
 
 _Tensor = torch.Tensor
+# What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
+_PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
 _is_compiling = torch.compiler.is_compiling
 _other_modes = torch._C._len_torch_function_stack
 # Calls that run other code rather than compute: what runs inside has its own place.
@@ -50,6 +52,8 @@ class FunctionCalls(TorchFunctionMode):
             tape.add_call(self._row(func, op, started, ended, None)._replace(failed=True))
             raise
         ended, tape.layer = perf_counter_ns(), NONE
+        if result.__class__ in _PLAIN and tape.op_count == op:
+            return result
         if _other_modes():  # the user's: they are not to see what is read here
             with torch._C.DisableTorchFunction():
                 self._write(func, args, kwargs, op, started, ended, result)
@@ -77,13 +81,18 @@ class FunctionCalls(TorchFunctionMode):
 
     def _add(self, func: Any, op: int, started: int, ended: int, result: Any) -> None:
         tape = self._tape
-        tensors = list(tensors_in(result))
-        returned = tuple(tape.values.seen(tensor) for tensor in tensors)
+        tensors = (result,) if result.__class__ is _Tensor else tuple(tensors_in(result))
+        returned = tuple(map(tape.values.seen, tensors))
         if tape.payloads is not None:
             for tensor, value in zip(tensors, returned, strict=True):
                 tape.payloads.keep(tensor, value)
-        row = self._row(func, op, started, ended, _grad_fn(tensors))
-        tape.add_call(row._replace(returned=returned))
+        place = self._place()  # first, as it may end modules
+        # The fields of a `CallRow`, which takes longer to make than all the rest of this.
+        tape.calls.extend((
+            function_name(func), tape.module, place, op, tape.op_count, started, ended,
+            _grad_fn(tensors), False, (), returned, "function", "",
+        ))  # fmt: skip
+        tape.call_count += 1
 
     def _hand_on(
         self,
@@ -105,19 +114,25 @@ class FunctionCalls(TorchFunctionMode):
         tape.hand_on(row._replace(received=rows), tensors)
 
     def _row(self, func: Any, op: int, started: int, ended: int, grad_fn: str | None) -> CallRow:
-        tape = self._tape
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename == __file__:
-            frame = frame.f_back
-        place = tape.place_of(frame)
+        tape, place = self._tape, self._place()
         return CallRow(
             function_name(func), tape.module, place, op, tape.op_count, started, ended, grad_fn
         )
 
+    def _place(self) -> int:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
+        return self._tape.place_of(frame)
 
-def _grad_fn(tensors: list[torch.Tensor]) -> str | None:
+
+def _grad_fn(tensors: Sequence[torch.Tensor]) -> str | None:
     for tensor in tensors:
-        if (node := tensor.grad_fn) is not None:
+        try:
+            node = tensor.grad_fn
+        except RuntimeError:  # a view made in no_grad, whose base was written with grad on
+            continue
+        if node is not None:
             return node.__class__.__name__
     return None
 

@@ -52,6 +52,9 @@ class Values:
         self._storage_rows: dict[int, int] = {}
         self._storage_refs: list[Any] = []
         self._sweep_at = _FIRST_SWEEP
+        self._distinct_layouts: list[tuple[Any, ...]] = []
+        # Whether `forget` is called at each `.data = `, which only a function mode sees.
+        self.forgets = False
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -62,9 +65,22 @@ class Values:
         if row is not None and self._tensors[row]() is tensor:
             storage = self.storages[row]
             # `.data = ` swaps the storage below a tensor without a dispatch.
-            if storage < 0 or self._storage_refs[storage]() is tensor.untyped_storage():
+            if storage < 0 or (
+                self._storage_refs[storage]() is tensor.untyped_storage()
+                and (self.forgets or self._as_it_was(tensor, row))
+            ):
                 return row
         return self._add(tensor, OUTSIDE, -1)
+
+    def _as_it_was(self, tensor: torch.Tensor, row: int) -> bool:
+        """Whether no `.data = ` moved a tensor within its storage, which nobody told us of."""
+        shape, stride, dtype, _ = self._distinct_layouts[self.layouts[row]]
+        return (
+            self.offsets[row] == tensor.storage_offset()
+            and shape == tensor.shape
+            and stride == tensor.stride()
+            and dtype is tensor.dtype
+        )
 
     def find(self, tensor: torch.Tensor) -> int | None:
         """Return the row of a tensor if it is known, touching no attribute of it."""
@@ -139,7 +155,10 @@ class Values:
         self.storages.append(number)
         self.offsets.append(offset)
         table = self.layout_table
-        self.layouts.append(table.setdefault(layout, len(table)))
+        known_layout = table.setdefault(layout, len(table))
+        self.layouts.append(known_layout)
+        if known_layout == len(self._distinct_layouts):
+            self._distinct_layouts.append(layout)
         self._tensors.append(ref(tensor))
         self._rows[id(tensor)] = row
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opscope.capture.operators import Plan
+from opscope.capture.operators import Plan, plan_of
 from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
 
 _Tensor = torch.Tensor
@@ -62,24 +62,32 @@ class Interceptor(TorchDispatchMode):
         if plan.skip:
             return plan.call(*args, **(kwargs or _EMPTY))
         tape = self._tape
-        if tape.layer != NONE and not _function_modes():
-            return self._run(plan, plan.call, args, kwargs, NONE)
+        place = NONE
+        if tape.layer == NONE and _graph_task() == -1:
+            place = tape.place_of(sys._getframe(1))
+        if not _function_modes():
+            return self._run(plan, plan.call, args, kwargs, place)
         # A function mode is on, and reading `tensor.shape` would be a call that it sees.
         with torch._C.DisableTorchFunction():
-            place = NONE
-            if tape.layer == NONE and _graph_task() == -1:
-                place = tape.place_of(sys._getframe(1))
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                with torch._C._EnableTorchFunction():
-                    return plan.call(*args, **kwargs)
+                # Other function modes see the op; our own must not take it for a call.
+                layer = tape.layer
+                tape.layer = tape.call_count if layer == NONE else layer
+                try:
+                    with torch._C._EnableTorchFunction():
+                        return plan.call(*args, **kwargs)
+                finally:
+                    tape.layer = layer
 
             return self._run(plan, call, args, kwargs, place)
 
     def _learn(self, func: Any) -> Plan:
-        plan = self._plans[id(func)] = Plan(func)
+        plan = plan_of(func)
         if plan.name == "aten.lift_fresh.default":
+            plan = Plan(func)
             plan.call = self._lift
+        self._plans[id(func)] = plan
         return plan
 
     def _lift(self, number: torch.Tensor) -> torch.Tensor:

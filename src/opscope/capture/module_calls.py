@@ -40,7 +40,7 @@ class Known:
         self.index = index
         self.live = ref(module)
         self.address = address
-        self.aliases: list[str] = []
+        self.aliases: tuple[str, ...] = ()
         self.class_name = type(module).__name__
         self.training = module.training
         self.calls = 0
@@ -124,16 +124,18 @@ class ModuleCalls:
                 self._known[id(module)] = known
                 self.modules.append(known)
             elif len(known.aliases) < _MOST_ALIASES and not path.is_cyclic():
-                known.aliases.append(name)
+                known.aliases += (name,)
             else:
                 continue
-            self._tape.parameters.learn(module, name)
-            prefix = f"{name}." if name else ""
-            pending.extend(
-                _Path(f"{prefix}{child}", inner, path)
-                for child, inner in reversed(module._modules.items())
-                if inner is not None
-            )
+            if module._parameters or module._buffers:
+                self._tape.parameters.learn(module, name)
+            if module._modules:
+                prefix = f"{name}." if name else ""
+                pending += [
+                    _Path(f"{prefix}{child}", inner, path)
+                    for child, inner in reversed(module._modules.items())
+                    if inner is not None
+                ]
         if self.root is None:
             self.root = self.modules[first]
         return self.modules[first]
@@ -188,7 +190,11 @@ class ModuleCalls:
         if torch.compiler.is_compiling() or get_ident() != self._thread:
             return
         known = self._known.get(id(module))
-        if known is None or not any(run.module == known.index for run in self._stack):
+        if known is None or not self._stack:
+            return
+        if self._stack[-1].module != known.index and all(
+            run.module != known.index for run in self._stack
+        ):
             return
         while self._stack[-1].module != known.index:  # left open by a BaseException
             self._close(self._stack[-1], failed=True)
@@ -272,6 +278,8 @@ class ModuleCalls:
 
     def _rows(self, value: Any) -> list[tuple[str, int]]:
         values = self._tape.values
+        if value.__class__ is _Tensor and (row := values.find(value)) is not None:
+            return [("", row)]  # nearly always
         found = []
         for path, tensor in leaves(value):
             row = values.find(tensor)

@@ -19,11 +19,27 @@ _LIST_TYPES = (
 # Arguments written although the schema does not say so (torch 2.13): the running
 # statistics of batch norm, and what oneDNN's backward uses as scratch memory.
 _UNDECLARED_WRITES: dict[str, tuple[str, ...]] = {
-    "aten::native_batch_norm": ("running_mean", "running_var"),
-    "aten::cudnn_batch_norm": ("running_mean", "running_var"),
-    "aten::miopen_batch_norm": ("running_mean", "running_var"),
+    **dict.fromkeys(
+        (
+            "aten::native_batch_norm",
+            "aten::cudnn_batch_norm",
+            "aten::miopen_batch_norm",
+            # Seen under inference_mode, which leaves composites whole.
+            "aten::batch_norm",
+            "aten::_batch_norm_impl_index",
+            "aten::instance_norm",
+            # SyncBatchNorm's.
+            "aten::batch_norm_update_stats",
+            "aten::batch_norm_gather_stats",
+            "aten::batch_norm_gather_stats_with_counts",
+        ),
+        ("running_mean", "running_var"),
+    ),
     "aten::mkldnn_rnn_layer_backward": ("workspace",),
 }
+
+# The flag without which these leave the running statistics alone.
+_TRAINING_FLAGS = ("training", "use_input_stats")
 
 
 def _nothing(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -55,7 +71,8 @@ class Plan:
     """
 
     __slots__ = (
-        "arguments", "call", "func", "kinds", "name", "opaque", "positional", "skip", "writes",
+        "arguments", "call", "flag", "func", "kinds", "name", "opaque", "positional", "skip",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -82,11 +99,17 @@ class Plan:
             retags = torch.Tag.inplace_view in func.tags or schema.name == "aten::set_"
             writes = set() if retags else declared.union(undeclared)
             self.writes = frozenset(writes.intersection(self.arguments))
+        # Where the flag is that says whether the undeclared writes happen at all.
+        flags = [i for i, name in enumerate(self.arguments) if name in _TRAINING_FLAGS]
+        undeclared_too = schema is not None and schema.name in _UNDECLARED_WRITES
+        self.flag = flags[0] if flags and undeclared_too else None
         self.positional: dict[int, Slots] = {}
 
     def written(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[torch.Tensor]:
         """Return the tensors among a call's arguments that it writes."""
         found: list[Any] = [args[i] for i in self.slots(len(args)).writes]
+        if self.flag is not None and self.flag < len(args) and not args[self.flag]:
+            found = []
         if kwargs:
             found.extend(value for name, value in kwargs.items() if name in self.writes)
         flat: list[Any] = []
@@ -127,6 +150,17 @@ class Slots:
         self.constants = _getter(constants)
         self.constant_names = tuple(names[i] for i in constants)
         self.writes = tuple(i for i in range(count) if names[i] in plan.writes)
+
+
+_plans: dict[int, Plan] = {}
+
+
+def plan_of(func: Any) -> Plan:
+    """Return an overload's plan, made once a process: reading a schema takes 40 µs."""
+    found = _plans.get(id(func))
+    if found is None:
+        found = _plans[id(func)] = Plan(func)
+    return found
 
 
 def _kind(schema_type: str) -> str:

@@ -20,7 +20,7 @@ class ParameterEntry:
     def __init__(self, tensor: torch.Tensor, name: str, kind: Kind) -> None:
         self.live = ref(tensor)
         self.name = name
-        self.aliases: list[str] = []
+        self.aliases: tuple[str, ...] = ()
         self.kind: Kind = kind
         self.trainable = False
         self.layout: tuple[Any, ...] = ((), torch.float32)
@@ -55,7 +55,7 @@ class Parameters:
                 tensor = entry.live()
                 if tensor is not None:
                     entry.trainable = entry.kind == "parameter" and tensor.requires_grad
-                    shape = () if is_lazy(tensor) else tuple(tensor.shape)
+                    shape = () if is_lazy(tensor) else tensor.shape
                     entry.layout = (shape, tensor.dtype)
 
     def _add(self, tensor: torch.Tensor | None, name: str, kind: Kind) -> None:
@@ -63,7 +63,7 @@ class Parameters:
             return
         number = self._numbers.get(id(tensor))
         if number is not None and self.entries[number].live() is tensor:
-            self.entries[number].aliases.append(name)
+            self.entries[number].aliases += (name,)
             return
         self._numbers[id(tensor)] = len(self.entries)
         self.entries.append(ParameterEntry(tensor, name, kind))

@@ -36,7 +36,6 @@ class Places:
         self._chains: dict[tuple[int, ...], int] = {}  # without the compiler's duplicates
         # Code objects are keyed by id (their own hash reads the bytecode) and held here.
         self._codes: dict[int, CodeType] = {}
-        self._copies: dict[int, tuple[int, ...]] = {}
         self._site_of_root: dict[int, int] = {}
 
     def of(
@@ -58,9 +57,7 @@ class Places:
                 frame = frame.f_back
             written = [parent, module]
             for code, lasti in zip(chain[2::2], chain[3::2], strict=True):
-                if code not in self._copies:
-                    self._copies[code] = _first_copies(self._codes[code])
-                written += (code, self._copies[code][lasti // 2])
+                written += (code, _first_copies(self._codes[code])[lasti // 2])
             number = self._numbers[chain] = self._number(tuple(written))
         return number
 
@@ -93,7 +90,18 @@ def is_internal(frame: Frame) -> bool:
     return frame.file.startswith((_TORCH, _OPSCOPE, "<frozen"))
 
 
+# By id, with the code to keep it alive: once a process, since a code is read in milliseconds.
+_copies: dict[int, tuple[CodeType, tuple[int, ...]]] = {}
+
+
 def _first_copies(code: CodeType) -> tuple[int, ...]:
+    known = _copies.get(id(code))
+    if known is None:
+        known = _copies[id(code)] = (code, _read_copies(code))
+    return known[1]
+
+
+def _read_copies(code: CodeType) -> tuple[int, ...]:
     """Return for each instruction the first one that was compiled from the same text.
 
     The condition of a ``while`` loop and the block of a ``finally`` are compiled twice.

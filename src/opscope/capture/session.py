@@ -51,6 +51,7 @@ class Session:
         self.started_ns = 0
         self.failure: Failure | None = None
         self._functions = FunctionCalls(self.tape) if layers else None
+        self.tape.values.forgets = layers
         self._interceptor = Interceptor(self.tape)
         self.modules = ModuleCalls(self.tape, self._functions, model)
         if save or replayable:

@@ -22,6 +22,9 @@ from opscope.records.recording import Op, Read, Recording, Value
 
 EdgeKind = Literal["data", "alias", "write"]
 
+# View ops that may show memory of the storage which none of their arguments showed.
+_WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "set_"})
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -58,6 +61,24 @@ class _Memory:
         self._logs: dict[int, list[tuple[int, Region]]] = {}
         # How long its storage's log was when a value came to be: only later writes matter.
         self._since: dict[int, int] = {}
+        # What was in each storage when it turned up, as far as tensors showed it.
+        self._outside: dict[int, list[tuple[int, Region]]] = {}
+        self._widened: set[int] = set()
+
+    def widen(self, index: int, reads: Iterable[Read]) -> None:
+        """Note a view of more memory than the tensors showed that it was made from."""
+        value = self._values[index]
+        whole = region(value.shape, value.stride, value.offset, value.itemsize)
+        if value.origin != "view" or value.storage is None or whole is None:
+            return
+        for read in reads:
+            given = self._values[read.value]
+            shown = region(given.shape, given.stride, given.offset, given.itemsize)
+            if shown is None or given.storage != value.storage:
+                continue
+            if last_writers(whole, [(0, shown)])[1]:
+                return
+        self._widened.add(index)
 
     def come_to_be(self, index: int) -> None:
         value = self._values[index]
@@ -67,19 +88,23 @@ class _Memory:
             self._since[index] = 0
             return
         log = self._logs.setdefault(value.storage, [])
-        if value.origin in ("fresh", "write"):
-            covered = region(value.shape, value.stride, value.offset, value.itemsize)
-            if covered is not None:
-                log.append((index, covered))
+        covered = region(value.shape, value.stride, value.offset, value.itemsize)
+        if covered is not None and value.origin in ("fresh", "write"):
+            log.append((index, covered))
+        elif covered is not None and value.origin == "outside":
+            self._outside.setdefault(value.storage, []).append((index, covered))
         # A tensor that turns up from outside on a known storage sees all of its writes.
-        self._since[index] = 0 if value.origin == "outside" else len(log)
+        all_of_it = value.origin == "outside" or index in self._widened
+        self._since[index] = 0 if all_of_it else len(log)
 
     def sources(self, read: Read) -> list[Dependency]:
         value = self._values[read.value]
         viewed = value.origin == "view"
         own = Dependency(value.index, read.argument, "alias" if viewed else "data")
         log = () if value.storage is None else self._logs.get(value.storage, ())
-        later = log[self._since[value.index] :]
+        later = list(log[self._since[value.index] :])
+        if value.index in self._widened and value.storage is not None:
+            later = [*self._outside.get(value.storage, ()), *later]
         whole = region(value.shape, value.stride, value.offset, value.itemsize)
         if not later or whole is None:
             return [own]
@@ -97,7 +122,10 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
             memory.come_to_be(read.value)
             found.extend(memory.sources(read))
         yield reader, found
+        widening = reader.kind == "op" and recording.ops[reader.index].name in _WIDENING
         for value in makes:
+            if widening:
+                memory.widen(value, reads)
             memory.come_to_be(value)
 
 
