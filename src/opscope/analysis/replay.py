@@ -30,8 +30,10 @@ _UNINITIALISED = frozenset({
 })  # fmt: skip
 
 
-# Opaque scratch memory, much of it never written: the operator and the output's place.
-_SCRATCH = {("aten.mkldnn_rnn_layer.default", 3)}
+# oneDNN's LSTM returns its scratch memory, much of it never written, and its backward
+# writes there.
+_LSTM = "aten.mkldnn_rnn_layer.default"
+_LSTM_BACKWARD = "aten.mkldnn_rnn_layer_backward.default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +230,7 @@ class _Replay:
         if storage is not None and storage in self.turn_up:
             self.storages.setdefault(storage, tensor.untyped_storage())
         expected = self.saved(index)
-        scratch = any(
-            op.outputs[at : at + 1] == (index,) for name, at in _SCRATCH if name == op.operator
-        )
-        if scratch or op.operator.rpartition(".")[0] in _UNINITIALISED:
+        if _is_scratch(op, index) or op.operator.rpartition(".")[0] in _UNINITIALISED:
             self.uninitialised += 1
             return
         if expected is None:
@@ -299,6 +298,13 @@ class _Replay:
             source=str(frames[0]) if frames else None,
             reason=reason,
         )
+
+
+def _is_scratch(op: Op, value: int) -> bool:
+    """Whether a value is oneDNN's scratch memory."""
+    if op.operator == _LSTM:
+        return op.outputs[3:4] == (value,)
+    return op.operator == _LSTM_BACKWARD and value in op.writes
 
 
 def _last_use(recording: Recording) -> dict[int, list[int]]:

@@ -100,16 +100,18 @@ class Plan:
             writes = set() if retags else declared.union(undeclared)
             self.writes = frozenset(writes.intersection(self.arguments))
         # Where the flag is that says whether the undeclared writes happen at all.
-        flags = [i for i, name in enumerate(self.arguments) if name in _TRAINING_FLAGS]
+        flags = [pair for pair in enumerate(self.arguments) if pair[1] in _TRAINING_FLAGS]
         undeclared_too = schema is not None and schema.name in _UNDECLARED_WRITES
         self.flag = flags[0] if flags and undeclared_too else None
         self.positional: dict[int, Slots] = {}
 
     def written(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[torch.Tensor]:
         """Return the tensors among a call's arguments that it writes."""
+        if self.flag is not None:
+            place, name = self.flag
+            if not (args[place] if place < len(args) else (kwargs or {}).get(name, True)):
+                return []
         found: list[Any] = [args[i] for i in self.slots(len(args)).writes]
-        if self.flag is not None and self.flag < len(args) and not args[self.flag]:
-            found = []
         if kwargs:
             found.extend(value for name, value in kwargs.items() if name in self.writes)
         flat: list[Any] = []
