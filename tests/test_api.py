@@ -23,7 +23,10 @@ PUBLIC = [
 
 VIEW = ["rolled", "module", "collapse", "expand", "inputs", "outputs", "parameters", "buffers"]
 SIGNATURES = {
-    "trace": (["model"], ["layers", "save", "replayable"]),
+    "trace": (
+        ["model"],
+        ["layers", "save", "detach", "device", "dtype", "transform", "replayable"],
+    ),
     "log_forward_pass": (
         ["model", "input_args", "input_kwargs"],
         ["layers_to_save", "vis_opt", "vis_nesting_depth", "vis_direction", "vis_outpath"],

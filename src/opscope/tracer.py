@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import nn
 
 from opscope.capture.develop import develop
+from opscope.capture.payloads import SaveOptions
 from opscope.capture.session import Session
-from opscope.errors import NotSaved, OptionError, TraceStateError, check_choice, check_depth
+from opscope.errors import (
+    LayerNotFound,
+    NotSaved,
+    OptionError,
+    TraceStateError,
+    check_choice,
+    check_depth,
+)
 from opscope.layer import Layer
 from opscope.records.layers import LayerPass, layer_passes
 from opscope.records.lookup import LayerIndex
@@ -41,6 +51,10 @@ def trace(
     *,
     layers: bool = True,
     save: Save = None,
+    detach: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     replayable: bool = False,
 ) -> Trace:
     """Record every aten operator that runs inside a ``with`` block.
@@ -52,6 +66,11 @@ def trace(
             each op is a layer of its own, named after the operator.
         save: What activations to keep: ``"all"``, ``None`` or ``"none"``, or a list of
             labels, module addresses, positions and substrings, see `Trace.__getitem__`.
+        detach: Whether saved activations are cut from the autograd graph; one that is
+            overwritten in place is cut from it in any case.
+        device: Where saved activations are moved to, such as ``"cpu"``.
+        dtype: What saved activations are cast to.
+        transform: A function applied to each saved activation; what it returns is saved.
         replayable: Whether to keep what `Trace.validate` needs: the results of every op,
             and a copy of all that comes from outside, parameters included.
 
@@ -68,7 +87,8 @@ def trace(
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
-    return Trace(model, layers=layers, save=save, replayable=replayable)
+    options = _save_options(detach, device, dtype, transform)
+    return Trace(model, layers=layers, save=save, options=options, replayable=replayable)
 
 
 class Trace:
@@ -84,6 +104,7 @@ class Trace:
         *,
         layers: bool = True,
         save: Save = None,
+        options: SaveOptions | None = None,
         replayable: bool = False,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
@@ -97,7 +118,13 @@ class Trace:
                 message = f"{name}: {option!r} (must be True or False)"
                 raise OptionError(message)
         self._save = _check_save(save)
-        self._session = Session(model, layers=layers, save=self._save != (), replayable=replayable)
+        options = options or SaveOptions()
+        if replayable and options != SaveOptions():
+            message = "replayable=True saves every value as it is: no device, dtype or transform"
+            raise OptionError(message)
+        self._session = Session(
+            model, layers=layers, save=options if self._save != () else None, replayable=replayable
+        )
         self._state: Literal["new", "open", "closed"] = "new"
 
     def __enter__(self) -> Trace:
@@ -116,6 +143,9 @@ class Trace:
     ) -> None:
         self._state = "closed"
         self._session.stop(error, trace_back)
+        if isinstance(self._save, tuple) and self._save:
+            with suppress(LayerNotFound):  # raised where the layers are asked for
+                self._settle_payloads()
 
     # ---------------------------------------------------------------- what was recorded
 
@@ -550,6 +580,26 @@ class Trace:
 
     def _repr_html_(self) -> str | None:
         return self.summary()._repr_html_() if self._state == "closed" else None
+
+
+def _save_options(detach: object, device: object, dtype: object, transform: object) -> SaveOptions:
+    """Return the options of saved activations, checked."""
+    if not isinstance(detach, bool):
+        message = f"detach: {detach!r} (must be True or False)"
+        raise OptionError(message)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        message = f"dtype: {dtype!r} (must be a torch.dtype such as torch.float16, or None)"
+        raise OptionError(message)
+    if transform is not None and not callable(transform):
+        message = f"transform: {transform!r} (must be a function of a tensor, or None)"
+        raise OptionError(message)
+    if device is not None:
+        try:
+            device = torch.device(device)  # type: ignore[call-overload]
+        except (RuntimeError, TypeError) as error:
+            message = f"device: {device!r} (must be a device such as 'cpu', or None)"
+            raise OptionError(message) from error
+    return SaveOptions(detach, device, dtype, transform)  # type: ignore[arg-type]
 
 
 def _check_save(save: object) -> Literal["all"] | tuple[Key, ...]:

@@ -125,3 +125,65 @@ def test_memory_that_was_given_back_is_not_read():
         y.untyped_storage().resize_(0)
     with pytest.raises(opscope.NotSaved, match="freed"):
         _ = trace["sin"].activation
+
+
+def relu_model(*, inplace=False):
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=inplace), nn.Linear(4, 2))
+
+
+def test_an_activation_with_its_graph_gives_the_gradient_that_autograd_gives():
+    model, x = relu_model(), torch.rand(3, 4)
+    with opscope.trace(model, save="all", detach=False) as trace:
+        model(x)
+    hidden, out = trace["linear_1"].activation, trace["linear_2"].activation
+    (found,) = torch.autograd.grad(out.sum(), hidden)
+    expected = torch.ones(3, 2) @ model[2].weight * (hidden > 0)
+    assert torch.equal(found, expected)
+
+
+def test_an_activation_with_its_graph_is_still_what_it_was_before_an_overwrite():
+    model, x = relu_model(inplace=True), torch.rand(3, 4) - 0.5
+    with opscope.trace(model, save="all", detach=False) as trace:
+        model(x)
+    assert torch.equal(trace["linear_1"].activation, model[0](x))
+    assert not trace["linear_1"].activation.requires_grad
+
+
+def test_activations_are_cast_and_transformed_as_they_are_saved():
+    model, x = relu_model(), torch.rand(3, 4)
+    with opscope.trace(
+        model, save=["linear"], dtype=torch.float64, device="cpu", transform=lambda t: t.mean(0)
+    ) as trace:
+        y = model(x)
+    assert trace["linear_2"].activation.dtype == torch.float64
+    assert torch.equal(trace["linear_2"].activation, y.detach().double().mean(0))
+
+
+def test_a_transform_sees_the_value_before_it_is_overwritten():
+    model, x = relu_model(inplace=True), torch.rand(3, 4) - 0.5
+    with opscope.trace(model, save="all", transform=lambda t: t.min()) as trace:
+        model(x)
+    assert torch.equal(trace["linear_1"].activation, model[0](x).detach().min())
+
+
+def test_what_was_not_selected_is_let_go_of_when_the_block_ends():
+    model, x = relu_model(), torch.rand(3, 4)
+    with opscope.trace(model, save=["linear_2"]) as trace:
+        model(x)
+    payloads = trace._session.tape.payloads
+    assert len(payloads.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"detach": 1}, "detach: 1"),
+        ({"device": "moon"}, "device: 'moon'"),
+        ({"dtype": "half"}, "dtype: 'half'"),
+        ({"transform": 3}, "transform: 3"),
+        ({"dtype": torch.half, "replayable": True}, "replayable=True saves every value as it is"),
+    ],
+)
+def test_save_options_that_there_are_not_are_refused_at_once(options, message):
+    with pytest.raises(opscope.OptionError, match=message):
+        opscope.trace(relu_model(), save="all", **options)

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 
 from opscope.capture.identity import Values
 
 
+@dataclass(frozen=True, slots=True)
+class SaveOptions:
+    """How activations are saved.
+
+    Attributes:
+        detach: Whether they are cut from the autograd graph. One that is overwritten in
+            place is cut from it in any case: the copy is made below autograd.
+        device: Where they are moved to; None for where they are.
+        dtype: What they are cast to; None for what they are.
+        transform: What is applied to each; what it returns is saved.
+    """
+
+    detach: bool = True
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
 class Payloads:
     """The tensors saved in one trace, by row.
 
-    What is saved is a detached alias of the tensor. It shares the tensor's memory until
-    an op is about to write that memory, and is cloned then.
+    What is saved is the tensor, or a detached alias of it. It shares the tensor's memory
+    until an op is about to write that memory, and is cloned then.
 
     Args:
         values: Where rows are looked up.
         every_op: Whether what ops return is saved, for want of layers.
+        options: How they are saved.
     """
 
-    def __init__(self, values: Values, *, every_op: bool) -> None:
+    def __init__(self, values: Values, *, every_op: bool, options: SaveOptions) -> None:
         self.every_op = every_op
         self.settled = False
         self._values = values
+        self._options = options
         self._aliases: dict[int, torch.Tensor] = {}
         self._sharing: dict[int, list[int]] = {}
 
@@ -31,10 +52,16 @@ class Payloads:
         """Save a tensor, whose row this is, as it is now."""
         if row in self._aliases:
             return
+        options = self._options
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
-            self._aliases[row] = tensor.detach()
+            kept = tensor.detach() if options.detach else tensor
+            if options.device is not None or options.dtype is not None:
+                kept = kept.to(device=options.device, dtype=options.dtype)
+            if options.transform is not None:
+                kept = options.transform(kept)
+        self._aliases[row] = kept
         storage = self._values.storages[row]
-        if storage >= 0:
+        if storage >= 0 and _shares_memory(kept, tensor):
             self._sharing.setdefault(storage, []).append(row)
 
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -63,6 +90,15 @@ class Payloads:
         """Return the tensor saved for a row; None if there is none, or its memory is gone."""
         alias = self._aliases.get(row)
         return alias if alias is not None and _is_there(alias) else None
+
+
+def _shares_memory(kept: torch.Tensor, tensor: torch.Tensor) -> bool:
+    if kept is tensor:
+        return True
+    try:
+        return bool(kept.untyped_storage()._cdata == tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def _is_there(alias: torch.Tensor) -> bool:

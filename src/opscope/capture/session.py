@@ -25,7 +25,7 @@ from opscope.capture.function_calls import FunctionCalls
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
 from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads
+from opscope.capture.payloads import Payloads, SaveOptions
 from opscope.capture.tape import Tape
 from opscope.records.recording import Failure, Frame
 
@@ -36,13 +36,18 @@ class Session:
     Args:
         model: The module that gives the addresses, or None.
         layers: Whether to record torch functions, which takes a function mode.
-        save: Whether to keep the activations of layers.
+        save: How to keep the activations of layers; None for not at all.
         replayable: Whether to keep what a replay needs: every op's results, and copies of
             all that comes from outside, with the state of the random number generators.
     """
 
     def __init__(
-        self, model: nn.Module | None, *, layers: bool, save: bool, replayable: bool = False
+        self,
+        model: nn.Module | None,
+        *,
+        layers: bool,
+        save: SaveOptions | None,
+        replayable: bool = False,
     ) -> None:
         self.tape = Tape()
         self.layers = layers
@@ -54,9 +59,10 @@ class Session:
         self.tape.values.forgets = layers
         self._interceptor = Interceptor(self.tape)
         self.modules = ModuleCalls(self.tape, self._functions, model)
-        if save or replayable:
+        if save is not None or replayable:
             every_op = replayable or not layers
-            self.tape.payloads = Payloads(self.tape.values, every_op=every_op)
+            options = SaveOptions() if save is None or replayable else save
+            self.tape.payloads = Payloads(self.tape.values, every_op=every_op, options=options)
         if replayable:
             self.tape.values.originals = Originals()
 
