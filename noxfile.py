@@ -82,8 +82,17 @@ def lowest(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the cost of recording, side by side with others where they are installed."""
     install_models(session)
-    session.install("torchlens==2.36.1", "pandas")
+    session.install("torchlens==2.36.1", "torchinfo==1.8.0", "torchview==0.2.7")
     session.run("python", "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Replay a hundred real models bit for bit."""
+    install_models(session)
+    # timm asks for a torchvision that asks for a newer torch.
+    session.install("--no-deps", "timm==1.0.31")
+    session.run("python", "benchmarks/zoo.py", *session.posargs)
 
 
 @nox.session

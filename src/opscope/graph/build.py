@@ -5,8 +5,8 @@ Node attributes, all of them JSON-compatible:
 =================  ===========================================================================
 ``kind``           ``"op"``, ``"handed"`` (a call that dispatched nothing and returned its
                    input), ``"input"``, ``"output"``, ``"parameter"``, ``"buffer"`` or
-                   ``"external"`` (any other tensor from outside); in views of it also
-                   ``"layer"`` and ``"module"``
+                   ``"external"`` (any other tensor from outside, and in the view of one
+                   module what fed it); in views also ``"layer"`` and ``"module"``
 ``label``          what to call it: the operator's name, the layer's label, a parameter's name
 ``step``           for an op, which of its layer's ops it is, from 0
 ``index``          its place in the order of execution

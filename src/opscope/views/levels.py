@@ -38,7 +38,8 @@ def at_level(
         depth: From which depth on a module is one node; None for never.
         collapse: Addresses of modules, or a test of an address, to show as one node
             whatever their depth.
-        expand: The same for modules to show from inside whatever their depth.
+        expand: The same for modules to show from inside whatever their depth; those
+            around one that is named by its address are open too.
 
     Raises:
         OptionError: For a level or depth that there is not, or an address at which no
@@ -49,7 +50,7 @@ def at_level(
     ran = {name.rpartition(":")[0]: None for name in graph.graph["modules"]}
     for option, choice in (("collapse", collapse), ("expand", expand)):
         _check_addresses(option, choice, ran)
-    rule = _Rule(graph, level, depth, _test(collapse), _test(expand))
+    rule = _Rule(graph, level, depth, _test(collapse), _test(_with_ancestors(expand)))
     return quotient(graph, rule.key, rule.describe)
 
 
@@ -166,6 +167,17 @@ def _check_addresses(option: str, choice: Choice, ran: Collection[str]) -> None:
             hint = f"; the nearest addresses: {listed}" if listed else ": the trace has none"
             message = f"{option}: no module ran at {address!r}{hint}"
             raise OptionError(message)
+
+
+def _with_ancestors(choice: Choice) -> Choice:
+    """Add the addresses of the modules around those that are named."""
+    if choice is None or callable(choice):
+        return choice
+    names = {choice} if isinstance(choice, str) else set(choice)
+    for name in tuple(names):
+        while name := name.rpartition(".")[0]:
+            names.add(name)
+    return names
 
 
 def _test(choice: Choice) -> Callable[[str], bool]:

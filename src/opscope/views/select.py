@@ -49,7 +49,9 @@ def _keep(graph: nx.DiGraph, nodes: Collection[str]) -> nx.DiGraph:
 
 
 def focus(graph: nx.DiGraph, module: str, addresses: Collection[str]) -> nx.DiGraph:
-    """Return what ran inside one module, with the border nodes that it touches.
+    """Return what ran inside one module, and what it was fed from outside.
+
+    Ops outside that feed it become nodes of kind ``"external"``, labelled as their layer.
 
     Args:
         graph: The graph of ops.
@@ -69,10 +71,18 @@ def focus(graph: nx.DiGraph, module: str, addresses: Collection[str]) -> nx.DiGr
         hint = f"; the nearest addresses: {listed}" if listed else ": the trace has none"
         message = f"no module ran at {module!r}{hint}"
         raise OptionError(message)
-    around = {
+    near = {
         other
         for node in inside
         for other in (*graph.predecessors(node), *graph.successors(node))
         if graph.nodes[other]["kind"] not in ("op", "handed")
     }
-    return _keep(graph, [node for node in graph if node in inside or node in around])
+    feeding = {other for node in inside for other in graph.predecessors(node)} - inside - near
+    result = _keep(graph, inside | near | feeding)
+    result.remove_edges_from([(a, b) for a, b in result.edges if b in feeding])
+    for node in feeding:
+        attributes = result.nodes[node]
+        label = attributes["layer"] or attributes["label"]
+        attributes.update(kind="external", label=label, layer=None, module_stack=[], operator=None)
+        attributes.update(layer_type=None, module=None, parameters=[], buffers=[])
+    return result
