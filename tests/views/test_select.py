@@ -65,7 +65,7 @@ def test_a_focus_shows_one_module_and_what_it_used_from_outside():
     graph = focused(Exhibit(nested()).ops, "blocks.1.fc")
 
     assert [data["label"] for _, data in graph.nodes(data=True)] == [
-        "blocks.1.fc.weight", "blocks.1.fc.bias", "linear", "linear",
+        "add_1_3", "blocks.1.fc.weight", "blocks.1.fc.bias", "linear", "linear",
     ]  # fmt: skip
 
 
