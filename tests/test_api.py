@@ -33,8 +33,8 @@ SIGNATURES = {
     ),
     "Trace.graph": (["self", "level", "depth"], VIEW),
     "Trace.summary": (["self", "level", "depth"], ["columns", "sort_by", "row_limit"]),
-    "Trace.to_dot": (["self", "level", "depth"], ["direction", *VIEW]),
-    "Trace.draw": (["self", "path", "level", "depth"], ["direction", *VIEW]),
+    "Trace.to_dot": (["self", "level", "depth"], ["direction"]),
+    "Trace.draw": (["self", "path", "level", "depth"], ["direction"]),
 }
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from opscope.errors import OptionError, check_choice, check_depth
-from opscope.tracer import Save, Trace, trace
+from opscope.saving import Save
+from opscope.tracer import Trace, trace
 
 if TYPE_CHECKING:
     from opscope.exporters.dot import Direction

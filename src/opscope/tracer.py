@@ -30,20 +30,20 @@ from opscope.records.layers import LayerPass, layer_passes
 from opscope.records.lookup import LayerIndex
 from opscope.records.recording import Failure, Module, Op, Parameter, Recording
 from opscope.records.totals import Totals, totals
+from opscope.saving import Key, Save, check_save, save_options
 
 if TYPE_CHECKING:
     import networkx as nx
     import pydot
     from rich.console import Console, ConsoleOptions, RenderResult
     from torch.fx import GraphModule
+    from typing_extensions import Unpack
 
     from opscope.analysis.replay import Report
     from opscope.exporters.console import Summary
     from opscope.exporters.dot import Direction
+    from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.levels import Choice, Level
-
-Key = str | int
-Save = Literal["all", "none"] | Sequence[Key] | None
 
 
 def trace(
@@ -87,7 +87,7 @@ def trace(
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
-    options = _save_options(detach, device, dtype, transform)
+    options = save_options(detach, device, dtype, transform)
     return Trace(model, layers=layers, save=save, options=options, replayable=replayable)
 
 
@@ -117,7 +117,7 @@ class Trace:
             if not isinstance(option, bool):
                 message = f"{name}: {option!r} (must be True or False)"
                 raise OptionError(message)
-        self._save = _check_save(save)
+        self._save = check_save(save)
         options = options or SaveOptions()
         if replayable and options != SaveOptions():
             message = "replayable=True saves every value as it is: no device, dtype or transform"
@@ -394,45 +394,20 @@ class Trace:
         >>> list(trace.graph(level="layer"))
         ['ones_1_0', 'relu_1_1', 'add_1_2', 'output_1_3']
         """
+        from opscope.views.compose import ViewOptions
         from opscope.views.select import copied
 
-        return copied(
-            self._view(
-                level, depth, rolled=rolled, module=module, collapse=collapse, expand=expand,
-                inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
-            )
+        options = ViewOptions(
+            rolled=rolled, module=module, collapse=collapse, expand=expand, inputs=inputs,
+            outputs=outputs, parameters=parameters, buffers=buffers,
         )  # fmt: skip
+        return copied(self._view(level, depth, options))
 
-    def _view(
-        self,
-        level: Level,
-        depth: int | None,
-        *,
-        rolled: bool,
-        module: str | None,
-        collapse: Choice,
-        expand: Choice,
-        inputs: bool,
-        outputs: bool,
-        parameters: bool,
-        buffers: bool,
-    ) -> nx.DiGraph:
+    def _view(self, level: Level, depth: int | None, options: ViewOptions) -> nx.DiGraph:
         """Return what `graph` does, sharing attributes with other views."""
-        from opscope.views.levels import at_level
-        from opscope.views.rolled import fold_passes
-        from opscope.views.select import focus, forward_only, without_kinds
+        from opscope.views.compose import view
 
-        graph = self._op_graph if level == "op" else forward_only(self._op_graph)
-        shown = {
-            "input": inputs, "output": outputs, "external": inputs,
-            "parameter": parameters, "buffer": buffers,
-        }  # fmt: skip
-        hidden = {kind for kind, is_shown in shown.items() if not is_shown}
-        if module is not None:
-            graph = focus(graph, module, [m.address for m in self.modules])
-        view = without_kinds(graph, hidden)
-        view = at_level(view, level, depth, collapse=collapse, expand=expand)
-        return fold_passes(view) if rolled else view
+        return view(self._op_graph, level, depth, options, [m.address for m in self.modules])
 
     # ------------------------------------------------------------- tables and pictures
 
@@ -483,37 +458,32 @@ class Trace:
         depth: int | None = None,
         *,
         direction: Direction = "down",
-        rolled: bool = False,
-        module: str | None = None,
-        collapse: Choice = None,
-        expand: Choice = None,
-        inputs: bool = True,
-        outputs: bool = True,
-        parameters: bool = False,
-        buffers: bool = False,
+        **view: Unpack[ViewArguments],
     ) -> pydot.Dot:
         """Return the picture as a `pydot.Dot`, to be changed before it is written.
 
-        The arguments are those of `graph`, and ``direction`` says where the data flows
-        to: ``"down"``, ``"up"``, ``"right"`` or ``"left"``.
+        Args:
+            level: What a node is: ``"op"``, ``"layer"`` or ``"module"``.
+            depth: How deep in the module tree to look; what is deeper is one node.
+            direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
+            view: The other arguments of `graph`; parameters and buffers are no nodes here
+                unless they are asked for.
 
         Raises:
-            OptionError: For a value that is not one of the valid ones.
+            OptionError: For a name or value that is not one of the valid ones.
         """
         from opscope import notation
         from opscope.exporters.dot import to_dot
+        from opscope.views.compose import ViewOptions
 
-        graph = self._view(
-            level, depth, rolled=rolled, module=module, collapse=collapse, expand=expand,
-            inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
-        )  # fmt: skip
+        options = ViewOptions.of({"parameters": False, "buffers": False, **view})
         sums = self.totals
         caption = [
             self.recording.model_name or "trace",
             f"{notation.plural(sums.tensors, 'tensor')} ({notation.size(sums.tensor_bytes)})",
             f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",
         ]
-        return to_dot(graph, direction=direction, caption=caption)
+        return to_dot(self._view(level, depth, options), direction=direction, caption=caption)
 
     def draw(
         self,
@@ -522,33 +492,22 @@ class Trace:
         depth: int | None = None,
         *,
         direction: Direction = "down",
-        rolled: bool = False,
-        module: str | None = None,
-        collapse: Choice = None,
-        expand: Choice = None,
-        inputs: bool = True,
-        outputs: bool = True,
-        parameters: bool = False,
-        buffers: bool = False,
+        **view: Unpack[ViewArguments],
     ) -> Path:
         """Write a picture and return its path; the suffix chooses the format.
 
         ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install
         'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz. The other arguments are those of
-        `graph` and `to_dot`.
+        `to_dot` and `graph`.
 
         Raises:
-            OptionError: For a value that is not one of the valid ones.
+            OptionError: For a name or value that is not one of the valid ones.
             RenderError: Where nothing on this machine makes that format.
         """
         from opscope.exporters.picture import check_path, write_picture
 
         check_path(path)
-        dot = self.to_dot(
-            level, depth, direction=direction, rolled=rolled, module=module, collapse=collapse,
-            expand=expand, inputs=inputs, outputs=outputs, parameters=parameters, buffers=buffers,
-        )  # fmt: skip
-        return write_picture(dot, path)
+        return write_picture(self.to_dot(level, depth, direction=direction, **view), path)
 
     # ----------------------------------------------------------------- how it is shown
 
@@ -580,42 +539,3 @@ class Trace:
 
     def _repr_html_(self) -> str | None:
         return self.summary()._repr_html_() if self._state == "closed" else None
-
-
-def _save_options(detach: object, device: object, dtype: object, transform: object) -> SaveOptions:
-    """Return the options of saved activations, checked."""
-    if not isinstance(detach, bool):
-        message = f"detach: {detach!r} (must be True or False)"
-        raise OptionError(message)
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        message = f"dtype: {dtype!r} (must be a torch.dtype such as torch.float16, or None)"
-        raise OptionError(message)
-    if transform is not None and not callable(transform):
-        message = f"transform: {transform!r} (must be a function of a tensor, or None)"
-        raise OptionError(message)
-    if device is not None:
-        try:
-            device = torch.device(device)  # type: ignore[call-overload]
-        except (RuntimeError, TypeError) as error:
-            message = f"device: {device!r} (must be a device such as 'cpu', or None)"
-            raise OptionError(message) from error
-    return SaveOptions(detach, device, dtype, transform)  # type: ignore[arg-type]
-
-
-def _check_save(save: object) -> Literal["all"] | tuple[Key, ...]:
-    """Return ``"all"`` or the keys of what is to be saved."""
-    if save is None or (isinstance(save, str) and save == "none"):
-        return ()
-    if isinstance(save, str):
-        if save == "all":
-            return "all"
-        message = f"save: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
-        raise OptionError(message)
-    if not isinstance(save, Sequence):
-        message = f"save: {save!r} (must be 'all', 'none', None or a list of keys)"
-        raise OptionError(message)
-    for key in save:
-        if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
-            message = f"save: {key!r} is no key (a key is a label, an address or a position)"
-            raise OptionError(message)
-    return tuple(save)

@@ -243,25 +243,11 @@ class _Replay:
 
     def _arguments(self, op: Op, plan: Plan) -> dict[str, Any]:
         """Return an op's arguments by name, its tensors as replayed."""
-        found: dict[str, Any] = {}
-        lists: dict[str, dict[int, Any]] = {}
-        pairs = [(name, self._constant(op, item)) for name, item in op.arguments]
-        pairs += [(read.argument, self._tensor(read.value)) for read in op.reads]
-        for name, item in pairs:
-            base, bracket, rest = name.partition("[")
-            if bracket:
-                lists.setdefault(base, {})[int(rest[:-1])] = item
-            else:
-                found[name] = item
-        for base, items in lists.items():
-            found[base] = [items[place] for place in sorted(items)]
+        if any(isinstance(item, torch.Generator) for _, item in op.arguments):
+            raise _Refusal(_name(op), "draws from a generator of its own")
+        found: dict[str, Any] = op.named_arguments(self._tensor)
         order = {name: place for place, name in enumerate(plan.arguments)}
         return dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
-
-    def _constant(self, op: Op, item: object) -> object:
-        if isinstance(item, torch.Generator):
-            raise _Refusal(_name(op), "draws from a generator of its own")
-        return item
 
     def _tensor(self, index: int) -> torch.Tensor:
         """Return a value; make it again from the originals if it came from outside."""

@@ -181,18 +181,7 @@ class _Program:
 
     def _arguments(self, op: Op, func: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return an op's arguments: positional as far as they go, the rest by name."""
-        found: dict[str, Any] = {}
-        lists: dict[str, dict[int, Any]] = {}
-        pairs: list[tuple[str, Any]] = [(name, value) for name, value in op.arguments]
-        pairs += [(read.argument, self._node(read.value)) for read in op.reads]
-        for name, item in pairs:
-            base, bracket, rest = name.partition("[")
-            if bracket:
-                lists.setdefault(base, {})[int(rest[:-1])] = item
-            else:
-                found[name] = item
-        for base, items in lists.items():
-            found[base] = [items[place] for place in sorted(items)]
+        found: dict[str, Any] = op.named_arguments(self._node)
         args = []
         for argument in func._schema.arguments:
             if argument.kwarg_only or argument.name not in found:

@@ -6,8 +6,11 @@ refer to one another by index into the tuples of the one `Recording`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
 
 Origin = Literal["outside", "fresh", "view", "write", "handed"]
 """How a value came to be: it was there before, an op made it in new memory, an op
@@ -123,6 +126,20 @@ class Op:
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
+
+    def named_arguments(self, tensor: Callable[[int], T]) -> dict[str, object | T]:
+        """Return all arguments by name, lists put together, each tensor as ``tensor`` gives it."""
+        found: dict[str, Any] = {}
+        lists: dict[str, dict[int, Any]] = {}
+        pairs = [*self.arguments, *((read.argument, tensor(read.value)) for read in self.reads)]
+        for name, item in pairs:
+            base, bracket, place = name.partition("[")
+            if bracket:
+                lists.setdefault(base, {})[int(place[:-1])] = item
+            else:
+                found[name] = item
+        found.update({base: [items[i] for i in sorted(items)] for base, items in lists.items()})
+        return found
 
     @property
     def name(self) -> str:

@@ -1,0 +1,53 @@
+"""What is to be saved, and how: the arguments of `opscope.trace`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from opscope.capture.payloads import SaveOptions
+from opscope.errors import OptionError
+
+Key = str | int
+Save = Literal["all", "none"] | Sequence[Key] | None
+
+
+def save_options(detach: object, device: object, dtype: object, transform: object) -> SaveOptions:
+    """Return the options of saved activations, checked."""
+    if not isinstance(detach, bool):
+        message = f"detach: {detach!r} (must be True or False)"
+        raise OptionError(message)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        message = f"dtype: {dtype!r} (must be a torch.dtype such as torch.float16, or None)"
+        raise OptionError(message)
+    if transform is not None and not callable(transform):
+        message = f"transform: {transform!r} (must be a function of a tensor, or None)"
+        raise OptionError(message)
+    if device is not None:
+        try:
+            device = torch.device(device)  # type: ignore[call-overload]
+        except (RuntimeError, TypeError) as error:
+            message = f"device: {device!r} (must be a device such as 'cpu', or None)"
+            raise OptionError(message) from error
+    return SaveOptions(detach, device, dtype, transform)  # type: ignore[arg-type]
+
+
+def check_save(save: object) -> Literal["all"] | tuple[Key, ...]:
+    """Return ``"all"`` or the keys of what is to be saved."""
+    if save is None or (isinstance(save, str) and save == "none"):
+        return ()
+    if isinstance(save, str):
+        if save == "all":
+            return "all"
+        message = f"save: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
+        raise OptionError(message)
+    if not isinstance(save, Sequence):
+        message = f"save: {save!r} (must be 'all', 'none', None or a list of keys)"
+        raise OptionError(message)
+    for key in save:
+        if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
+            message = f"save: {key!r} is no key (a key is a label, an address or a position)"
+            raise OptionError(message)
+    return tuple(save)

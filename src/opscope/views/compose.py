@@ -1,0 +1,91 @@
+"""One view of the op graph from all of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+import networkx as nx
+
+from opscope.errors import check_choice
+from opscope.views.levels import Choice, Level, at_level
+from opscope.views.rolled import fold_passes
+from opscope.views.select import focus, forward_only, without_kinds
+
+
+class ViewArguments(TypedDict, total=False):
+    """The arguments, by name, of verbs that show a view; see `ViewOptions`."""
+
+    rolled: bool
+    module: str | None
+    collapse: Choice
+    expand: Choice
+    inputs: bool
+    outputs: bool
+    parameters: bool
+    buffers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewOptions:
+    """What of the graph is shown, apart from its level and depth.
+
+    Attributes:
+        rolled: Whether all passes of a layer are one node.
+        module: Address of the one module to show.
+        collapse: Modules to show as one node whatever their depth.
+        expand: Modules to show from inside whatever their depth.
+        inputs: Whether tensors that enter are nodes.
+        outputs: Whether tensors that leave are nodes.
+        parameters: Whether parameters are nodes.
+        buffers: Whether buffers are nodes.
+    """
+
+    rolled: bool = False
+    module: str | None = None
+    collapse: Choice = None
+    expand: Choice = None
+    inputs: bool = True
+    outputs: bool = True
+    parameters: bool = True
+    buffers: bool = True
+
+    @classmethod
+    def of(cls, named: Mapping[str, Any]) -> ViewOptions:
+        """Return the options of these names, else raise an `OptionError` that lists them."""
+        choices = [field.name for field in fields(cls)]
+        for name in named:
+            check_choice("argument", name, choices)
+        return cls(**named)
+
+
+def view(
+    graph: nx.DiGraph,
+    level: Level,
+    depth: int | None,
+    options: ViewOptions,
+    addresses: Collection[str],
+) -> nx.DiGraph:
+    """Return a view of the op graph; above the level of ops, of its forward part.
+
+    Args:
+        graph: The graph of ops that `opscope.graph.build` makes.
+        level: What a node is.
+        depth: How deep in the module tree to look.
+        options: What of it is shown.
+        addresses: Of all modules, for the message where ``options.module`` is none.
+
+    Raises:
+        OptionError: For a level, depth or address that there is not.
+    """
+    shown = graph if level == "op" else forward_only(graph)
+    if options.module is not None:
+        shown = focus(shown, options.module, addresses)
+    kinds = {
+        "input": options.inputs, "output": options.outputs, "external": options.inputs,
+        "parameter": options.parameters, "buffer": options.buffers,
+    }  # fmt: skip
+    shown = without_kinds(shown, [kind for kind, is_shown in kinds.items() if not is_shown])
+    shown = at_level(shown, level, depth, collapse=options.collapse, expand=options.expand)
+    return fold_passes(shown) if options.rolled else shown
