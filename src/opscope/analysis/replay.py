@@ -119,14 +119,19 @@ def replay(
 @contextmanager
 def _as_recorded(originals: Originals) -> Iterator[None]:
     """Below autograd, with the recorded random state; put back what was there after."""
-    devices = [int(name.split(":")[1]) for name in originals.generators if name != "cpu"]
+    names = {"cpu"}.union(originals.generators, *originals.draws.values()) - {"cpu"}
+    devices = [int(name.split(":")[1]) for name in names]
     with torch.random.fork_rng(devices), torch._C._AutoDispatchBelowAutograd():
-        for name, state in originals.generators.items():
-            if name == "cpu":
-                torch.set_rng_state(state)
-            else:
-                torch.cuda.set_rng_state(state, name)
+        _set_generators(originals.generators)
         yield
+
+
+def _set_generators(states: dict[str, torch.Tensor]) -> None:
+    for name, state in states.items():
+        if name == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, name)
 
 
 class _Stop(Exception):
@@ -187,6 +192,8 @@ class _Replay:
     def _hand_on(self, received: tuple[int, ...], returned: tuple[int, ...]) -> None:
         for old, new in zip(received, returned, strict=True):
             self.tensors[new] = self._tensor(old)
+            if old in self.equal:
+                self.equal.add(new)
 
     def _run(self, op: Op) -> None:
         func = overload(op.operator)
@@ -198,6 +205,7 @@ class _Replay:
         args = (required,) if plan.arguments[:1] == ("self",) else ()
         if required is not None and not args:
             arguments["self"] = required
+        _set_generators(self.originals.draws.get(op.index, {}))
         # In this order: leaving inference mode turns grad mode on.
         with torch.inference_mode(op.inference), torch.set_grad_enabled(op.grad_enabled):
             try:
@@ -232,6 +240,9 @@ class _Replay:
         expected = self.saved(index)
         if _is_scratch(op, index) or op.operator.rpartition(".")[0] in _UNINITIALISED:
             self.uninitialised += 1
+            if expected is not None and _can_fill(expected, tensor):
+                with torch.inference_mode(op.inference):
+                    tensor.copy_(expected)  # views of it show what lay there, until it is written
             return
         if expected is None:
             return
@@ -363,6 +374,16 @@ def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
         return None
     wrong = int((before != after).view(-1, expected.element_size()).any(1).sum())
     return f"{wrong:,} of {expected.numel():,} elements differ from what was recorded"
+
+
+def _can_fill(expected: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return (
+        expected.shape == tensor.shape
+        and expected.dtype == tensor.dtype
+        and tensor.layout == torch.strided
+        and not tensor._is_zerotensor()
+        and torch._debug_has_internal_overlap(tensor) != 1
+    )
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -138,6 +138,8 @@ class Interceptor(TorchDispatchMode):
         payloads = tape.payloads
         if payloads is not None and plan.writes:
             payloads.before_write(plan.written(args, kwargs))
+        if plan.draws and tape.values.originals is not None:
+            tape.values.originals.keep_draw(tape.op_count)
         result = None
         started = perf_counter_ns()
         try:

@@ -67,12 +67,13 @@ class Plan:
         positional: Per number of positional arguments, the `Slots` of that call.
         writes: Names of the tensor arguments that it writes.
         skip: Whether it is no computation (the profiler's own marks).
+        draws: Whether it draws random numbers.
         opaque: Whether nothing is known of its arguments: a higher-order operator.
     """
 
     __slots__ = (
-        "arguments", "call", "flag", "func", "kinds", "name", "opaque", "positional", "skip",
-        "writes",
+        "arguments", "call", "draws", "flag", "func", "kinds", "name", "opaque", "positional",
+        "skip", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -80,6 +81,7 @@ class Plan:
         self.call = getattr(func, "_op", func)
         self.name = str(func)
         self.skip = self.name.startswith("profiler.")
+        self.draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
         if schema is None:

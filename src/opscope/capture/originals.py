@@ -14,12 +14,15 @@ class Originals:
         storages: By storage number, a copy of its bytes.
         tensors: By row, a copy of a tensor that has no plain storage.
         generators: The state of each device's random number generator at the start.
+        draws: The same before each op that draws from it, by op: the program may seed it
+            between ops, as checkpointing does.
     """
 
     def __init__(self) -> None:
         self.storages: dict[int, torch.UntypedStorage] = {}
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: dict[str, torch.Tensor] = {}
+        self.draws: dict[int, dict[str, torch.Tensor]] = {}
 
     def keep(
         self, tensor: torch.Tensor, storage: torch.UntypedStorage | None, row: int, number: int
@@ -33,7 +36,16 @@ class Originals:
 
     def keep_generators(self) -> None:
         """Take down the state of the default generators."""
-        self.generators["cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            for device in range(torch.cuda.device_count()):
-                self.generators[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
+        self.generators = _generators()
+
+    def keep_draw(self, op: int) -> None:
+        """Take it down again before an op that draws."""
+        self.draws[op] = _generators()
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            states[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
+    return states
