@@ -279,7 +279,10 @@ class Trace:
         self._settle_payloads()
         found = tuple(payloads.get(value) for value in record.values)
         if any(tensor is None for tensor in found):
-            message = f"the activation of {record.label} was saved, but its memory was freed since"
+            message = (
+                f"the activation of {record.label} was saved, but its memory was freed, or "
+                "written after the block; read it before, or save with transform=torch.clone"
+            )
             raise NotSaved(message)
         return found[0] if len(found) == 1 else found
 
@@ -307,7 +310,7 @@ class Trace:
         if payloads is None or originals is None:
             message = "a trace can be replayed if made with opscope.trace(..., replayable=True)"
             raise NotSaved(message)
-        labels = {item.call: item.label for item in self.passes}
+        labels = {item.call: item.label for item in self.passes if item.call is not None}
         return replay(self.recording, originals, payloads.get, labels)
 
     def to_fx(self) -> GraphModule:
@@ -337,10 +340,20 @@ class Trace:
         return to_fx(
             self.recording,
             overload=overload,
-            parameter=lambda number: session.tape.parameters.entries[number].live(),
+            parameter=self._parameter,
             outside=session.tape.values.outside,
             forward=None if root is None else root.forward,
         )
+
+    def _parameter(self, number: int) -> torch.Tensor | None:
+        """Return a parameter or buffer; as it was, if it is gone and was kept."""
+        session, record = self._session, self.recording.parameters[number]
+        tensor = session.tape.parameters.entries[number].live()
+        if tensor is None and record.value is not None:
+            tensor = session.tape.values.outside(record.value)
+            if tensor is not None and record.kind == "parameter":
+                tensor = nn.Parameter(tensor, requires_grad=record.trainable)
+        return tensor
 
     # ------------------------------------------------------------------------- graphs
 

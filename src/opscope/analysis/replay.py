@@ -68,6 +68,8 @@ class Report:
         compared: Values that were compared and equal, bit for bit.
         uninitialised: Values that cannot be compared: memory that nothing was written to
             yet (``aten.empty`` and its kin), and the scratch memory of oneDNN's LSTM.
+        lost: Values that cannot be compared since their memory was freed, or written to after
+            the block.
         outputs: Of the values compared, those that the model returned.
         difference: The first value that was not reproduced, None if all were.
         refused: Why the record cannot be replayed, None if it can.
@@ -76,6 +78,7 @@ class Report:
     ops: int
     compared: int
     uninitialised: int = 0
+    lost: int = 0
     outputs: int = 0
     difference: Difference | None = None
     refused: str | None = None
@@ -91,6 +94,11 @@ class Report:
             return (
                 f"valid: {done}, {notation.plural(self.compared, 'value')} equal bit for bit, "
                 f"{notation.plural(self.outputs, 'output')} among them"
+                + (
+                    f"; {self.lost:,} overwritten after the block, not compared"
+                    if self.lost
+                    else ""
+                )
             )
         found = self.difference
         where = [f"op {found.op}, {found.operator}"]
@@ -101,7 +109,7 @@ class Report:
 
 
 def replay(
-    recording: Recording, originals: Originals, saved: Saved, labels: dict[int | None, str]
+    recording: Recording, originals: Originals, saved: Saved, labels: dict[int, str]
 ) -> Report:
     """Run a record again and compare.
 
@@ -148,7 +156,7 @@ class _Replay:
         recording: Recording,
         originals: Originals,
         saved: Saved,
-        labels: dict[int | None, str],
+        labels: dict[int, str],
     ) -> None:
         self.recording = recording
         self.originals = originals
@@ -156,7 +164,7 @@ class _Replay:
         self.labels = labels
         self.tensors: dict[int, torch.Tensor] = {}
         self.storages: dict[int, torch.UntypedStorage] = {}
-        self.ops = self.compared = self.uninitialised = 0
+        self.ops = self.compared = self.uninitialised = self.lost = 0
         self.equal: set[int] = set()
         # Storages on which tensors turn up that no op returned, as autograd's saved ones do.
         self.turn_up = {v.storage for v in recording.values if v.origin == "outside"} - {None}
@@ -184,6 +192,7 @@ class _Replay:
             ops=self.ops,
             compared=self.compared,
             uninitialised=self.uninitialised,
+            lost=self.lost,
             outputs=len(outputs & self.equal),
             difference=difference,
             refused=refused,
@@ -200,6 +209,10 @@ class _Replay:
         if func is None:
             raise _Refusal(_name(op), "is no operator overload")
         plan = Plan(func)
+        for read in op.reads:
+            value = self.recording.values[read.value]
+            if read.value not in self.tensors and value.origin != "outside":
+                raise _Stop(op, f"it reads value {read.value}, which nothing made before it")
         arguments = self._arguments(op, plan)
         required = arguments.pop("self", None) if "self" in plan.arguments else None
         args = (required,) if plan.arguments[:1] == ("self",) else ()
@@ -244,9 +257,12 @@ class _Replay:
                 with torch.inference_mode(op.inference):
                     tensor.copy_(expected)  # views of it show what lay there, until it is written
             return
-        if expected is None:
+        problem = _layout_problem(self.recording.values[index], tensor)
+        if problem is None and expected is None:
+            self.lost += 1
             return
-        problem = _compare(expected, tensor)
+        if problem is None and expected is not None:
+            problem = _compare(expected, tensor)
         if problem is not None:
             raise _Stop(op, problem)
         self.compared += 1
@@ -290,7 +306,7 @@ class _Replay:
         return Difference(
             op=op.index,
             operator=op.operator,
-            layer=self.labels.get(op.layer_call),
+            layer=None if op.layer_call is None else self.labels.get(op.layer_call),
             module=None if module is None else recording.modules[module].address,
             source=str(frames[0]) if frames else None,
             reason=reason,
@@ -359,6 +375,19 @@ def _flat(result: Any) -> list[torch.Tensor | None]:
     return flat
 
 
+def _layout_problem(value: Value, found: torch.Tensor) -> str | None:
+    """Return what is different about how a tensor lies in memory, None if nothing is."""
+    if value.storage is None:
+        return None
+    recorded = (value.shape, value.stride, value.offset)
+    computed = (tuple(found.shape), found.stride(), found.storage_offset())
+    if recorded == computed:
+        return None
+    return "shape {}, stride {} and offset {} were computed ".format(
+        *computed
+    ) + "where {}, {} and {} were recorded".format(*recorded)
+
+
 def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
     """Return what is different about two tensors, None if they are equal bit for bit."""
     if expected.shape != found.shape or expected.dtype != found.dtype:
@@ -366,6 +395,8 @@ def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
             f"{found.dtype}{list(found.shape)} was computed "
             f"where {expected.dtype}{list(expected.shape)} was recorded"
         )
+    if expected.device.type == "meta":
+        return None  # it has no elements
     if expected.layout != torch.strided or expected.is_quantized:
         same = bool(torch.equal(expected.to_dense(), found.to_dense()))
         return None if same else "other elements were computed than recorded"

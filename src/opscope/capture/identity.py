@@ -114,12 +114,16 @@ class Values:
         """Have the next sight of this tensor make a new row: its metadata was replaced."""
         self._rows.pop(id(tensor), None)
 
+    def tensor(self, row: int) -> torch.Tensor | None:
+        """Return the tensor of a row while it is alive."""
+        live = self._tensors[row]
+        return None if live is None else live()
+
     def outside(self, row: int) -> torch.Tensor | None:
         """Return a tensor from outside as it was, or as it is while it is alive."""
         if row in self.constants:
             return self.constants[row]
-        live = self._tensors[row]
-        tensor = None if live is None else live()
+        tensor = self.tensor(row)
         if self.originals is None:
             return tensor
         shape, stride, dtype, device = list(self.layout_table)[self.layouts[row]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from weakref import ref
 
 import torch
 
@@ -47,6 +48,7 @@ class Payloads:
         self._options = options
         self._aliases: dict[int, torch.Tensor] = {}
         self._sharing: dict[int, list[int]] = {}
+        self._versions: dict[int, tuple[ref[torch.Tensor], int]] = {}
 
     def keep(self, tensor: torch.Tensor, row: int) -> None:
         """Save a tensor, whose row this is, as it is now."""
@@ -76,6 +78,26 @@ class Payloads:
                     with torch._C._DisableTorchDispatch(), torch.no_grad():
                         self._aliases[shared] = alias.clone()
 
+    def seal(self) -> None:
+        """Note the state of what shares memory with saved tensors, as the block ends.
+
+        From here on no dispatch tells of a write, but a tensor's version counter does.
+        """
+        for row in range(len(self._values) - 1, -1, -1):
+            storage = self._values.storages[row]
+            if storage in self._sharing and storage not in self._versions:
+                tensor = self._values.tensor(row)
+                if tensor is not None and not tensor.is_inference():
+                    self._versions[storage] = (ref(tensor), tensor._version)
+
+    def _was_written(self, row: int) -> bool:
+        """Whether the memory of a saved tensor was written after the block."""
+        if row not in self._sharing.get(self._values.storages[row], ()):
+            return False
+        live, version = self._versions.get(self._values.storages[row], (None, 0))
+        tensor = None if live is None else live()
+        return tensor is not None and tensor._version != version
+
     def retain(self, rows: Iterable[int]) -> None:
         """Drop all but these rows, once and for all."""
         wanted = set(rows)
@@ -87,9 +109,14 @@ class Payloads:
         return set(self._aliases)
 
     def get(self, row: int) -> torch.Tensor | None:
-        """Return the tensor saved for a row; None if there is none, or its memory is gone."""
+        """Return the tensor saved for a row.
+
+        None if there is none, or if its memory was freed, or written after the block.
+        """
         alias = self._aliases.get(row)
-        return alias if alias is not None and _is_there(alias) else None
+        if alias is None or not _is_there(alias) or self._was_written(row):
+            return None
+        return alias
 
 
 def _shares_memory(kept: torch.Tensor, tensor: torch.Tensor) -> bool:

@@ -89,6 +89,8 @@ class Session:
             self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.modules.outermost = self.tape.boundary = None
         self.tape.parameters.measure()
+        if self.tape.payloads is not None:
+            self.tape.payloads.seal()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):

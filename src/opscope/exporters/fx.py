@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from opscope.errors import NotSaved, TraceStateError
-from opscope.records.recording import Leaf, ModuleCall, Op, Recording
+from opscope.records.recording import ModuleCall, Op, Recording
 
 # What these give depends on the data, and is a constant in the program.
 _BAKED = {
@@ -55,6 +57,31 @@ def to_fx(
     return _Program(recording, overload, parameter, outside, forward).build()
 
 
+def _argument(path: str, parameters: list[inspect.Parameter]) -> tuple[str, str]:
+    """Return the name of the argument that an input's path leads into, and the rest of it."""
+    head, _, rest = path.partition(".")
+    if head and not head.isdigit():
+        return head, rest
+    place = int(head or 0)
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return f"{parameter.name}_{place}", rest
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            if place == 0:
+                return parameter.name, rest
+            place -= 1
+    return f"input_{head or 0}", rest
+
+
+def _nested(tree: Any) -> Any:
+    """Return nested outputs: a tuple where the keys are places, else a dict."""
+    if not isinstance(tree, dict):
+        return tree
+    if not all(key.isdigit() for key in tree):
+        return {key: _nested(item) for key, item in tree.items()}
+    return tuple(_nested(tree.get(str(i))) for i in range(1 + max(map(int, tree), default=-1)))
+
+
 class _Program:
     def __init__(
         self,
@@ -81,13 +108,18 @@ class _Program:
             self.nodes[value] = self.graph.placeholder(name)
         calls = iter([call for call in self.recording.layer_calls if not call.ops])
         call = next(calls, None)
-        for op in self.recording.ops:
+        first, last = (0, len(self.recording.ops)) if run is None else (run.ops.start, run.ops.stop)
+        while call is not None and run is not None and call.ops.start <= first:
+            if call.module_call is not None and call.index in run.layer_calls:
+                break  # what is handed on before the model runs is none of its business
+            call = next(calls, None)
+        for op in self.recording.ops[first:last]:
             while call is not None and call.ops.start <= op.index:
                 self._hand_on(call.received, call.returned)
                 call = next(calls, None)
             if not op.in_backward:
                 self._op(op)
-        while call is not None:
+        while call is not None and call.ops.start <= last:
             self._hand_on(call.received, call.returned)
             call = next(calls, None)
         self.graph.output(self._outputs(run))
@@ -111,22 +143,36 @@ class _Program:
 
         if run is None:
             return [(f"input_{i}", v) for i, v in enumerate(outside_values(self.recording))]
-        names = [] if self.forward is None else list(inspect.signature(self.forward).parameters)
-        found = [(self._input_name(leaf, names), leaf.value) for leaf in run.inputs]
-        order = {name: place for place, name in enumerate(names)}
-        return sorted(found, key=lambda pair: order.get(pair[0], len(order)))
-
-    def _input_name(self, leaf: Leaf, names: list[str]) -> str:
-        head, _, rest = leaf.path.partition(".")
-        place = int(head) if head.isdigit() else 0 if not head else None
-        if place is not None:
-            head = names[place] if place < len(names) else f"input_{place}"
-        return f"{head}_{rest.replace('.', '_')}" if rest else head
+        signature = {} if self.forward is None else inspect.signature(self.forward).parameters
+        order = {name: place for place, name in enumerate(signature)}
+        found = []
+        for leaf in run.inputs:
+            head, rest = _argument(leaf.path, list(signature.values()))
+            name = re.sub(r"\W", "_", f"{head}_{rest}" if rest else head)
+            found.append(
+                (
+                    order.get(head.rstrip("0123456789").rstrip("_"), len(order))
+                    if head not in order
+                    else order[head],
+                    name,
+                    leaf.value,
+                )
+            )
+        named: dict[str, int] = {}
+        for _, name, value in sorted(found, key=lambda item: item[0]):
+            number, free = 0, name
+            while free in named or keyword.iskeyword(free):
+                number, free = number + 1, f"{name}_{number + 1}"
+            named[free] = value
+        return list(named.items())
 
     def _op(self, op: Op) -> None:
         func = self.overload(op.operator)
         if func is None:
             message = f"op {op.index}, {op.operator}, is no operator overload and cannot be called"
+            raise TraceStateError(message)
+        if any(isinstance(item, torch.Generator) for _, item in op.arguments):
+            message = f"op {op.index}, {op.operator}, draws from a generator of its own"
             raise TraceStateError(message)
         args, kwargs = self._arguments(op, func)
         node = self.graph.call_function(func, args, kwargs)
@@ -219,12 +265,14 @@ class _Program:
         if run is None:
             ends = [self._node(value) for value in loose_ends(self.recording)]
             return ends[0] if len(ends) == 1 else tuple(ends)
-        leaves = run.outputs
-        if len(leaves) == 1 and not leaves[0].path:
-            return self._node(leaves[0].value)
-        if all(leaf.path.isdigit() for leaf in leaves):
-            return tuple(self._node(leaf.value) for leaf in leaves)
-        return {leaf.path: self._node(leaf.value) for leaf in leaves}
+        tree: dict[str, Any] = {}
+        for leaf in run.outputs:
+            *path, last = f".{leaf.path}".split(".") if leaf.path else [""]
+            holder = tree
+            for part in path:
+                holder = holder.setdefault(part, {})
+            holder[last] = self._node(leaf.value)
+        return _nested(tree.get("", {}))
 
     def _describe(self, node: fx.Node, op: Op) -> None:
         recording = self.recording
