@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests import invariants
 from torch import nn
 
 import opscope
@@ -24,6 +25,7 @@ def trace():
     model, x = Net(), torch.ones(2, 4)
     with opscope.trace(model, save="all") as trace:
         model(x)
+    invariants.check(trace)
     return trace
 
 

@@ -8,7 +8,7 @@ import networkx as nx
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import zoo
+from tests import invariants, zoo
 from torch import nn
 
 import opscope
@@ -18,6 +18,7 @@ def types(function, *args):
     """Return the types of the layers that a function's calls are, in order."""
     with opscope.trace() as trace:
         function(*args)
+    invariants.check(trace)
     return [item.type for item in trace.passes if item.kind not in {"input", "output"}]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import zoo
+from tests import invariants, zoo
 from torch import nn
 
 import opscope
@@ -13,6 +13,7 @@ def traced(program, *args, **options):
     model = program if isinstance(program, nn.Module) else None
     with opscope.trace(model, **options) as trace:
         program(*args)
+    invariants.check(trace)
     return trace
 
 

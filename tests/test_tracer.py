@@ -5,6 +5,7 @@ import pydot
 import pytest
 import torch
 from rich.console import Console
+from tests import invariants
 from torch import nn
 
 import opscope
@@ -27,6 +28,7 @@ def traced(*, backward=False):
         y = model(x)
         if backward:
             y.sum().backward()
+    invariants.check(trace)
     return trace
 
 

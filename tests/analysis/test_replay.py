@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests import zoo
+from tests import invariants, zoo
 from tests.analysis.programs import PROGRAMS, uninitialised_then_filled
 from tests.witness import tensors
 from torch import nn
@@ -13,6 +13,7 @@ import opscope
 def traced(call, model=None, **options):
     with opscope.trace(model, replayable=True, **options) as trace:
         call()
+    invariants.check(trace)
     return trace
 
 

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 import torch
-from tests import zoo
+from tests import invariants, zoo
 from tests.witness import line_of, tensors
 from torch import nn
 from torch.fx.passes.graph_drawer import FxGraphDrawer
@@ -17,6 +17,7 @@ import opscope
 def program_of(model, *args, **kwargs):
     with torch.no_grad(), opscope.trace(model) as trace:
         model(*args, **kwargs)
+    invariants.check(trace)
     return trace.to_fx()
 
 

@@ -11,6 +11,7 @@ import networkx as nx
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import invariants
 from tests.graph import fuzzer, oracle
 
 import opscope
@@ -24,6 +25,7 @@ CHUNKS = range(0, PROGRAMS, CHUNK)
 def graph(program, *, layers=True) -> nx.DiGraph:
     with opscope.trace(layers=layers) as trace:
         program()
+    invariants.check(trace)
     return trace.graph(level="op")
 
 

@@ -23,6 +23,7 @@ class LayerIndex:
         self._exact: dict[str, list[LayerPass]] = {}
         self._exits: dict[str, list[LayerPass]] = {}
         self.outputs_of: dict[int, list[str]] = {}
+        self._exits_of: dict[int, list[str]] = {}  # the same, under all addresses
         for item in passes:
             for name in (item.layer_label, item.short_label):
                 self._exact.setdefault(name, []).append(item)
@@ -37,10 +38,12 @@ class LayerIndex:
             if leaving is None:
                 continue
             module = recording.modules[run.module]
-            for address in (module.address, *module.aliases):
-                if address:
-                    self._exits.setdefault(address, []).append(leaving)
-                    self._exits.setdefault(f"{address}:{run.number}", []).append(leaving)
+            names = []
+            for address in filter(None, (module.address, *module.aliases)):
+                names += [address, f"{address}:{run.number}"]
+            for name in names:
+                self._exits.setdefault(name, []).append(leaving)
+            self._exits_of[leaving.index] = names + self._exits_of.get(leaving.index, [])
             if module.address:
                 exits = self.outputs_of.setdefault(leaving.index, [])
                 exits.insert(0, f"{module.address}:{run.number}")  # the innermost first
@@ -111,9 +114,7 @@ class LayerIndex:
         """Return the keys that stand for one pass, positions first."""
         names = [name for name in (item.layer_label, item.short_label) if item.passes == 1]
         names += [f"{item.layer_label}:{item.number}", f"{item.short_label}:{item.number}"]
-        for exit_ in self.outputs_of.get(item.index, ()):
-            address = exit_.rpartition(":")[0]
-            names += [address, exit_]
+        names += self._exits_of.get(item.index, ())
         alone = [name for name in dict.fromkeys(names) if len(self._exactly(name)) == 1]
         return [item.index - len(self.passes), item.index, *alone]
 
