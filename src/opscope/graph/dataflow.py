@@ -64,6 +64,8 @@ class _Memory:
         # What was in each storage when it turned up, as far as tensors showed it.
         self._outside: dict[int, list[tuple[int, Region]]] = {}
         self._widened: set[int] = set()
+        # The storages that ops made: what turns up on one is not from outside.
+        self._made_here: set[int] = set()
 
     def widen(self, index: int, reads: Iterable[Read]) -> None:
         """Note a view of more memory than the tensors showed that it was made from."""
@@ -87,6 +89,8 @@ class _Memory:
         if value.storage is None:
             self._since[index] = 0
             return
+        if value.origin == "fresh" and value.storage not in self._logs:
+            self._made_here.add(value.storage)
         log = self._logs.setdefault(value.storage, [])
         covered = region(value.shape, value.stride, value.offset, value.itemsize)
         if covered is not None and value.origin in ("fresh", "write"):
@@ -110,7 +114,8 @@ class _Memory:
             return [own]
         seen, covered = last_writers(whole, later[::-1])
         writes = [Dependency(source, read.argument, "write") for source in seen]
-        return writes if covered and not viewed else [own, *writes]
+        inside = value.origin == "outside" and value.storage in self._made_here
+        return writes if (covered or inside) and not viewed else [own, *writes]
 
 
 def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency]]]:
