@@ -62,7 +62,7 @@ def trace(
     Args:
         model: The module that gives names to parameters and modules. Without one, the
             first module that runs does; any code that runs torch can be traced.
-        layers: Whether to record torch functions too, at 2 to 5 µs an op. Without them
+        layers: Whether to record torch functions too, a quarter of the cost. Without them
             each op is a layer of its own, named after the operator.
         save: What activations to keep: ``"all"``, ``None`` or ``"none"``, or a list of
             labels, module addresses, positions and substrings, see `Trace.__getitem__`.
