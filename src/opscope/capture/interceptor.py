@@ -122,9 +122,11 @@ class Interceptor(TorchDispatchMode):
                 reads.append(seen(tensor))
         if slots.lists:
             constants += self._read_lists(slots.lists, args)
-        named = self._read_named(kwargs) if kwargs else None
         if plan.opaque:
-            named = self._read_named({f"arg{i}": item for i, item in enumerate(args)})
+            numbered = {f"arg{i}": item for i, item in enumerate(args)}
+            named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}))
+        else:
+            named = self._read_named(kwargs) if kwargs else None
         if _graph_task() == -1:
             flags, sequence = 0, _sequence_nr()
         else:

@@ -57,20 +57,26 @@ def to_fx(
     return _Program(recording, overload, parameter, outside, forward).build()
 
 
-def _argument(path: str, parameters: list[inspect.Parameter]) -> tuple[str, str]:
-    """Return the name of the argument that an input's path leads into, and the rest of it."""
+def _argument(path: str, parameters: list[inspect.Parameter]) -> tuple[int, str, str]:
+    """Return which parameter of ``forward`` an input's path leads into.
+
+    Returns:
+        Its place in the signature, what to call it, and the rest of the path.
+    """
     head, _, rest = path.partition(".")
+    last = len(parameters)
     if head and not head.isdigit():
-        return head, rest
-    place = int(head or 0)
-    for parameter in parameters:
+        places = {parameter.name: place for place, parameter in enumerate(parameters)}
+        return places.get(head, last), head, rest
+    position = int(head or 0)
+    for place, parameter in enumerate(parameters):
         if parameter.kind is parameter.VAR_POSITIONAL:
-            return f"{parameter.name}_{place}", rest
+            return place, f"{parameter.name}_{position}", rest
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            if place == 0:
-                return parameter.name, rest
-            place -= 1
-    return f"input_{head or 0}", rest
+            if position == 0:
+                return place, parameter.name, rest
+            position -= 1
+    return last, f"input_{head or 0}", rest
 
 
 def _nested(tree: Any) -> Any:
@@ -143,21 +149,16 @@ class _Program:
 
         if run is None:
             return [(f"input_{i}", v) for i, v in enumerate(outside_values(self.recording))]
-        signature = {} if self.forward is None else inspect.signature(self.forward).parameters
-        order = {name: place for place, name in enumerate(signature)}
+        parameters = (
+            []
+            if self.forward is None
+            else list(inspect.signature(self.forward).parameters.values())
+        )
         found = []
         for leaf in run.inputs:
-            head, rest = _argument(leaf.path, list(signature.values()))
+            place, head, rest = _argument(leaf.path, parameters)
             name = re.sub(r"\W", "_", f"{head}_{rest}" if rest else head)
-            found.append(
-                (
-                    order.get(head.rstrip("0123456789").rstrip("_"), len(order))
-                    if head not in order
-                    else order[head],
-                    name,
-                    leaf.value,
-                )
-            )
+            found.append((place, name, leaf.value))
         named: dict[str, int] = {}
         for _, name, value in sorted(found, key=lambda item: item[0]):
             number, free = 0, name
