@@ -187,3 +187,39 @@ def test_what_was_not_selected_is_let_go_of_when_the_block_ends():
 def test_save_options_that_there_are_not_are_refused_at_once(options, message):
     with pytest.raises(opscope.OptionError, match=message):
         opscope.trace(relu_model(), save="all", **options)
+
+
+@pytest.mark.parametrize("replayable", [False, True])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: torch.eye(3).to_sparse() * 2, lambda t: t.mul_(3)),
+        (lambda: torch.tensor(2.0) * 2, lambda t: t.add_(1)),
+        (lambda: (torch.arange(6.0) * 2).unfold(0, 3, 1), lambda t: t[1].zero_()),
+        (lambda: torch.ones(0) * 2, lambda t: t.add_(1)),
+        (lambda: torch.ones(2, dtype=torch.complex64) * 2j, lambda t: t.real.zero_()),
+        (lambda: torch.ones(4) * 2, lambda t: t.untyped_storage().resize_(0)),
+        (lambda: torch.ones(4) * 2, lambda t: setattr(t, "data", torch.zeros(4))),
+    ],
+    ids=["sparse", "0-dim", "overlapping views", "empty", "complex", "resized", "swapped"],
+)
+def test_what_is_saved_is_the_value_of_that_moment(make, change, mode, replayable):
+    with mode():
+        expected = make()
+        with opscope.trace(save="all", replayable=replayable) as trace:
+            made = make()
+            change(made)
+    layer = next(layer for layer in trace if layer.shape == tuple(expected.shape) and layer.ops
+                 and layer.type in {"mul", "unfold"})  # fmt: skip
+    if (
+        layer.outputs[0].storage is not None
+        and made.untyped_storage().nbytes() == 0 < expected.numel()
+    ):
+        with pytest.raises(opscope.NotSaved, match="freed"):
+            _ = layer.activation
+    else:
+        saved = layer.activation
+        if expected.layout is not torch.strided:
+            saved, expected = saved.to_dense(), expected.to_dense()
+        assert torch.equal(saved, expected)

@@ -55,14 +55,16 @@ class Payloads:
         if row in self._aliases:
             return
         options = self._options
+        storage = self._values.storages[row]
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             kept = tensor.detach() if options.detach else tensor
             if options.device is not None or options.dtype is not None:
                 kept = kept.to(device=options.device, dtype=options.dtype)
+            if storage < 0:  # a sparse tensor, whose memory no write can be told to be in
+                kept = kept.clone()
             if options.transform is not None:
                 kept = options.transform(kept)
         self._aliases[row] = kept
-        storage = self._values.storages[row]
         if storage >= 0 and _shares_memory(kept, tensor):
             self._sharing.setdefault(storage, []).append(row)
 
