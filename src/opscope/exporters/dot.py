@@ -154,7 +154,9 @@ def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
         fill = _FAILED
     if fill != _PLAIN:
         look["fillcolor"] = fill
-    tooltip = " ".join(filter(None, (attributes["operator"], attributes["source"])))
+    # Only the file's name: pictures are passed on, and folders are nobody's business.
+    place = (attributes["source"] or "").replace(chr(92), "/").rpartition("/")[2]
+    tooltip = " ".join(filter(None, (attributes["operator"], place)))
     look["tooltip"] = _quote(tooltip or attributes["label"])
     return look
 
