@@ -174,7 +174,7 @@ class Layer:
         if saved is None or saved == ():
             return None
         first: torch.Tensor = saved[0] if isinstance(saved, tuple) else saved
-        if first.layout.__str__() != "torch.strided" or first.numel() == 0:
+        if str(first.layout) != "torch.strided" or first.numel() == 0:
             return str(first)
         whole = first.shape
         while first.dim() > 2:

@@ -65,7 +65,9 @@ class Plan:
         name: Such as ``"aten.add.Tensor"``.
         arguments: The names of the schema's arguments, in order.
         positional: Per number of positional arguments, the `Slots` of that call.
+        kinds: Per argument, ``"tensor"``, ``"list"`` (of tensors) or ``"other"``.
         writes: Names of the tensor arguments that it writes.
+        flag: Place and name of the argument without which it writes none of them.
         skip: Whether it is no computation (the profiler's own marks).
         draws: Whether it draws random numbers.
         opaque: Whether nothing is known of its arguments: a higher-order operator.

@@ -106,10 +106,8 @@ class _Frames:
 
     def around(self, attributes: dict[str, Any]) -> pydot.Graph:
         """Return the innermost frame for a node, made now if it is the first."""
-        path = tuple(
-            entry for i, entry in enumerate(self._path(attributes))
-            if self._sizes[self._path(attributes)[: i + 1]] > 1
-        )  # fmt: skip
+        whole = self._path(attributes)
+        path = tuple(entry for i, entry in enumerate(whole) if self._sizes[whole[: i + 1]] > 1)
         start = len(path)
         while path[:start] not in self._made:
             start -= 1
