@@ -135,7 +135,7 @@ class Sketch:
 
     def backward(self, name, *given):
         value = self._op(name, given, "fresh", (2, 3), None, None)
-        self.ops[-1] = _replace(self.ops[-1], in_backward=True, module_call=None)
+        self.ops[-1] = _replace(self.ops[-1], phase="backward", module_call=None)
         return value
 
     def fail(self, function, *given, message="shapes do not match\nsecond line"):

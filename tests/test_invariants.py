@@ -23,7 +23,7 @@ def test_every_invariant_holds_for_real_models(name, layers, backward):
         if found:
             sum(found).backward()
 
-    assert any(op.in_backward for op in trace.ops) == (backward and name != "function")
+    assert any(op.phase == "backward" for op in trace.ops) == (backward and name != "function")
     check(trace)
 
 

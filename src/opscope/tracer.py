@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from opscope.exporters.dot import Direction
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.levels import Choice, Level
+    from opscope.views.select import Phase
 
 
 def trace(
@@ -366,8 +367,9 @@ class Trace:
     @cached_property
     def _layer_graph(self) -> nx.DiGraph:
         from opscope.views.levels import at_level
+        from opscope.views.select import in_phase
 
-        return at_level(self._op_graph, "layer")
+        return at_level(in_phase(self._op_graph, "forward"), "layer")
 
     def graph(
         self,
@@ -382,6 +384,7 @@ class Trace:
         outputs: bool = True,
         parameters: bool = True,
         buffers: bool = True,
+        phase: Phase = "forward",
     ) -> nx.DiGraph:
         """Return the trace as a networkx graph, whose attributes `opscope.graph.build` lists.
 
@@ -397,6 +400,9 @@ class Trace:
             outputs: Whether tensors that leave are nodes.
             parameters: Whether parameters are nodes.
             buffers: Whether buffers are nodes.
+            phase: Which part of a training step to show: ``"forward"``, ``"backward"`` (what the
+                autograd engine ran, each node named after the layer or module it ran for),
+                ``"optimizer"``, ``"other"`` (such as clipping) or ``"all"``.
 
         Raises:
             OptionError: For a value that is not one of those.
@@ -412,7 +418,7 @@ class Trace:
 
         options = ViewOptions(
             rolled=rolled, module=module, collapse=collapse, expand=expand, inputs=inputs,
-            outputs=outputs, parameters=parameters, buffers=buffers,
+            outputs=outputs, parameters=parameters, buffers=buffers, phase=phase,
         )  # fmt: skip
         return copied(self._view(level, depth, options))
 
@@ -429,6 +435,7 @@ class Trace:
         level: Level = "module",
         depth: int | None = None,
         *,
+        phase: Phase = "forward",
         columns: Sequence[str] | None = None,
         sort_by: str | None = None,
         row_limit: int | None = None,
@@ -438,9 +445,11 @@ class Trace:
         Args:
             level: What a row is: ``"op"``, ``"layer"``, or ``"module"`` with its children.
             depth: How deep in the module tree to look.
+            phase: Which part of a training step to show, see `graph`; ``"backward"`` tells of
+                each layer and module what ran for it then.
             columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``,
                 ``output``, ``params``, ``trainable``, ``memory`` (bytes given), ``time``
-                (under the trace) and ``source``.
+                (under the trace), ``backward`` (time in backward) and ``source``.
             sort_by: A column to sort by, the largest number first; ``"-time"`` for the
                 smallest first.
             row_limit: How many rows to show at most.
@@ -451,12 +460,14 @@ class Trace:
         from opscope.exporters.console import Summary, check_columns
         from opscope.views.levels import LEVELS
         from opscope.views.rows import table_rows
+        from opscope.views.select import PHASES
 
         check_choice("level", level, LEVELS)
         check_depth(depth)
+        check_choice("phase", phase, PHASES)
         check_columns(columns, sort_by)
         return Summary(
-            table_rows(self.recording, self.passes, level, depth),
+            table_rows(self.recording, self.passes, level, depth, phase),
             self.totals,
             title=self.recording.model_name or "trace",
             level=level,

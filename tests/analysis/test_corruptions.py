@@ -224,7 +224,7 @@ def test_a_difference_in_backward_names_no_layer(bare):
     with opscope.trace(None if bare else model, replayable=True) as trace:
         nn.functional.linear(torch.rand(4, 3), model.weight).exp().sum().backward()
     assert trace.validate()
-    wrong = next(op for op in trace.ops if op.in_backward and op.name == "mul")
+    wrong = next(op for op in trace.ops if op.phase == "backward" and op.name == "mul")
     record = Record(trace)
     record.change("mul", operator="aten.div.Tensor")
     trace.recording = record.recording  # the layers are those of the right one

@@ -40,7 +40,7 @@ def test_a_model_is_reproduced_bit_for_bit(name, training, backward):
 
     assert report, report
     assert report.ops == len(trace.ops)
-    assert any(op.in_backward for op in trace.ops) == backward
+    assert any(op.phase == "backward" for op in trace.ops) == backward
     (root,) = [call for call in trace.recording.module_calls if call.is_root]
     assert report.outputs == len({leaf.value for leaf in root.outputs}) > 0
 

@@ -104,8 +104,8 @@ def test_the_ops_of_backward_are_marked_and_found_by_sequence_number(name, layer
     with opscope.trace(program.module, layers=layers) as trace:
         first = witness.tensors(program.run())[0]
         first.square().mean().backward()
-    backward = [op for op in trace.ops if op.in_backward]
-    forward = [op for op in trace.ops if not op.in_backward]
+    backward = [op for op in trace.ops if op.phase == "backward"]
+    forward = [op for op in trace.ops if op.phase != "backward"]
     assert backward
     assert max(op.index for op in forward) < min(op.index for op in backward)
     assert all(op.layer_call is None for op in backward)

@@ -8,7 +8,7 @@ from tests.builders import Exhibit, Sketch, chain, empty, nested
 from tests.strategies import recordings
 
 from opscope.errors import OptionError
-from opscope.views.select import focus, forward_only, without_kinds
+from opscope.views.select import focus, in_phase, without_kinds
 
 KINDS = ("op", "handed", "input", "output", "parameter", "buffer", "external")
 
@@ -35,7 +35,7 @@ def test_leaving_kinds_out_keeps_the_rest_as_it_was_and_in_order(recording, kind
 def test_forward_only_leaves_out_just_the_ops_of_backward(recording):
     graph = Exhibit(recording).ops
 
-    assert list(forward_only(graph)) == [
+    assert list(in_phase(graph, "forward")) == [
         n for n, phase in graph.nodes(data="phase") if phase == "forward"
     ]
 
@@ -50,7 +50,9 @@ def test_few_kept_of_many_are_still_in_order():
         x = sketch.backward("neg", x)
     graph = Exhibit(sketch.build()).ops
 
-    assert list(forward_only(graph)) == [n for n in graph if graph.nodes[n]["phase"] == "forward"]
+    assert list(in_phase(graph, "forward")) == [
+        n for n in graph if graph.nodes[n]["phase"] == "forward"
+    ]
 
 
 def focused(graph, module):
@@ -82,7 +84,7 @@ def test_a_focus_keeps_exactly_the_ops_inside(recording, data):
     address = recording.modules[module].address
     inside = {
         f"op_{i}" for run in recording.module_calls if run.module == module for i in run.ops
-        if not recording.ops[i].in_backward
+        if recording.ops[i].phase != "backward"
     }  # fmt: skip
     if not inside:
         return

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from opscope.capture.identity import HANDED
+from opscope.capture.links import Link, links, phases
 from opscope.capture.module_calls import Known
 from opscope.capture.session import Session
 from opscope.capture.tape import (
-    BACKWARD,
     FAILED,
     GRAD,
     INFERENCE,
@@ -31,6 +31,7 @@ from opscope.records.recording import (
     Op,
     Origin,
     Parameter,
+    Phase,
     Read,
     Recording,
     Value,
@@ -43,9 +44,12 @@ def develop(session: Session) -> Recording:
     """Return all that a session recorded, as plain data."""
     tape = session.tape
     op_rows = list(_rows(tape.ops, OpRow))
-    calls = _Calls(tape, op_rows, session.started_ns)
+    call_rows = list(_rows(tape.calls, CallRow))
+    found = links(tape, op_rows)
+    phase = phases(tape, op_rows, _places(op_rows, call_rows), found)
+    calls = _Calls(tape, op_rows, call_rows, phase, session.started_ns)
     parameters, bound = _parameters(session)
-    ops = _ops(tape, op_rows, calls, session.started_ns)
+    ops = _ops(tape, op_rows, calls, found, phase, session.started_ns)
     failure = session.failure
     root = session.modules.root
     return Recording(
@@ -69,17 +73,34 @@ def _rows(flat: list[Any], kind: Any) -> Iterator[Any]:
     return map(kind._make, zip(*[iter(flat)] * width, strict=True))
 
 
+def _places(op_rows: list[OpRow], call_rows: list[CallRow]) -> list[int]:
+    """Return the place of each op, which is that of its layer call where it has one."""
+    places = [row.place for row in op_rows]
+    for call in call_rows:
+        for op in range(call.ops_start, call.ops_end):
+            if places[op] == NONE:
+                places[op] = call.place
+    return places
+
+
 class _Calls:
     """The layer calls in order, with one made up for each op that no function ran for."""
 
-    def __init__(self, tape: Tape, op_rows: list[OpRow], start: int) -> None:
+    def __init__(
+        self,
+        tape: Tape,
+        op_rows: list[OpRow],
+        call_rows: list[CallRow],
+        phase: list[Phase],
+        start: int,
+    ) -> None:
+        self._phase = phase
         self.records: list[LayerCall] = []
         self.of_op: list[int | None] = [None] * len(op_rows)
         self._number: list[int] = []  # per recorded call
         self._lone: list[int] = []  # the ops that became calls of their own
         at = 0
-        recorded = list(_rows(tape.calls, CallRow))
-        for row in recorded:
+        for row in call_rows:
             at = self._add_lone(tape, op_rows, at, row.ops_start, start)
             self._number.append(len(self.records))
             self._add(row, start)
@@ -114,6 +135,7 @@ class _Calls:
                 started_ns=row.started - start,
                 duration_ns=row.ended - row.started,
                 grad_fn=row.grad_fn,
+                phase=self._phase[row.ops_start] if row.ops_end > row.ops_start else "forward",
                 failed=row.failed,
             )
         )
@@ -123,7 +145,7 @@ class _Calls:
     def _add_lone(self, tape: Tape, rows: list[OpRow], at: int, stop: int, start: int) -> int:
         for op in range(at, stop):
             row = rows[op]
-            if row.flags & BACKWARD:
+            if self._phase[op] == "backward":
                 continue
             made = tape.made[rows[op - 1].made_end if op else 0 : row.made_end]
             wrote = tape.wrote[rows[op - 1].wrote_end if op else 0 : row.wrote_end]
@@ -145,11 +167,22 @@ def _function_of(operator: str) -> str:
     return parts[1] if len(parts) > 1 else operator
 
 
-def _ops(tape: Tape, rows: list[OpRow], calls: _Calls, start: int) -> tuple[Op, ...]:
-    result = []
+def _ops(
+    tape: Tape,
+    rows: list[OpRow],
+    calls: _Calls,
+    found: list[Link],
+    phase: list[Phase],
+    start: int,
+) -> tuple[Op, ...]:
+    result: list[Op] = []
     read_at = made_at = wrote_at = 0
     for index, row in enumerate(rows):
         reads, arguments = _arguments(row, tape, read_at)
+        link = found[index]
+        module = calls.module_of(index, row)
+        if link.forward is not None:
+            module = result[link.forward].module_call
         result.append(
             Op(
                 index=index,
@@ -159,12 +192,16 @@ def _ops(tape: Tape, rows: list[OpRow], calls: _Calls, start: int) -> tuple[Op, 
                 writes=tuple(tape.wrote[wrote_at : row.wrote_end]),
                 arguments=arguments,
                 layer_call=calls.of_op[index],
-                module_call=calls.module_of(index, row),
+                module_call=module,
                 place=_optional(row.place),
                 grad_enabled=bool(row.flags & GRAD),
                 inference=bool(row.flags & INFERENCE),
-                in_backward=bool(row.flags & BACKWARD),
-                sequence_nr=_sequence(rows, index),
+                phase=phase[index],
+                sequence_nr=link.number,
+                node=link.node,
+                forward_op=link.forward,
+                accumulates=link.parameter,
+                recomputed=link.recomputed,
                 started_ns=row.started - start,
                 duration_ns=row.ended - row.started,
                 failed=bool(row.flags & FAILED),
@@ -209,18 +246,6 @@ def _arguments(
             for position in range(value.count):
                 take(f"{name}[{position}]")
     return tuple(reads), tuple(others)
-
-
-def _sequence(rows: list[OpRow], index: int) -> int | None:
-    """Return the number of the autograd node that an op made, or in backward ran for."""
-    row = rows[index]
-    if row.flags & BACKWARD:
-        return _optional(row.sequence)
-    before = next(
-        (rows[i].sequence for i in range(index - 1, -1, -1) if not rows[i].flags & BACKWARD), None
-    )
-    made = before is None or row.sequence > before
-    return row.sequence - 1 if made and row.flags & GRAD and row.sequence else None
 
 
 def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]]:

@@ -18,8 +18,11 @@ _Tensor = torch.Tensor
 _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
 _is_compiling = torch.compiler.is_compiling
 _other_modes = torch._C._len_torch_function_stack
+_graph_task = torch._C._current_graph_task_id
+# Where `backward` makes the gradient that it starts from.
+_FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 # Calls that run other code rather than compute: what runs inside has its own place.
-_TRANSPARENT = frozenset({torch.Tensor.backward})
+_TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.grad})
 # Calls that return their input only so that they can be chained.
 _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
 
@@ -39,7 +42,13 @@ class FunctionCalls(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         tape = self._tape
-        if _is_compiling() or tape.layer != NONE or func in _TRANSPARENT:
+        if (
+            tape.layer != NONE
+            or func in _TRANSPARENT
+            or _graph_task() != -1  # it is the layer of the autograd node that runs
+            or sys._getframe(1).f_code is _FIRST_GRADIENTS
+            or _is_compiling()
+        ):
             return func(*args, **(kwargs or {}))
         tape.layer = tape.call_count
         op = tape.op_count

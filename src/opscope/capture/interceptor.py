@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from time import perf_counter_ns
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,10 +17,12 @@ from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, 
 
 _Tensor = torch.Tensor
 _NOT_TENSORS = frozenset({type(None), int, float, bool, complex})
-_NO_SEQUENCE = 2**64 - 1  # what autograd gives nodes that it made itself
 _FEW = 512
 _EMPTY: dict[str, Any] = {}
 _ONE = TensorSlot()
+
+_AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+_ENGINE = torch.autograd.graph._engine_run_backward.__code__
 
 _graph_task = torch._C._current_graph_task_id
 _autograd_node = torch._C._current_autograd_node
@@ -62,11 +66,16 @@ class Interceptor(TorchDispatchMode):
         if plan.skip:
             return plan.call(*args, **(kwargs or _EMPTY))
         tape = self._tape
-        place = NONE
-        if tape.layer == NONE and _graph_task() == -1:
+        flags = 0
+        if _graph_task() != -1:
+            flags = BACKWARD
+            place = self._note_node(sys._getframe().f_back)
+        elif tape.layer == NONE:
             place = tape.place_of(sys._getframe(1))
+        else:
+            place = NONE
         if not _function_modes():
-            return self._run(plan, plan.call, args, kwargs, place)
+            return self._run(plan, plan.call, args, kwargs, place, flags)
         # A function mode is on, and reading `tensor.shape` would be a call that it sees.
         with torch._C.DisableTorchFunction():
 
@@ -80,7 +89,29 @@ class Interceptor(TorchDispatchMode):
                 finally:
                     tape.layer = layer
 
-            return self._run(plan, call, args, kwargs, place)
+            return self._run(plan, call, args, kwargs, place, flags)
+
+    def _note_node(self, frame: FrameType | None) -> int:
+        """Note which autograd node the engine runs; return the place of Python code in it.
+
+        There is such code in hooks, custom functions and checkpoints.
+        """
+        tape = self._tape
+        node = _autograd_node()
+        if node is not None:
+            kind, number, parameter = node.__class__, node._sequence_nr(), NONE
+            if kind is _AccumulateGrad:
+                number = NONE
+                parameter = tape.parameters.number(node.variable)  # type: ignore[attr-defined]
+            tape.nodes.extend((tape.op_count, kind, number, parameter))
+        if get_ident() != tape.thread:  # each device has a thread of its own
+            tape.threads[tape.op_count] = get_ident()
+        if frame is None or frame.f_code is _ENGINE:
+            return NONE
+        engine: FrameType | None = frame
+        while engine is not None and engine.f_code is not _ENGINE:
+            engine = engine.f_back
+        return tape.places.of(frame, engine, NONE, NONE)
 
     def _learn(self, func: Any) -> Plan:
         plan = plan_of(func)
@@ -108,6 +139,7 @@ class Interceptor(TorchDispatchMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         place: int,
+        flags: int,
     ) -> Any:
         tape = self._tape
         slots = plan.positional.get(len(args)) or plan.slots(len(args))
@@ -127,12 +159,7 @@ class Interceptor(TorchDispatchMode):
             named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}))
         else:
             named = self._read_named(kwargs) if kwargs else None
-        if _graph_task() == -1:
-            flags, sequence = 0, _sequence_nr()
-        else:
-            flags, node = BACKWARD, _autograd_node()
-            sequence = node._sequence_nr() if node is not None else NONE
-            sequence = NONE if sequence == _NO_SEQUENCE else sequence
+        sequence = _sequence_nr()
         if _grad_enabled():
             flags |= GRAD
         if _inference():

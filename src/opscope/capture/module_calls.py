@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opscope.records.recording import CallKind
 
 _Tensor = torch.Tensor
+_graph_task = torch._C._current_graph_task_id
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 # These leave their fused kernels when they see a function mode.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
@@ -81,7 +82,6 @@ class ModuleCalls:
         self._known: dict[int, Known] = {}
         self._stack: list[ModuleRun] = []
         self._handles: list[Any] = []
-        self._thread = 0
         tape.unwind = self._unwind
         self.modules: list[Known] = []
         self.root: Known | None = None
@@ -92,7 +92,6 @@ class ModuleCalls:
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
-        self._thread = get_ident()
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -152,7 +151,9 @@ class ModuleCalls:
         return name
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling() or get_ident() != self._thread:
+        if torch.compiler.is_compiling() or get_ident() != self._tape.thread:
+            return
+        if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
             return
         tape = self._tape
         known = self._known.get(id(module))
@@ -187,7 +188,9 @@ class ModuleCalls:
         run.start = perf_counter_ns()
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_compiling() or get_ident() != self._thread:
+        if torch.compiler.is_compiling() or get_ident() != self._tape.thread:
+            return
+        if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
             return
         known = self._known.get(id(module))
         if known is None or not self._stack:

@@ -48,6 +48,11 @@ class Parameters:
         if number is not None and self.entries[number].live() is tensor:
             self.of_row[row] = number
 
+    def number(self, tensor: torch.Tensor) -> int:
+        """Return the number of a parameter, -1 for any other tensor."""
+        number = self._numbers.get(id(tensor), -1)
+        return number if number >= 0 and self.entries[number].live() is tensor else -1
+
     def measure(self) -> None:
         """Take down shapes; done last, when lazy ones have theirs."""
         with torch._C.DisableTorchFunction():

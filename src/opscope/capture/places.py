@@ -13,12 +13,14 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Literal
 
 import torch
 
 from opscope.records.recording import Frame
 
 NO_PLACE = -1
+Context = Literal["backward", "checkpoint", "optimizer"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
 
@@ -73,6 +75,11 @@ class Places:
         self._site_of_root.setdefault(number, site)
         return number
 
+    def contexts(self) -> tuple[Context | None, ...]:
+        """Return, per place, which part of torch called it, if one that matters did."""
+        part = cache(lambda code: _context(self._codes[code].co_filename))
+        return tuple(next(filter(None, map(part, chain[2::2])), None) for chain in self._chains)
+
     def frames(self) -> tuple[tuple[Frame, ...], ...]:
         """Return, per place, its frames outside torch and opscope, the innermost first."""
         result: list[tuple[Frame, ...]] = []
@@ -83,6 +90,17 @@ class Places:
             rest = result[outer] if 0 <= outer < number else ()
             result.append((*(frame for frame in own if not is_internal(frame)), *rest))
         return tuple(result)
+
+
+def _context(file: str) -> Context | None:
+    """Return what code of torch's it is that calls others."""
+    name = file.removeprefix(_TORCH).replace(os.sep, "/")
+    if name == "utils/checkpoint.py":
+        return "checkpoint"
+    if name == "autograd/__init__.py":
+        return "backward"
+    # Averages of weights live among the optimizers, and are none.
+    return "optimizer" if name.startswith("optim/") and name != "optim/swa_utils.py" else None
 
 
 def is_internal(frame: Frame) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType, FunctionType, ModuleType, TracebackType
 
@@ -70,6 +71,7 @@ class Session:
         """Begin to watch; ``frame`` is the one with the ``with`` block."""
         _keep_dynamo_out()
         self.seed = torch.initial_seed()
+        self.tape.thread = get_ident()
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.boundary = outermost
         if self.tape.values.originals is not None:

@@ -61,6 +61,18 @@ class CallRow(NamedTuple):
     path: str = ""
 
 
+class NodeRow(NamedTuple):
+    """One row of `Tape.nodes`: the autograd node that an op of the engine ran for.
+
+    ``number`` is autograd's, and ``parameter`` the one whose gradient the node accumulates.
+    """
+
+    op: int
+    kind: type
+    number: int
+    parameter: int
+
+
 class TensorSlot:
     """Stands for a tensor, or a list of ``count`` of them, among an op's named arguments."""
 
@@ -138,6 +150,9 @@ class Tape:
         unwind: Ends the module calls that are no longer running below a frame.
         boundary: The frame at which a calling context ends.
         place: The place of the innermost module call.
+        thread: The thread that is watched.
+        nodes: For ops that the autograd engine ran, rows of `NodeRow`.
+        threads: For ops that the engine ran in other threads, which.
     """
 
     def __init__(self) -> None:
@@ -152,6 +167,9 @@ class Tape:
         self.made: list[int] = []
         self.wrote: list[int] = []
         self.numbers: dict[int, Any] = {}
+        self.nodes: list[Any] = []
+        self.threads: dict[int, int] = {}
+        self.thread = 0
         self.call_count = 0
         self.calls: list[Any] = []
         self.runs: list[ModuleRun] = []

@@ -67,17 +67,21 @@ _COLUMNS: dict[str, _Column] = {
         "time", lambda r: notation.duration(r.time_ns) if r.time_ns else "–",
         lambda r: r.time_ns, numeric=True, rank=1,
     ),
+    "backward": _Column(
+        "backward", lambda r: notation.duration(r.backward_ns) if r.backward_ns else "–",
+        lambda r: r.backward_ns, numeric=True, rank=1,
+    ),
     "source": _Column("source", _short_source, _short_source, rank=3, style="dim"),
 }  # fmt: skip
 
 ColumnName = Literal[
     "name", "type", "module", "op", "input", "output", "params", "trainable", "memory", "time",
-    "source",
+    "backward", "source",
 ]  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
 _DEFAULT = {
-    "module": ("name", "input", "output", "params", "memory", "time"),
-    "layer": ("name", "module", "op", "output", "params", "memory", "time"),
+    "module": ("name", "input", "output", "params", "memory", "time", "backward"),
+    "layer": ("name", "module", "op", "output", "params", "memory", "time", "backward"),
     "op": ("name", "type", "module", "output", "memory", "time"),
 }
 # Below so many characters the columns of this rank and above make room.
@@ -158,7 +162,9 @@ class Summary:
         if self._chosen is not None:
             return self._chosen
         bound = next((rank for least, rank in _ROOM if width < least), 10)
-        return tuple(name for name in _DEFAULT[self._level] if _COLUMNS[name].rank < bound)
+        names = tuple(name for name in _DEFAULT[self._level] if _COLUMNS[name].rank < bound)
+        has_backward = any(row.backward_ns for row in self._rows)
+        return tuple(name for name in names if name != "backward" or has_backward)
 
     def _cell(self, name: str, row: Row, guide: str) -> Text:
         written = notation.one_line(_COLUMNS[name].write(row))

@@ -123,7 +123,7 @@ class _Program:
             while call is not None and call.ops.start <= op.index:
                 self._hand_on(call.received, call.returned)
                 call = next(calls, None)
-            if not op.in_backward:
+            if op.phase != "backward":
                 self._op(op)
         while call is not None and call.ops.start <= last:
             self._hand_on(call.received, call.returned)

@@ -6,14 +6,16 @@ Node attributes, all of them JSON-compatible:
 ``kind``           ``"op"``, ``"handed"`` (a call that dispatched nothing and returned its
                    input), ``"input"``, ``"output"``, ``"parameter"``, ``"buffer"`` or
                    ``"external"`` (any other tensor from outside, and in the view of one
-                   module what fed it); in views also ``"layer"`` and ``"module"``
+                   module or phase what fed it); in views also ``"layer"``, ``"module"`` and
+                   ``"gradient"`` (of a parameter, as it is accumulated)
 ``label``          what to call it: the operator's name, the layer's label, a parameter's name
 ``step``           for an op, which of its layer's ops it is, from 0
 ``index``          its place in the order of execution
 ``operator``       the aten operator, ``None`` for other kinds
 ``layer``          label of the layer pass that it ran for
 ``layer_type``     the layer's type: ``"conv2d"``
-``pass``           which pass of its layer it belongs to, from 1, of ``passes``
+``pass``           which pass of its layer it belongs to, from 1, of ``passes``; for an op
+                   that accumulates, which accumulation of that gradient it is
 ``module``         address of the innermost module, ``None`` outside of all
 ``module_pass``    which run of that module, from 1
 ``module_class``   its class name
@@ -26,7 +28,11 @@ Node attributes, all of them JSON-compatible:
 ``path``           of an input or output: where among them it was, such as ``"attention_mask"``
 ``source``         ``"file.py:12"``, the innermost line outside torch
 ``duration_ns``    how long it took
-``phase``          ``"forward"`` or ``"backward"``
+``phase``          ``"forward"``, ``"backward"``, ``"optimizer"`` or ``"other"``; ``layer`` and
+                   ``module`` of an op of backward are those of the forward op it belongs to
+``forward``        of an op of backward: the node of that forward op
+``accumulates``    of an op of backward: the parameter to whose gradient it adds
+``recomputed``     whether it runs ``forward`` again, for a checkpoint
 ``failed``         whether it raised
 =================  ===========================================================================
 
@@ -44,6 +50,7 @@ stands for), ``out_passes`` and ``in_passes`` (the passes of its two ends in whi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,6 +87,9 @@ class _Builder:
             for value in call.returned
         }
         self.stacks: dict[int | None, list[list[Any]]] = {None: []}
+        self.steps: dict[int, int] = {}  # ops of backward seen so far, per layer call
+        self.accumulations = Counter(op.accumulates for op in recording.ops)
+        self.accumulated: dict[int, int] = {}
         self.graph = nx.DiGraph()
 
     def build(self) -> nx.DiGraph:
@@ -166,13 +176,20 @@ class _Builder:
         attributes["operator"] = op.operator
         attributes["duration_ns"] = op.duration_ns
         attributes["failed"] = op.failed
-        attributes["phase"] = "backward" if op.in_backward else "forward"
+        attributes["phase"] = op.phase
+        attributes["recomputed"] = op.recomputed
+        call = op.layer_call
+        if op.forward_op is not None:
+            attributes["forward"] = f"op_{op.forward_op}"
+            call = self.recording.ops[op.forward_op].layer_call
+        if op.accumulates is not None:
+            self._add_accumulation(attributes, op.accumulates)
         for parameter in self._parameters(op):
             attributes[f"{parameter.kind}s"].append([parameter.name, list(parameter.shape)])
-        layer = None if op.layer_call is None else self.pass_of_call.get(op.layer_call)
+        layer = None if call is None else self.pass_of_call.get(call)
         self._add_layer(attributes, layer)
-        if layer is not None and op.layer_call is not None:
-            attributes["step"] = op.index - self.recording.layer_calls[op.layer_call].ops.start
+        if layer is not None and call is not None:
+            attributes["step"] = self._step(op, call)
         self._add_module(attributes, op.module_call)
         place = op.place
         if place is None and op.layer_call is not None:
@@ -180,11 +197,25 @@ class _Builder:
         self._add_source(attributes, place)
         return attributes
 
+    def _add_accumulation(self, attributes: dict[str, Any], parameter: int) -> None:
+        self.accumulated[parameter] = self.accumulated.get(parameter, 0) + 1
+        attributes["accumulates"] = self.recording.parameters[parameter].name
+        attributes["pass"] = self.accumulated[parameter]
+        attributes["passes"] = self.accumulations[parameter]
+
+    def _step(self, op: Op, call: int) -> int:
+        """Return which of its layer's ops in its phase an op is."""
+        if op.layer_call is not None:
+            return op.index - self.recording.layer_calls[call].ops.start
+        self.steps[call] = self.steps.get(call, -1) + 1
+        return self.steps[call]
+
     def _call(self, index: int) -> dict[str, Any]:
         call = self.recording.layer_calls[index]
         values = [self.recording.values[v] for v in call.returned]
         kind = call.kind if call.kind in ("input", "output") else "handed"
         attributes = self._blank(kind, call.function, values)
+        attributes["phase"] = call.phase
         attributes["duration_ns"] = call.duration_ns
         self._add_layer(attributes, self.pass_of_call.get(index))
         self._add_module(attributes, call.module_call)
@@ -217,6 +248,9 @@ class _Builder:
             "source": None,
             "duration_ns": 0,
             "phase": "forward",
+            "forward": None,
+            "accumulates": None,
+            "recomputed": False,
             "failed": False,
         }
 

@@ -22,6 +22,12 @@ CallKind = Literal["function", "identity", "input", "output"]
 a tensor that entered or left the traced model."""
 
 
+Phase = Literal["forward", "backward", "optimizer", "other"]
+"""Which part of a training step an op is in: ``"backward"`` is all that the autograd engine
+runs, ``"optimizer"`` all under an optimizer's own methods, and ``"other"`` what works on the
+results of these two outside of them, such as clipping of gradients."""
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """A tensor at one moment, between two writes.
@@ -97,14 +103,18 @@ class Op:
         outputs: Values it returned, in order; None for an absent one.
         writes: Values that it wrote over older memory, returned or not.
         arguments: The other arguments, by name, as they were given.
-        layer_call: Index of the layer call that it ran for, None in backward.
-        module_call: Index of the innermost module call.
+        layer_call: Index of the layer call that it ran in, None in backward.
+        module_call: Index of the innermost module call; in backward that of ``forward_op``.
         place: Number of the calling context, see `Recording.places`.
         grad_enabled: Whether autograd recorded.
         inference: Whether ``inference_mode`` was on.
-        in_backward: Whether the autograd engine ran it.
+        phase: Which part of a training step it is in.
         sequence_nr: Autograd's number: of the node it made, or in backward of the
             node that ran it; None where there is none.
+        node: In backward, the class name of the autograd node that ran it.
+        forward_op: In backward, the index of the forward op that it belongs to.
+        accumulates: The parameter to whose gradient it adds, an index.
+        recomputed: Whether it runs ``forward_op`` again, for a checkpoint.
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took under the dispatch mode.
         failed: Whether it raised.
@@ -121,8 +131,12 @@ class Op:
     place: int | None = None
     grad_enabled: bool = False
     inference: bool = False
-    in_backward: bool = False
+    phase: Phase = "forward"
     sequence_nr: int | None = None
+    node: str | None = None
+    forward_op: int | None = None
+    accumulates: int | None = None
+    recomputed: bool = False
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
@@ -165,6 +179,7 @@ class LayerCall:
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took.
         grad_fn: Class name of the autograd node of what it returned.
+        phase: Which part of a training step it is in.
         failed: Whether it raised.
     """
 
@@ -180,6 +195,7 @@ class LayerCall:
     started_ns: int = 0
     duration_ns: int = 0
     grad_fn: str | None = None
+    phase: Phase = "forward"
     failed: bool = False
 
 

@@ -11,7 +11,7 @@ import networkx as nx
 from opscope.errors import check_choice
 from opscope.views.levels import Choice, Level, at_level
 from opscope.views.rolled import fold_passes
-from opscope.views.select import focus, forward_only, without_kinds
+from opscope.views.select import Phase, focus, in_phase, without_kinds
 
 
 class ViewArguments(TypedDict, total=False):
@@ -25,6 +25,7 @@ class ViewArguments(TypedDict, total=False):
     outputs: bool
     parameters: bool
     buffers: bool
+    phase: Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class ViewOptions:
         outputs: Whether tensors that leave are nodes.
         parameters: Whether parameters are nodes.
         buffers: Whether buffers are nodes.
+        phase: Which part of a training step is shown.
     """
 
     rolled: bool = False
@@ -50,6 +52,7 @@ class ViewOptions:
     outputs: bool = True
     parameters: bool = True
     buffers: bool = True
+    phase: Phase = "forward"
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> ViewOptions:
@@ -67,7 +70,7 @@ def view(
     options: ViewOptions,
     addresses: Collection[str],
 ) -> nx.DiGraph:
-    """Return a view of the op graph; above the level of ops, of its forward part.
+    """Return a view of the op graph.
 
     Args:
         graph: The graph of ops that `opscope.graph.build` makes.
@@ -77,9 +80,9 @@ def view(
         addresses: Of all modules, for the message where ``options.module`` is none.
 
     Raises:
-        OptionError: For a level, depth or address that there is not.
+        OptionError: For a level, depth, phase or address that there is not.
     """
-    shown = graph if level == "op" else forward_only(graph)
+    shown = in_phase(graph, options.phase)
     if options.module is not None:
         shown = focus(shown, options.module, addresses)
     kinds = {

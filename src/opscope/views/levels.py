@@ -77,17 +77,23 @@ class _Rule:
         if attributes["kind"] not in ("op", "handed"):
             named = attributes["kind"] in ("input", "output") and attributes["layer"]
             return str(attributes["layer"]) if named and self.level != "op" else node
+        end = ".backward" if attributes["phase"] == "backward" else ""
         box = self._box(attributes["module_stack"])
         if box is not None:
             address, run, _ = box
             runs = self.modules[f"{address}:{run}"]["runs"]
-            return f"@{address}:{run}" if runs > 1 or ":" in address else f"@{address}"
+            return (f"@{address}:{run}" if runs > 1 or ":" in address else f"@{address}") + end
+        if self.level != "op" and attributes["accumulates"] is not None:
+            number = f":{attributes['pass']}" if attributes["passes"] > 1 else ""
+            return f"{attributes['accumulates']}.grad{number}"
         if self.level == "op" or attributes["layer"] is None:
             return node
-        return str(attributes["layer"])
+        return str(attributes["layer"]) + end
 
     def describe(self, name: str, members: list[Attributes]) -> Attributes:
         first = members[0]
+        if first["phase"] == "backward":
+            return self._backward(name, members)
         if name.startswith("@"):
             return self._module(members)
         if name != first["layer"]:
@@ -103,6 +109,31 @@ class _Rule:
             "buffers": unique(p for m in members for p in m["buffers"]),
             "failed": any(m["failed"] for m in members),
             "ops": sum(m["operator"] is not None for m in members),
+        }
+
+    def _backward(self, name: str, members: list[Attributes]) -> Attributes:
+        """Describe what ran in backward for a layer or a module, or for a parameter's gradient."""
+        first = members[0]
+        if self.level == "op" and not name.startswith("@"):
+            return dict(first)
+        if first["accumulates"] is not None:
+            label = f"{first['accumulates']}.grad"
+            return {**first, "kind": "gradient", "label": label, "ops": len(members)}
+        if name.startswith("@"):
+            whole = self._module(members)
+        elif first["layer"] is not None:
+            whole = {**first, "kind": "layer"}
+        else:
+            return dict(first)
+        return {
+            **whole,
+            **{key: members[-1][key] for key in ("shapes", "dtypes", "bytes")},
+            "label": whole["label"] + ".backward" if name.startswith("@") else name,
+            "operator": ", ".join(m["operator"] for m in members),
+            "duration_ns": sum(m["duration_ns"] for m in members),
+            "recomputed": any(m["recomputed"] for m in members),
+            "failed": any(m["failed"] for m in members),
+            "ops": len(members),
         }
 
     def _module(self, members: list[Attributes]) -> Attributes:

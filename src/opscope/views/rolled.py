@@ -18,15 +18,18 @@ def fold_passes(graph: nx.DiGraph) -> nx.DiGraph:
 
 
 def _without_pass(node: str, attributes: Attributes) -> str:
+    end = ".backward" if attributes["phase"] == "backward" else ""
     if attributes["kind"] == "module":
-        return f"@{attributes['module']}"
+        return f"@{attributes['module']}{end}"
+    if attributes["accumulates"] is not None:
+        return f"{attributes['accumulates']}.grad"
     layer = attributes["layer"]
     if layer is None:
         return node
     name = str(layer).rpartition(":")[0] if attributes["passes"] > 1 else str(layer)
     if attributes["kind"] in ("op", "handed"):
-        return f"{name}/{attributes['step']}"
-    return name
+        return f"{name}/{attributes['step']}{end}"
+    return name + end
 
 
 def _describe(name: str, members: list[Attributes]) -> Attributes:

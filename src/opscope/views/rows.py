@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from opscope.records.layers import LayerPass
 from opscope.records.recording import ModuleCall, Op, Recording, Value
 from opscope.views.levels import Level
+from opscope.views.select import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Row:
         trainable: How many of these require a gradient.
         memory: Bytes of the tensors that it gave.
         time_ns: How long it took, over all passes of the row.
+        backward_ns: How long its ops took in backward, likewise.
         passes: How many passes the row stands for.
         source: Where in the code it was called.
         is_module: Whether it stands for a module.
@@ -44,6 +46,7 @@ class Row:
     trainable: int = 0
     memory: int = 0
     time_ns: int = 0
+    backward_ns: int = 0
     passes: int = 1
     source: str = ""
     is_module: bool = False
@@ -52,16 +55,22 @@ class Row:
 
 
 def table_rows(
-    recording: Recording, passes: tuple[LayerPass, ...], level: Level, depth: int | None = None
+    recording: Recording,
+    passes: tuple[LayerPass, ...],
+    level: Level,
+    depth: int | None = None,
+    phase: Phase = "forward",
 ) -> list[Row]:
-    """Return the rows at a level.
+    """Return the rows at a level, of one phase of a training step.
 
     At level ``"module"`` each module is a row with its children below it, as deep as
     ``depth``; what a container computes between its children is a row of its own. A module
     that runs several times is one row, shown as in its first run. At the other levels
-    ``depth`` bounds how deep a row's module may lie; what is deeper is left out.
+    ``depth`` bounds how deep a row's module may lie; what is deeper is left out. In phase
+    ``"backward"`` a layer's row, and a module's, tells of the ops that ran for it in backward;
+    its outputs are what these gave to others.
     """
-    maker = _Rows(recording, passes)
+    maker = _Rows(recording, passes, phase)
     if level == "module":
         return list(maker.modules(depth))
     rows = maker.ops() if level == "op" else maker.layers()
@@ -73,13 +82,28 @@ def _depth(address: str) -> int:
 
 
 class _Rows:
-    def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
+    def __init__(
+        self, recording: Recording, passes: tuple[LayerPass, ...], phase: Phase = "all"
+    ) -> None:
         self.recording = recording
         self.passes = passes
+        self.phase = phase
         self._held = _held_below(recording)
+        self._backward = BackwardOps(recording)
+
+    def _shown(self, phase: Phase) -> bool:
+        return self.phase in ("all", phase)
+
+    def _called(self, item: LayerPass) -> bool:
+        """Whether a layer was called in the phase that is shown."""
+        return self._shown(
+            "forward" if item.call is None else self.recording.layer_calls[item.call].phase
+        )
 
     def ops(self) -> Iterator[Row]:
         for op in self.recording.ops:
+            if not self._shown(op.phase):
+                continue
             outputs = self._values(v for v in (op.outputs or op.writes) if v is not None)
             bound = self.recording.parameter_of_value
             used = dict.fromkeys(bound[r.value] for r in op.reads if r.value in bound)
@@ -101,7 +125,32 @@ class _Rows:
 
     def layers(self) -> Iterator[Row]:
         for item in self.passes:
-            yield self._layer(item, 0)
+            if self._called(item):
+                yield self._layer(item, 0)
+        if not self._shown("backward"):
+            return
+        items = {item.call: item for item in self.passes if item.call is not None}
+        for call, ops in self._backward.of_call.items():
+            yield self._in_backward(self._layer(items[call], 0), ops)
+        for parameter, ops in self._backward.of_parameter.items():
+            record = self.recording.parameters[parameter]
+            row = Row(f"{record.name}.grad", "accumulate", module=record.name.rpartition(".")[0])
+            yield replace(self._in_backward(row, ops), name=row.name)
+
+    def _in_backward(self, row: Row, ops: Sequence[Op]) -> Row:
+        """Return what a layer's or module's row is for the backward."""
+        given = self._values(self._backward.given(ops))
+        return replace(
+            row,
+            name=row.name if row.is_module or self.phase != "all" else f"{row.name}.backward",
+            op=_join(op.name for op in ops),
+            inputs=(),
+            outputs=given,
+            memory=sum(value.nbytes for value in given),
+            time_ns=sum(op.duration_ns for op in ops),
+            backward_ns=0,
+            failed=any(op.failed for op in ops),
+        )
 
     def modules(self, depth: int | None) -> Iterator[Row]:
         children: dict[int | None, list[ModuleCall]] = {}
@@ -110,15 +159,14 @@ class _Rows:
             children.setdefault(call.parent, []).append(call)
             runs.setdefault(call.module, []).append(call)
         loose: dict[int | None, list[LayerPass]] = {}
-        for item in self.passes:
-            if item.kind == "function":
-                loose.setdefault(item.module_call, []).append(item)
         shown: set[int] = set()
         seen: set[int] = set()
         together: dict[int, list[Row]] = {}
         for item in self.passes:
-            if item.kind == "function":
-                together.setdefault(item.layer, []).append(self._layer(item, 0))
+            row = self._loose(item)
+            if row is not None:
+                loose.setdefault(item.module_call, []).append(item)
+                together.setdefault(item.layer, []).append(row)
         # An explicit stack: modules may be nested deeper than Python's recursion allows.
         pending = [iter(self._inside(None, children, loose))]
         while pending:
@@ -134,14 +182,27 @@ class _Rows:
                     yield replace(
                         rows[0], name=entry.short_label, depth=level, passes=entry.passes,
                         time_ns=sum(row.time_ns for row in rows),
+                        backward_ns=sum(row.backward_ns for row in rows),
                         failed=any(row.failed for row in rows),
                     )  # fmt: skip
                 continue
             if entry.module not in shown:
                 shown.add(entry.module)
-                yield self._module(entry, runs[entry.module], level)
+                row = self._module(entry, runs[entry.module], level)
+                if row is not None:
+                    yield row
             if entry.index in children and (depth is None or level < depth):
                 pending.append(iter(self._inside(entry.index, children, loose)))
+
+    def _loose(self, item: LayerPass) -> Row | None:
+        """Return the row of a layer among those of modules, None if it is not shown."""
+        if item.kind != "function":
+            return None
+        row = self._layer(item, 0)
+        if self.phase == "backward":
+            ops = self._backward.of_call.get(item.call or 0, ())
+            return self._in_backward(row, ops) if ops else None
+        return row if self._called(item) else None
 
     def _inside(
         self,
@@ -157,7 +218,17 @@ class _Rows:
         entries.sort(key=lambda entry: entry[:2])
         return [entry for _, _, entry in entries]
 
-    def _module(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row:
+    def _module(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row | None:
+        if self.phase not in ("forward", "backward", "all"):
+            return None
+        backward = [op for run in runs for op in self._backward.of_run.get(run.index, ())]
+        if self.phase == "backward":
+            return self._in_backward(self._whole(call, runs, level), backward) if backward else None
+        return replace(
+            self._whole(call, runs, level), backward_ns=sum(op.duration_ns for op in backward)
+        )
+
+    def _whole(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row:
         module = self.recording.modules[call.module]
         params, trainable = self._count(self._held.get(module.address, ()))
         outputs = self._values(leaf.value for leaf in call.outputs)
@@ -201,6 +272,7 @@ class _Rows:
             trainable=trainable,
             memory=sum(value.nbytes for value in outputs),
             time_ns=call.duration_ns,
+            backward_ns=sum(op.duration_ns for op in self._backward.of_call.get(item.call, ())),
             source=self._source(call.place),
             failed=call.failed,
         )
@@ -228,6 +300,48 @@ class _Rows:
     def _source(self, place: int | None) -> str:
         frames = () if place is None else self.recording.places[place]
         return str(frames[0]) if frames else ""
+
+
+class BackwardOps:
+    """The ops of backward, by what they belong to.
+
+    Attributes:
+        of_call: By layer call.
+        of_run: By module call, those of the calls inside it included.
+        of_parameter: By the parameter whose gradient they accumulate.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.of_call: dict[int, list[Op]] = {}
+        self.of_run: dict[int, list[Op]] = {}
+        self.of_parameter: dict[int, list[Op]] = {}
+        self._readers: dict[int, list[int]] = {}
+        for op in recording.ops:
+            if op.phase != "backward":
+                continue
+            for read in op.reads:
+                self._readers.setdefault(read.value, []).append(op.index)
+            if op.accumulates is not None:
+                self.of_parameter.setdefault(op.accumulates, []).append(op)
+            if op.forward_op is None:
+                continue
+            call = recording.ops[op.forward_op].layer_call
+            if call is not None:
+                self.of_call.setdefault(call, []).append(op)
+            run = op.module_call
+            while run is not None:
+                self.of_run.setdefault(run, []).append(op)
+                run = recording.module_calls[run].parent
+
+    def given(self, ops: Sequence[Op]) -> list[int]:
+        """Return the values that ops made and that none of them took up."""
+        own = {op.index for op in ops}
+        made = (value for op in ops for value in (*op.outputs, *op.writes) if value is not None)
+        return [
+            value
+            for value in dict.fromkeys(made)
+            if not any(reader in own for reader in self._readers.get(value, ()))
+        ]
 
 
 def _held_below(recording: Recording) -> dict[str, list[int]]:

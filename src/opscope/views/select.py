@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import networkx as nx
 
-from opscope.errors import OptionError, nearest
+from opscope.errors import OptionError, check_choice, nearest
+
+Phase = Literal["forward", "backward", "optimizer", "other", "all"]
+PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "other", "all")
 
 
 def without_kinds(graph: nx.DiGraph, kinds: Collection[str]) -> nx.DiGraph:
@@ -15,9 +18,39 @@ def without_kinds(graph: nx.DiGraph, kinds: Collection[str]) -> nx.DiGraph:
     return _keep(graph, [n for n, kind in graph.nodes(data="kind") if kind not in kinds])
 
 
-def forward_only(graph: nx.DiGraph) -> nx.DiGraph:
-    """Return the graph without the ops that the autograd engine ran."""
-    return _keep(graph, [n for n, phase in graph.nodes(data="phase") if phase == "forward"])
+def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
+    """Return what of the graph of ops ran in one phase of a training step.
+
+    Of what came from outside only what is read there stays. Ops of other phases whose results
+    are read become nodes of kind ``"external"``, as in `focus`, but not for the forward
+    phase, of which the later ones are no part.
+
+    Raises:
+        OptionError: For a phase that there is not.
+    """
+    check_choice("phase", phase, PHASES)
+    if phase == "all":
+        return graph
+    phases = dict(graph.nodes(data="phase"))
+    inside = {n for n, kind in graph.nodes(data="kind") if kind in _RAN and phases[n] == phase}
+    ends = {
+        n
+        for n, kind in graph.nodes(data="kind")
+        if kind not in _RAN and _belongs(graph, n, inside, phase)
+    }
+    feeding: set[str] = set()
+    if phase != "forward":
+        feeding = {other for n in inside for other in graph.predecessors(n)} - inside - ends
+    return _with_feeding(graph, inside | ends, feeding)
+
+
+_RAN = ("op", "handed")
+
+
+def _belongs(graph: nx.DiGraph, node: str, inside: Collection[str], phase: Phase) -> bool:
+    """Whether an input, output, parameter or other outside tensor is part of a phase."""
+    near = {*graph.predecessors(node), *graph.successors(node)}
+    return not near.isdisjoint(inside) or (phase == "forward" and not near)
 
 
 def copied(graph: nx.DiGraph) -> nx.DiGraph:
@@ -75,10 +108,17 @@ def focus(graph: nx.DiGraph, module: str, addresses: Collection[str]) -> nx.DiGr
         other
         for node in inside
         for other in (*graph.predecessors(node), *graph.successors(node))
-        if graph.nodes[other]["kind"] not in ("op", "handed")
+        if graph.nodes[other]["kind"] not in _RAN
     }
     feeding = {other for node in inside for other in graph.predecessors(node)} - inside - near
-    result = _keep(graph, inside | near | feeding)
+    return _with_feeding(graph, inside | near, feeding)
+
+
+def _with_feeding(
+    graph: nx.DiGraph, inside: Collection[str], feeding: Collection[str]
+) -> nx.DiGraph:
+    """Keep some nodes, and others that feed them, as if these came from outside."""
+    result = _keep(graph, {*inside, *feeding})
     result.remove_edges_from([(a, b) for a, b in result.edges if b in feeding])
     for node in feeding:
         attributes = result.nodes[node]
