@@ -133,9 +133,13 @@ class Sketch:
         self.call(kind, value, ops=0, kind=kind, path=path, returned=(new,))
         return new
 
-    def backward(self, name, *given):
+    def backward(self, name, *given, forward=None, accumulates=None):
+        """Add an op of the autograd engine, for a forward op or a parameter's gradient."""
         value = self._op(name, given, "fresh", (2, 3), None, None)
-        self.ops[-1] = _replace(self.ops[-1], phase="backward", module_call=None)
+        self.ops[-1] = _replace(
+            self.ops[-1], phase="backward", forward_op=forward, accumulates=accumulates,
+            module_call=None if forward is None else self.ops[forward].module_call,
+        )  # fmt: skip
         return value
 
     def fail(self, function, *given, message="shapes do not match\nsecond line"):

@@ -137,6 +137,14 @@ def module_calls_nest(recording):
         ended[run.parent] = run.ops.stop
         innermost.update((op, run.index) for op in run.ops)  # a parent comes before its children
     for op in recording.ops:
+        if op.forward_op is not None:
+            forward = recording.ops[op.forward_op]
+            _that(forward.phase == "forward", f"op {op.index} belongs to one that is not forward")
+            _that(
+                op.module_call == forward.module_call,
+                f"op {op.index} has another module than op {forward.index}, its forward op",
+            )
+            continue
         _that(
             op.module_call == innermost.get(op.index),
             f"op {op.index} says module call {op.module_call}, not {innermost.get(op.index)}",
@@ -174,7 +182,7 @@ def every_key_leads_back_to_its_layer(trace):
 
 
 def the_op_graph_is_acyclic_and_in_the_order_of_execution(trace):
-    graph = trace.graph()
+    graph = trace.graph(phase="all")
     _that(nx.is_directed_acyclic_graph(graph), "the op graph has a cycle")
     place = graph.nodes(data="index")
     for source, target in graph.edges:
@@ -185,11 +193,13 @@ def the_op_graph_is_acyclic_and_in_the_order_of_execution(trace):
 
 def a_level_conserves_edges(trace, level):
     """Every edge between two nodes of a level stands for edges of ops, and none is lost."""
-    fine = trace.graph(level="op")
-    if level != "op":
-        hidden = [n for n, phase in fine.nodes(data="phase") if phase == "backward"]
-        fine.remove_nodes_from(hidden)
-    coarse = trace.graph(level=level)
+    for phase in ("forward", "backward", "all"):
+        _conserves_edges(trace, level, phase)
+
+
+def _conserves_edges(trace, level, phase):
+    fine = trace.graph(level="op", phase=phase)
+    coarse = trace.graph(level=level, phase=phase)
     counts = [n for _, _, n in coarse.edges(data="count") if n is not None]
     _that(len(counts) == coarse.number_of_edges(), f"at level {level} edges are not counted")
     part = {}
@@ -204,9 +214,13 @@ def a_level_conserves_edges(trace, level):
 
 def _names(name, node):
     """Yield what the node of an op may be called at other levels: the outermost first."""
+    end = ".backward" if node["phase"] == "backward" else ""
     for address, run, _ in node["module_stack"]:
-        yield f"@{address}"
-        yield f"@{address}:{run}"
+        yield f"@{address}{end}"
+        yield f"@{address}:{run}{end}"
     if node["layer"]:
-        yield node["layer"]
+        yield f"{node['layer']}{end}"
+    if node["accumulates"]:
+        yield f"{node['accumulates']}.grad"
+        yield f"{node['accumulates']}.grad:{node['pass']}"
     yield name

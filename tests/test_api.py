@@ -21,18 +21,28 @@ PUBLIC = [
     "trace",
 ]
 
-VIEW = ["rolled", "module", "collapse", "expand", "inputs", "outputs", "parameters", "buffers"]
+VIEW = [
+    "rolled",
+    "module",
+    "collapse",
+    "expand",
+    "inputs",
+    "outputs",
+    "parameters",
+    "buffers",
+    "phase",
+]
 SIGNATURES = {
     "trace": (
         ["model"],
-        ["layers", "save", "detach", "device", "dtype", "transform", "replayable"],
+        ["layers", "save", "gradients", "detach", "device", "dtype", "transform", "replayable"],
     ),
     "log_forward_pass": (
         ["model", "input_args", "input_kwargs"],
         ["layers_to_save", "vis_opt", "vis_nesting_depth", "vis_direction", "vis_outpath"],
     ),
     "Trace.graph": (["self", "level", "depth"], VIEW),
-    "Trace.summary": (["self", "level", "depth"], ["columns", "sort_by", "row_limit"]),
+    "Trace.summary": (["self", "level", "depth"], ["phase", "columns", "sort_by", "row_limit"]),
     "Trace.to_dot": (["self", "level", "depth"], ["direction"]),
     "Trace.draw": (["self", "path", "level", "depth"], ["direction"]),
 }

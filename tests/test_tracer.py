@@ -155,12 +155,17 @@ def test_a_graph_is_networkx_own_and_the_users_to_change(level, rolled):
     assert trace.graph(level).graph["modules"]
 
 
-@pytest.mark.parametrize("level", ["layer", "module"])
-def test_backward_is_seen_at_the_op_level_only(level):
+@pytest.mark.parametrize("level", ["op", "layer", "module"])
+def test_a_graph_shows_the_phase_that_is_asked_for_and_forward_by_itself(level):
     trace = traced(backward=True)
 
-    assert "backward" in dict(trace.graph().nodes(data="phase")).values()
-    assert "backward" not in dict(trace.graph(level).nodes(data="phase")).values()
+    def phases(**options):
+        graph = trace.graph(level, buffers=False, **options)
+        return {data["phase"] for _, data in graph.nodes(data=True) if data["kind"] != "external"}
+
+    assert phases() == phases(phase="forward") == {"forward"}
+    assert phases(phase="backward", parameters=False, inputs=False) == {"backward"}
+    assert phases(phase="all") == {"forward", "backward"}
 
 
 def test_the_nodes_of_a_graph_come_in_the_order_of_execution_whatever_is_left_out():

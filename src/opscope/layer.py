@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opscope.errors import NotSaved
 from opscope.exporters.article import layer_text
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Frame, Op, Parameter, Value
+from opscope.records.recording import Frame, Op, Parameter, Phase, Value
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,37 @@ class Layer:
     """The article's name for `activation`."""
 
     @property
+    def gradient(self) -> Any:
+        """The gradient of its `activation`; a tuple, with None for no gradient, of several.
+
+        Where several backward calls reached it, their sum, as in a parameter's ``.grad``.
+
+        Raises:
+            NotSaved: If gradients were not asked for, or none has reached it.
+        """
+        return self._trace._gradient(self.record)
+
+    grad_contents = gradient
+    """The article's name for `gradient`."""
+
+    @property
+    def gradients(self) -> tuple[Any, ...]:
+        """The gradient that each backward call brought, in order; none where none has come.
+
+        Of a layer that gave several tensors only those of the first are listed.
+
+        Raises:
+            NotSaved: If gradients were not asked for.
+        """
+        kept = self._trace._gradients(self.record)
+        return kept[0] if kept else ()
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a gradient reached what it gave; known where gradients are asked for."""
+        return self._trace._has_gradient(self.record)
+
+    @property
     def is_saved(self) -> bool:
         """Whether its activation was saved."""
         return self._trace._is_saved(self.record)
@@ -88,6 +119,17 @@ class Layer:
             return ()
         recording = self._trace.recording
         return tuple(recording.ops[index] for index in recording.layer_calls[self.record.call].ops)
+
+    @property
+    def phase(self) -> Phase:
+        """Which part of a training step called it."""
+        call = self.record.call
+        return "forward" if call is None else self._trace.recording.layer_calls[call].phase
+
+    @property
+    def backward_ops(self) -> tuple[Op, ...]:
+        """The aten ops that autograd ran for it, as far as the backward was inside the block."""
+        return self._trace._backward_ops(self.record)
 
     @property
     def function(self) -> str:

@@ -34,20 +34,20 @@ def save_options(detach: object, device: object, dtype: object, transform: objec
     return SaveOptions(detach, device, dtype, transform)  # type: ignore[arg-type]
 
 
-def check_save(save: object) -> Literal["all"] | tuple[Key, ...]:
-    """Return ``"all"`` or the keys of what is to be saved."""
+def check_save(save: object, name: str = "save") -> Literal["all"] | tuple[Key, ...]:
+    """Return ``"all"`` or the keys of what is to be saved; ``name`` is the argument's."""
     if save is None or (isinstance(save, str) and save == "none"):
         return ()
     if isinstance(save, str):
         if save == "all":
             return "all"
-        message = f"save: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
+        message = f"{name}: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
         raise OptionError(message)
     if not isinstance(save, Sequence):
-        message = f"save: {save!r} (must be 'all', 'none', None or a list of keys)"
+        message = f"{name}: {save!r} (must be 'all', 'none', None or a list of keys)"
         raise OptionError(message)
     for key in save:
         if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
-            message = f"save: {key!r} is no key (a key is a label, an address or a position)"
+            message = f"{name}: {key!r} is no key (a key is a label, an address or a position)"
             raise OptionError(message)
     return tuple(save)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from opscope.exporters.dot import Direction
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.levels import Choice, Level
+    from opscope.views.rows import BackwardOps
     from opscope.views.select import Phase
 
 
@@ -52,6 +54,7 @@ def trace(
     *,
     layers: bool = True,
     save: Save = None,
+    gradients: Save = None,
     detach: bool = True,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -67,10 +70,12 @@ def trace(
             each op is a layer of its own, named after the operator.
         save: What activations to keep: ``"all"``, ``None`` or ``"none"``, or a list of
             labels, module addresses, positions and substrings, see `Trace.__getitem__`.
-        detach: Whether saved activations are cut from the autograd graph; one that is
-            overwritten in place is cut from it in any case.
-        device: Where saved activations are moved to, such as ``"cpu"``.
-        dtype: What saved activations are cast to.
+        gradients: Whose gradients to keep, in the same words; they are taken in any backward
+            through the program, inside the block or after it, see `Layer.gradient`.
+        detach: Whether what is saved is cut from the autograd graph. If not, a backward can
+            start from any saved activation.
+        device: Where what is saved is moved to, such as ``"cpu"``.
+        dtype: What it is cast to.
         transform: A function applied to each saved activation; what it returns is saved.
         replayable: Whether to keep what `Trace.validate` needs: the results of every op,
             and a copy of all that comes from outside, parameters included.
@@ -89,7 +94,10 @@ def trace(
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
     options = save_options(detach, device, dtype, transform)
-    return Trace(model, layers=layers, save=save, options=options, replayable=replayable)
+    return Trace(
+        model, layers=layers, save=save, gradients=gradients, options=options,
+        replayable=replayable,
+    )  # fmt: skip
 
 
 class Trace:
@@ -105,6 +113,7 @@ class Trace:
         *,
         layers: bool = True,
         save: Save = None,
+        gradients: Save = None,
         options: SaveOptions | None = None,
         replayable: bool = False,
     ) -> None:
@@ -119,12 +128,17 @@ class Trace:
                 message = f"{name}: {option!r} (must be True or False)"
                 raise OptionError(message)
         self._save = check_save(save)
+        self._save_gradients = check_save(gradients, "gradients")
         options = options or SaveOptions()
         if replayable and options != SaveOptions():
             message = "replayable=True saves every value as it is: no device, dtype or transform"
             raise OptionError(message)
         self._session = Session(
-            model, layers=layers, save=options if self._save != () else None, replayable=replayable
+            model,
+            layers=layers,
+            save=options if self._save != () else None,
+            gradients=options if self._save_gradients != () else None,
+            replayable=replayable,
         )
         self._state: Literal["new", "open", "closed"] = "new"
 
@@ -144,9 +158,11 @@ class Trace:
     ) -> None:
         self._state = "closed"
         self._session.stop(error, trace_back)
-        if isinstance(self._save, tuple) and self._save:
-            with suppress(LayerNotFound):  # raised where the layers are asked for
+        with suppress(LayerNotFound):  # raised where the layers are asked for
+            if isinstance(self._save, tuple) and self._save:
                 self._settle_payloads()
+            if isinstance(self._save_gradients, tuple) and self._save_gradients:
+                self._settle_gradients()
 
     # ---------------------------------------------------------------- what was recorded
 
@@ -287,6 +303,62 @@ class Trace:
             raise NotSaved(message)
         return found[0] if len(found) == 1 else found
 
+    # ---------------------------------------------------------------------- gradients
+
+    def _settle_gradients(self) -> None:
+        """Let go of gradients that were kept in case they should be asked for and were not."""
+        table = self._session.tape.gradients
+        if table is not None:
+            chosen = self._index.select(self._save_gradients)
+            table.retain(value for item in chosen for value in item.values)
+
+    def _gradients(self, record: LayerPass) -> list[tuple[torch.Tensor, ...]]:
+        """Return per tensor that a layer gave the gradients that reached it."""
+        table = self._session.tape.gradients
+        wanted = self._save_gradients
+        if table is None or (wanted != "all" and record not in self._index.select(wanted)):
+            message = (
+                f"the gradient of {record.label} was not asked for; trace with "
+                f"gradients='all' or gradients=[{record.layer_label!r}]"
+            )
+            raise NotSaved(message)
+        return [table.get(value) for value in record.values]
+
+    def _gradient(self, record: LayerPass) -> Any:
+        found = [reduce(add, kept) if kept else None for kept in self._gradients(record)]
+        if all(gradient is None for gradient in found):
+            message = (
+                f"no gradient has reached {record.label}: it needs none, or no backward ran "
+                "from what depends on it"
+            )
+            raise NotSaved(message)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def _has_gradient(self, record: LayerPass) -> bool:
+        table = self._session.tape.gradients
+        return table is not None and not table.reached().isdisjoint(record.values)
+
+    def _flows(self) -> set[tuple[str, str]]:
+        """Return the labels of layers between which gradients flowed, see `with_gradients`."""
+        table = self._session.tape.gradients
+        if table is None:
+            return set()
+        labels = {value: item.label for item in self.passes for value in item.values}
+        pairs = {(a, b) for a, b in table.flows() if a in labels and b in labels}
+        pairs.update((value, value) for value in table.reached() if value in labels)
+        return {(labels[a], labels[b]) for a, b in pairs}
+
+    def _backward_ops(self, record: LayerPass) -> tuple[Op, ...]:
+        if record.call is None:
+            return ()
+        return tuple(self._ops_of_backward.of_call.get(record.call, ()))
+
+    @cached_property
+    def _ops_of_backward(self) -> BackwardOps:
+        from opscope.views.rows import BackwardOps
+
+        return BackwardOps(self.recording)
+
     # ------------------------------------------------------------------------- replay
 
     def validate(self) -> Report:
@@ -425,8 +497,11 @@ class Trace:
     def _view(self, level: Level, depth: int | None, options: ViewOptions) -> nx.DiGraph:
         """Return what `graph` does, sharing attributes with other views."""
         from opscope.views.compose import view
+        from opscope.views.select import with_gradients
 
-        return view(self._op_graph, level, depth, options, [m.address for m in self.modules])
+        flows = self._flows()
+        graph = with_gradients(self._op_graph, flows) if flows else self._op_graph
+        return view(graph, level, depth, options, [m.address for m in self.modules])
 
     # ------------------------------------------------------------- tables and pictures
 

@@ -110,6 +110,7 @@ def test_the_ops_of_backward_are_marked_and_found_by_sequence_number(name, layer
     assert max(op.index for op in forward) < min(op.index for op in backward)
     assert all(op.layer_call is None for op in backward)
     assert all(op.layer_call is not None for op in forward)
+    assert all(op.forward_op is not None for op in backward if op.node != "AccumulateGrad")
     made = {op.sequence_nr for op in forward if op.sequence_nr is not None}
     assert {op.sequence_nr for op in backward} - {None} <= made
 

@@ -122,6 +122,7 @@ def test_an_op_knows_its_layer_its_modules_and_its_parameters():
         "module_stack": [["", 1, "Nested"], ["blocks.0", 1, "Block"], ["blocks.0.fc", 1, "Linear"]],
         "shapes": [[2, 3]], "dtypes": ["float32"], "bytes": 24, "parameters": [], "buffers": [],
         "path": "", "source": None, "duration_ns": 1000, "phase": "forward", "failed": False,
+        "forward": None, "accumulates": None, "recomputed": False,
     }  # fmt: skip
 
 

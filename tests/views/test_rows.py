@@ -7,8 +7,8 @@ from tests.strategies import recordings
 from opscope.views.rows import table_rows
 
 
-def rows(recording, level="module", depth=None):
-    return table_rows(recording, Exhibit(recording).passes, level, depth)
+def rows(recording, level="module", depth=None, phase="forward"):
+    return table_rows(recording, Exhibit(recording).passes, level, depth, phase)
 
 
 def test_modules_are_rows_with_their_children_below():
@@ -74,7 +74,9 @@ def test_there_is_a_row_for_each_pass_and_for_each_op(recording):
     passes = Exhibit(recording).passes
 
     assert [row.name for row in rows(recording, "layer")] == [item.label for item in passes]
-    assert [row.kind for row in rows(recording, "op")] == [op.operator for op in recording.ops]
+    assert [row.kind for row in rows(recording, "op", phase="all")] == [
+        op.operator for op in recording.ops
+    ]
 
 
 @given(recordings())

@@ -299,14 +299,12 @@ class _Replay:
 
     def _difference(self, op: Op, reason: str) -> Difference:
         recording = self.recording
-        call = None if op.layer_call is None else recording.layer_calls[op.layer_call]
-        place = op.place if op.place is not None or call is None else call.place
-        frames = () if place is None else recording.places[place]
+        call, frames = recording.call_of(op), recording.frames_of(op)
         module = None if op.module_call is None else recording.module_calls[op.module_call].module
         return Difference(
             op=op.index,
             operator=op.operator,
-            layer=None if op.layer_call is None else self.labels.get(op.layer_call),
+            layer=None if call is None else self.labels.get(call),
             module=None if module is None else recording.modules[module].address,
             source=str(frames[0]) if frames else None,
             reason=reason,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -46,8 +46,10 @@ def develop(session: Session) -> Recording:
     op_rows = list(_rows(tape.ops, OpRow))
     call_rows = list(_rows(tape.calls, CallRow))
     found = links(tape, op_rows)
-    phase = phases(tape, op_rows, _places(op_rows, call_rows), found)
-    calls = _Calls(tape, op_rows, call_rows, phase, session.started_ns)
+    phase, call_phases = phases(tape, op_rows, call_rows, found)
+    calls = _Calls(
+        tape, op_rows, zip(call_rows, call_phases, strict=True), phase, session.started_ns
+    )
     parameters, bound = _parameters(session)
     ops = _ops(tape, op_rows, calls, found, phase, session.started_ns)
     failure = session.failure
@@ -73,16 +75,6 @@ def _rows(flat: list[Any], kind: Any) -> Iterator[Any]:
     return map(kind._make, zip(*[iter(flat)] * width, strict=True))
 
 
-def _places(op_rows: list[OpRow], call_rows: list[CallRow]) -> list[int]:
-    """Return the place of each op, which is that of its layer call where it has one."""
-    places = [row.place for row in op_rows]
-    for call in call_rows:
-        for op in range(call.ops_start, call.ops_end):
-            if places[op] == NONE:
-                places[op] = call.place
-    return places
-
-
 class _Calls:
     """The layer calls in order, with one made up for each op that no function ran for."""
 
@@ -90,22 +82,23 @@ class _Calls:
         self,
         tape: Tape,
         op_rows: list[OpRow],
-        call_rows: list[CallRow],
+        call_rows: Iterable[tuple[CallRow, Phase]],
         phase: list[Phase],
         start: int,
     ) -> None:
         self._phase = phase
+        self._start = start
         self.records: list[LayerCall] = []
         self.of_op: list[int | None] = [None] * len(op_rows)
         self._number: list[int] = []  # per recorded call
         self._lone: list[int] = []  # the ops that became calls of their own
         at = 0
-        for row in call_rows:
-            at = self._add_lone(tape, op_rows, at, row.ops_start, start)
+        for row, of_call in call_rows:
+            at = self._add_lone(tape, op_rows, at, row.ops_start)
             self._number.append(len(self.records))
-            self._add(row, start)
+            self._add(row, of_call)
             at = max(at, row.ops_end)
-        self._add_lone(tape, op_rows, at, len(op_rows), start)
+        self._add_lone(tape, op_rows, at, len(op_rows))
 
     def number(self, recorded: int) -> int:
         return self._number[recorded]
@@ -119,7 +112,7 @@ class _Calls:
         """Return how many calls there were when so many calls and ops were recorded."""
         return recorded + bisect_left(self._lone, op)
 
-    def _add(self, row: CallRow, start: int) -> None:
+    def _add(self, row: CallRow, phase: Phase) -> None:
         index = len(self.records)
         self.records.append(
             LayerCall(
@@ -132,17 +125,17 @@ class _Calls:
                 ops=range(row.ops_start, row.ops_end),
                 received=row.received,
                 returned=row.returned,
-                started_ns=row.started - start,
+                started_ns=row.started - self._start,
                 duration_ns=row.ended - row.started,
                 grad_fn=row.grad_fn,
-                phase=self._phase[row.ops_start] if row.ops_end > row.ops_start else "forward",
+                phase=phase,
                 failed=row.failed,
             )
         )
         for op in range(row.ops_start, row.ops_end):
             self.of_op[op] = index
 
-    def _add_lone(self, tape: Tape, rows: list[OpRow], at: int, stop: int, start: int) -> int:
+    def _add_lone(self, tape: Tape, rows: list[OpRow], at: int, stop: int) -> int:
         for op in range(at, stop):
             row = rows[op]
             if self._phase[op] == "backward":
@@ -156,7 +149,7 @@ class _Calls:
                     _function_of(row.slots.plan.name), row.module, row.place, op, op + 1,
                     row.started, row.ended, None, bool(row.flags & FAILED), returned=returned,
                 ),
-                start,
+                self._phase[op],
             )  # fmt: skip
         return max(at, stop)
 
@@ -290,7 +283,7 @@ def _values(tape: Tape) -> tuple[Value, ...]:
         handed_from = table.handed_from.get(index)
         made_by = maker
         if origin == HANDED:
-            made_by = _maker_behind(table.handed_from, table.makers, index)
+            made_by = table.makers[table.source(index)]
         result.append(
             Value(
                 index=index,
@@ -307,12 +300,6 @@ def _values(tape: Tape) -> tuple[Value, ...]:
             )
         )
     return tuple(result)
-
-
-def _maker_behind(handed_from: dict[int, int], makers: list[int], row: int) -> int:
-    while row in handed_from:
-        row = handed_from[row]
-    return makers[row]
 
 
 def _layout(layout: tuple[Any, ...]) -> tuple[Any, ...]:

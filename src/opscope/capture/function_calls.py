@@ -43,11 +43,11 @@ class FunctionCalls(TorchFunctionMode):
     ) -> Any:
         tape = self._tape
         if (
-            tape.layer != NONE
+            _is_compiling()
+            or tape.layer != NONE
             or func in _TRANSPARENT
             or _graph_task() != -1  # it is the layer of the autograd node that runs
             or sys._getframe(1).f_code is _FIRST_GRADIENTS
-            or _is_compiling()
         ):
             return func(*args, **(kwargs or {}))
         tape.layer = tape.call_count
@@ -92,9 +92,8 @@ class FunctionCalls(TorchFunctionMode):
         tape = self._tape
         tensors = (result,) if result.__class__ is _Tensor else tuple(tensors_in(result))
         returned = tuple(map(tape.values.seen, tensors))
-        if tape.payloads is not None:
-            for tensor, value in zip(tensors, returned, strict=True):
-                tape.payloads.keep(tensor, value)
+        if tape.payloads is not None or tape.gradients is not None:
+            tape.keep(tensors, returned)
         place = self._place()  # first, as it may end modules
         # The fields of a `CallRow`, which takes longer to make than all the rest of this.
         tape.calls.extend((

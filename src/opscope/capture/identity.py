@@ -110,6 +110,12 @@ class Values:
         self._rows[id(tensor)] = new
         return new
 
+    def source(self, row: int) -> int:
+        """Return the row behind one that was only handed on."""
+        while row in self.handed_from:
+            row = self.handed_from[row]
+        return row
+
     def forget(self, tensor: torch.Tensor) -> None:
         """Have the next sight of this tensor make a new row: its metadata was replaced."""
         self._rows.pop(id(tensor), None)

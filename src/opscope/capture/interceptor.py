@@ -165,6 +165,8 @@ class Interceptor(TorchDispatchMode):
         if _inference():
             flags |= INFERENCE
         payloads = tape.payloads
+        if tape.gradients is not None:
+            tape.gradients.flush()
         if payloads is not None and plan.writes:
             payloads.before_write(plan.written(args, kwargs))
         if plan.draws and tape.values.originals is not None:
@@ -180,7 +182,7 @@ class Interceptor(TorchDispatchMode):
         finally:
             ended = perf_counter_ns()
             if result is not None or plan.writes:
-                self._keep_results(plan, args, kwargs, result, failed=flags & FAILED)
+                self._keep_results(plan, args, kwargs, result, flags)
             tape.ops.extend((
                 slots, constants, named, tape.layer, tape.module, place, sequence, flags,
                 started, ended, len(reads), len(tape.made), len(tape.wrote),
@@ -194,25 +196,34 @@ class Interceptor(TorchDispatchMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         result: Any,
-        *,
-        failed: int,
+        flags: int,
     ) -> None:
         tape = self._tape
         op, made = tape.op_count, tape.values.made
-        payloads = tape.payloads
-        if payloads is not None and not payloads.every_op and tape.layer != NONE:
-            payloads = None  # the layer's call keeps what it returns
-        if plan.writes and not failed:
+        payloads, gradients = tape.payloads, tape.gradients
+        if tape.layer != NONE:  # the layer's call keeps what it returns
+            gradients = None
+            if payloads is not None and not payloads.every_op:
+                payloads = None
+        if flags & BACKWARD:
+            gradients = None
+        if plan.writes and not flags & FAILED:
             for tensor in plan.written(args, kwargs):
                 row = made(tensor, op, written=True)
                 tape.wrote.append(row)
                 if payloads is not None:
                     payloads.keep(tensor, row)
+                if gradients is not None:
+                    gradients.offer(tensor, row)
         for output in (result,) if isinstance(result, _Tensor) else _flat(result):
             row = NONE if output is None else made(output, op)
             tape.made.append(row)
-            if payloads is not None and output is not None:
+            if output is None:
+                continue
+            if payloads is not None:
                 payloads.keep(output, row)
+            if gradients is not None:
+                gradients.offer(output, row)
 
     def _read_lists(self, lists: Any, args: tuple[Any, ...]) -> tuple[int | None, ...]:
         """Read the lists of tensors among the arguments; return their lengths."""

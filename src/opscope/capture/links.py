@@ -6,12 +6,13 @@ is read before each op; in backward the engine tells the number of the node that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
-from opscope.capture.tape import BACKWARD, GRAD, NONE, NodeRow, OpRow, Tape
+from opscope.capture.identity import OUTSIDE
+from opscope.capture.tape import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
 from opscope.records.recording import Phase
 
 _CustomFunction = torch.autograd.function.BackwardCFunction
@@ -68,7 +69,9 @@ def links(tape: Tape, rows: Sequence[OpRow]) -> list[Link]:
     for index, row in enumerate(rows):
         node = nodes.get(index)
         if not row.flags & BACKWARD:
-            result.append(Link(number=made.number(index)))
+            start = row.place != NONE and contexts[row.place] == "backward"
+            forward = _first_read(tape, rows, index) if start else None
+            result.append(Link(number=made.number(index), forward=forward))
             continue
         again = row.place != NONE and contexts[row.place] == "checkpoint" and row.flags & GRAD
         if repeated and not _same_node(node, nodes.get(repeated[0])):
@@ -90,6 +93,16 @@ def links(tape: Tape, rows: Sequence[OpRow]) -> list[Link]:
     settle()
     _link_hooks(rows, result)
     return result
+
+
+def _first_read(tape: Tape, rows: Sequence[OpRow], op: int) -> int | None:
+    """Return the op that made what an op reads first: the loss, of which backward starts."""
+    at = rows[op - 1].reads_end if op else 0
+    if at == rows[op].reads_end or tape.reads[at] == NONE:
+        return None
+    values = tape.values
+    row = values.source(tape.reads[at])
+    return None if values.origins[row] == OUTSIDE else values.makers[row]
 
 
 def _node_rows(tape: Tape) -> Iterator[NodeRow]:
@@ -194,9 +207,9 @@ def _link_hooks(rows: Sequence[OpRow], known: list[Link]) -> None:
 
 
 def phases(
-    tape: Tape, rows: Sequence[OpRow], places: Sequence[int], found: Sequence[Link]
-) -> list[Phase]:
-    """Return the phase of each op.
+    tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow], found: Sequence[Link]
+) -> tuple[list[Phase], list[Phase]]:
+    """Return the phase of each op and of each recorded call.
 
     What runs in a module, or makes an autograd node, is forward. What reads the results of a
     backward or an optimizer outside of both is neither: clipping, averaging of weights.
@@ -204,29 +217,50 @@ def phases(
     Args:
         tape: What was recorded.
         rows: Its ops.
-        places: For each of them the place of the call it ran for.
+        calls: Its calls.
         found: What `links` found.
     """
     contexts = tape.places.contexts()
+    source = tape.values.source
+    places = _places(rows, calls)
     late: set[int] = set()
-    result: list[Phase] = []
+
+    def outside_engine(module: int, place: int, read: Iterable[int]) -> Phase:
+        if module != NONE:
+            return "forward"
+        if place != NONE and contexts[place] == "optimizer":
+            return "optimizer"
+        return (
+            "other" if any(value != NONE and source(value) in late for value in read) else "forward"
+        )
+
+    of_ops: list[Phase] = []
     reads_at = made_at = wrote_at = 0
     for row, place, link in zip(rows, places, found, strict=True):
         context = None if place == NONE else contexts[place]
         phase: Phase = "forward"
         if context == "backward" or (row.flags & BACKWARD and context != "optimizer"):
             phase = "backward"
-        elif row.flags & BACKWARD:
-            phase = "optimizer"
-        elif row.module != NONE or link.number is not None:
-            pass
-        elif context == "optimizer":
-            phase = "optimizer"
-        elif not late.isdisjoint(tape.reads[reads_at : row.reads_end]):
-            phase = "other"
+        elif row.flags & BACKWARD or link.number is None:
+            phase = outside_engine(row.module, place, tape.reads[reads_at : row.reads_end])
         if phase != "forward":
             late.update(tape.made[made_at : row.made_end], tape.wrote[wrote_at : row.wrote_end])
-            late.discard(NONE)
-        result.append(phase)
+        of_ops.append(phase)
         reads_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
-    return result
+    of_calls = [
+        of_ops[call.ops_start]
+        if call.ops_end > call.ops_start
+        else outside_engine(call.module, call.place, call.received)
+        for call in calls
+    ]
+    return of_ops, of_calls
+
+
+def _places(rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[int]:
+    """Return the place of each op, which is that of its layer call where it has one."""
+    places = [row.place for row in rows]
+    for call in calls:
+        for op in range(call.ops_start, call.ops_end):
+            if places[op] == NONE:
+                places[op] = call.place
+    return places

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from weakref import ref
 
 import torch
+from torch.overrides import enable_reentrant_dispatch
 
 from opscope.capture.identity import Values
 
@@ -16,8 +17,7 @@ class SaveOptions:
     """How activations are saved.
 
     Attributes:
-        detach: Whether they are cut from the autograd graph. One that is overwritten in
-            place is cut from it in any case: the copy is made below autograd.
+        detach: Whether they are cut from the autograd graph.
         device: Where they are moved to; None for where they are.
         dtype: What they are cast to; None for what they are.
         transform: What is applied to each; what it returns is saved.
@@ -77,8 +77,15 @@ class Payloads:
             for shared in self._sharing.pop(self._values.storages[row], ()):
                 alias = self._aliases[shared]
                 if _is_there(alias):
-                    with torch._C._DisableTorchDispatch(), torch.no_grad():
-                        self._aliases[shared] = alias.clone()
+                    self._aliases[shared] = self._copy(alias)
+
+    def _copy(self, alias: torch.Tensor) -> torch.Tensor:
+        if self._options.detach:
+            with torch._C._DisableTorchDispatch(), torch.no_grad():
+                return alias.clone()
+        # Back above autograd, so that the copy is in the graph like the tensor itself.
+        with enable_reentrant_dispatch(), torch._C._DisableTorchDispatch():
+            return alias.clone()
 
     def seal(self) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.

@@ -20,9 +20,11 @@ from opscope.capture import (
     payloads,
     places,
 )
+from opscope.capture import gradients as gradients_room
 from opscope.capture import operators as operators_room
 from opscope.capture import tape as tape_room
 from opscope.capture.function_calls import FunctionCalls
+from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
 from opscope.capture.originals import Originals
@@ -38,6 +40,7 @@ class Session:
         model: The module that gives the addresses, or None.
         layers: Whether to record torch functions, which takes a function mode.
         save: How to keep the activations of layers; None for not at all.
+        gradients: How to keep the gradients of what layers give; None for not at all.
         replayable: Whether to keep what a replay needs: every op's results, and copies of
             all that comes from outside, with the state of the random number generators.
     """
@@ -49,6 +52,7 @@ class Session:
         layers: bool,
         save: SaveOptions | None,
         replayable: bool = False,
+        gradients: SaveOptions | None = None,
     ) -> None:
         self.tape = Tape()
         self.layers = layers
@@ -66,6 +70,8 @@ class Session:
             self.tape.payloads = Payloads(self.tape.values, every_op=every_op, options=options)
         if replayable:
             self.tape.values.originals = Originals()
+        if gradients is not None:
+            self.tape.gradients = Gradients(self.tape.values, gradients)
 
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block."""
@@ -93,6 +99,8 @@ class Session:
         self.tape.parameters.measure()
         if self.tape.payloads is not None:
             self.tape.payloads.seal()
+        if self.tape.gradients is not None:
+            self.tape.gradients.flush()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
@@ -140,7 +148,7 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        function_calls, identity, interceptor, module_calls, operators_room, originals,
+        function_calls, gradients_room, identity, interceptor, module_calls, operators_room, originals,
         parameters, payloads, places, tape_room,
     )  # fmt: skip
     for room in rooms:

@@ -18,6 +18,7 @@ from opscope.records.recording import CallKind
 if TYPE_CHECKING:
     import torch
 
+    from opscope.capture.gradients import Gradients
     from opscope.capture.operators import Slots
     from opscope.capture.payloads import Payloads
 
@@ -161,6 +162,7 @@ class Tape:
         self.places = Places()
         self.unwind: Callable[[FrameType | None], None] = _stay
         self.payloads: Payloads | None = None
+        self.gradients: Gradients | None = None
         self.op_count = 0
         self.ops: list[Any] = []
         self.reads: list[int] = []
@@ -196,14 +198,20 @@ class Tape:
         self.calls.extend(row)
         self.call_count += 1
 
+    def keep(self, tensors: Sequence[torch.Tensor], rows: Sequence[int]) -> None:
+        """Save what a call returned, and listen for its gradients, as far as that is wanted."""
+        for tensor, row in zip(tensors, rows, strict=True):
+            if self.payloads is not None:
+                self.payloads.keep(tensor, row)
+            if self.gradients is not None:
+                self.gradients.offer(tensor, row)
+
     def hand_on(self, row: CallRow, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
         """Append a call that only handed on what ``row.received`` says; return the new rows."""
         new = tuple(
             self.values.handed(tensor, value, self.call_count)
             for tensor, value in zip(tensors, row.received, strict=True)
         )
-        if self.payloads is not None:
-            for tensor, value in zip(tensors, new, strict=True):
-                self.payloads.keep(tensor, value)
+        self.keep(tensors, new)
         self.add_call(row._replace(returned=new))
         return new

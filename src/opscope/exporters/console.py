@@ -69,7 +69,7 @@ _COLUMNS: dict[str, _Column] = {
     ),
     "backward": _Column(
         "backward", lambda r: notation.duration(r.backward_ns) if r.backward_ns else "–",
-        lambda r: r.backward_ns, numeric=True, rank=1,
+        lambda r: r.backward_ns, numeric=True, rank=3,
     ),
     "source": _Column("source", _short_source, _short_source, rank=3, style="dim"),
 }  # fmt: skip
@@ -98,6 +98,12 @@ def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
     if sort_by is not None:
         name = sort_by.removeprefix("-") if isinstance(sort_by, str) else sort_by
         check_choice("sort_by", name, COLUMNS)
+
+
+def _by_phase(sums: Totals) -> str:
+    if len(sums.ops_by_phase) < 2:
+        return ""
+    return f" ({', '.join(f'{count:,} {phase}' for phase, count in sums.ops_by_phase.items())})"
 
 
 class Summary:
@@ -190,7 +196,7 @@ class Summary:
             ("buffers", f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"),
             ("computed", f"{notation.plural(sums.tensors, 'tensor')} "
              f"({notation.size(sums.tensor_bytes)}) by {notation.plural(sums.layers, 'layer')}, "
-             f"{notation.plural(sums.ops, 'aten op')}"),
+             f"{notation.plural(sums.ops, 'aten op')}{_by_phase(sums)}"),
         ]  # fmt: skip
         return Text("\n").join(
             Text.assemble((f"{name:<11}", "dim"), value) for name, value in lines

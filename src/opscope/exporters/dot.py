@@ -2,7 +2,8 @@
 
 Inputs are green, outputs red, layers with parameters grey. A box is the output of a module
 without modules inside, an oval any other layer, a 3-D box a whole module; frames stand
-around the modules that contain several nodes. What depends on no input is dashed.
+around the modules that contain several nodes. What depends on no input is dashed. Blue is
+what ran in backward, and an arrow along which a gradient flowed back.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _FILL = {
     "external": "#d9e8f6",
 }
 _PLAIN, _WITH_PARAMETERS, _FAILED = "#ffffff", "#dcdcdc", "#ff5c5c"
+_GRADIENT = "#1f6fd6"
 _FONT = "Helvetica,Arial,sans-serif"
 _EDGES: dict[str, dict[str, str]] = {
     "data": {},
@@ -143,10 +145,12 @@ def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
     look = {"label": _html(_module_text(attributes) if kind == "module" else _text(attributes))}
     if kind == "module":
         look |= {"shape": "box3d", "margin": "0.14,0.12"}  # its top face takes some
-    elif kind in ("parameter", "buffer"):
+    elif kind in ("parameter", "buffer", "gradient"):
         look |= {"shape": "box", "style": "filled,dashed", "fontsize": "9"}
     elif kind != "output" and _leaves_leaf_module(graph, attributes):
         look |= {"shape": "box", "style": "filled"}
+    if attributes["phase"] == "backward":
+        look["color"] = _GRADIENT
     fill = _FILL.get(kind, _WITH_PARAMETERS if attributes["parameters"] else _PLAIN)
     if attributes["failed"]:
         fill = _FAILED
@@ -211,6 +215,10 @@ def _edge(
     attributes: dict[str, Any], source: dict[str, Any], target: dict[str, Any]
 ) -> dict[str, Any]:
     look = dict(_EDGES[attributes["kind"]])
+    if attributes.get("gradient"):
+        look |= {"color": _GRADIENT, "penwidth": "1.6", "dir": "both", "arrowtail": "vee"}
+    elif "backward" in (source["phase"], target["phase"]):
+        look["color"] = _GRADIENT
     if "pass_list" in target and "in_passes" in attributes:
         if attributes["out_passes"] != source["pass_list"]:
             look["taillabel"] = _quote(f"Out {notation.ranges(attributes['out_passes'])}")

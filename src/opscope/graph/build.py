@@ -40,8 +40,9 @@ The graph's own attributes are ``model`` (class name) and what is known of whole
 and module runs, ``layers`` and ``modules``, see `facts`.
 
 Edge attributes: ``kind`` (``"data"``, ``"alias"`` or ``"write"``, see `dataflow`),
-``argument`` (the names of the reader's arguments that it feeds, comma-separated) and
-``value`` (the index of the value behind it).
+``argument`` (the names of the reader's arguments that it feeds, comma-separated),
+``value`` (the index of the value behind it) and ``gradient`` (whether a gradient was seen to
+flow along it, the other way).
 
 Views add to nodes that stand for several: ``ops`` and ``layers`` (how many), and where passes
 are folded ``pass_list`` (which). To edges they add ``count`` (how many data flows an edge
@@ -59,7 +60,7 @@ import networkx as nx
 from opscope.graph.dataflow import Dependency, Reader, dependencies
 from opscope.graph.facts import layer_attributes, module_attributes
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Op, Recording, Value
+from opscope.records.recording import Frame, Op, Recording, Value
 
 _RANK = {"data": 0, "write": 1, "alias": 2}
 
@@ -120,6 +121,7 @@ class _Builder:
                 kind=dependency.kind,
                 argument=dependency.argument,
                 value=dependency.source,
+                gradient=False,
             )
             return
         if dependency.argument not in known["argument"].split(","):
@@ -178,10 +180,9 @@ class _Builder:
         attributes["failed"] = op.failed
         attributes["phase"] = op.phase
         attributes["recomputed"] = op.recomputed
-        call = op.layer_call
+        call = self.recording.call_of(op)
         if op.forward_op is not None:
             attributes["forward"] = f"op_{op.forward_op}"
-            call = self.recording.ops[op.forward_op].layer_call
         if op.accumulates is not None:
             self._add_accumulation(attributes, op.accumulates)
         for parameter in self._parameters(op):
@@ -191,10 +192,7 @@ class _Builder:
         if layer is not None and call is not None:
             attributes["step"] = self._step(op, call)
         self._add_module(attributes, op.module_call)
-        place = op.place
-        if place is None and op.layer_call is not None:
-            place = self.recording.layer_calls[op.layer_call].place
-        self._add_source(attributes, place)
+        self._add_source(attributes, self.recording.frames_of(op))
         return attributes
 
     def _add_accumulation(self, attributes: dict[str, Any], parameter: int) -> None:
@@ -219,7 +217,8 @@ class _Builder:
         attributes["duration_ns"] = call.duration_ns
         self._add_layer(attributes, self.pass_of_call.get(index))
         self._add_module(attributes, call.module_call)
-        self._add_source(attributes, call.place)
+        place = call.place
+        self._add_source(attributes, () if place is None else self.recording.places[place])
         return attributes
 
     def _blank(
@@ -284,8 +283,7 @@ class _Builder:
             stack = self.stacks[inner] = [*stack, [module.address, run.number, module.class_name]]
         return stack
 
-    def _add_source(self, attributes: dict[str, Any], place: int | None) -> None:
-        frames = () if place is None else self.recording.places[place]
+    def _add_source(self, attributes: dict[str, Any], frames: tuple[Frame, ...]) -> None:
         attributes["source"] = str(frames[0]) if frames else None
 
 

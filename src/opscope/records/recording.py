@@ -333,3 +333,16 @@ class Recording:
     seed: int = 0
     failure: Failure | None = None
     parameter_of_value: dict[int, int] = field(default_factory=dict)
+
+    def call_of(self, op: Op) -> int | None:
+        """Return the layer call that an op ran in, or in backward belongs to."""
+        if op.forward_op is not None:
+            return self.ops[op.forward_op].layer_call
+        return op.layer_call
+
+    def frames_of(self, op: Op) -> tuple[Frame, ...]:
+        """Return the frames that led to an op, or in backward to its forward op."""
+        place, call = op.place, self.call_of(op)
+        if place is None and call is not None:
+            place = self.layer_calls[call].place
+        return () if place is None else self.places[place]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Recording
+from opscope.records.recording import Phase, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +14,10 @@ class Totals:
     """Sums over one recording.
 
     Attributes:
-        ops: Aten operators that ran.
-        layers: Layers; passes of one are counted once.
-        passes: Passes of all layers.
+        ops: Aten operators that ran, in all phases.
+        ops_by_phase: How many of them in each phase that there was, by its name.
+        layers: Layers of the forward phase; passes of one are counted once.
+        passes: Passes of these.
         modules: Modules below the model.
         tensors: Tensors that the layers gave, inputs and outputs included.
         tensor_bytes: Their size together.
@@ -29,6 +31,7 @@ class Totals:
     """
 
     ops: int
+    ops_by_phase: dict[Phase, int]
     layers: int
     passes: int
     modules: int
@@ -47,9 +50,11 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
     """Return the sums over a recording."""
     parameters = [p for p in recording.parameters if p.kind == "parameter"]
     buffers = [p for p in recording.parameters if p.kind == "buffer"]
+    passes = tuple(item for item in passes if _is_forward(recording, item))
     given = [recording.values[value] for item in passes for value in item.values]
     return Totals(
         ops=len(recording.ops),
+        ops_by_phase=dict(Counter(op.phase for op in recording.ops)),
         layers=len({item.layer for item in passes}),
         passes=len(passes),
         modules=sum(1 for module in recording.modules if module.address),
@@ -63,3 +68,7 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
         buffers=len(buffers),
         buffer_bytes=sum(p.nbytes for p in buffers),
     )
+
+
+def _is_forward(recording: Recording, item: LayerPass) -> bool:
+    return item.call is None or recording.layer_calls[item.call].phase == "forward"

@@ -55,10 +55,11 @@ def _merge_edge(
     known = graph.edges.get((source, target))
     if known is None:
         known = {"kind": edge["kind"], "argument": "", "value": edge["value"], "count": 0}
-        known |= {"out_passes": [], "in_passes": []}
+        known |= {"out_passes": [], "in_passes": [], "gradient": False}
         graph.add_edge(source, target, **known)
         known = graph.edges[source, target]
     known["count"] += edge.get("count", 1)
+    known["gradient"] |= edge.get("gradient", False)
     if _RANK[edge["kind"]] < _RANK[known["kind"]]:
         known["kind"] = edge["kind"]
     known["argument"] = _union(known["argument"], edge["argument"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from opscope.records.layers import LayerPass
-from opscope.records.recording import ModuleCall, Op, Recording, Value
+from opscope.records.recording import Frame, ModuleCall, Op, Recording, Value
 from opscope.views.levels import Level
 from opscope.views.select import Phase
 
@@ -119,7 +119,7 @@ class _Rows:
                 trainable=trainable,
                 memory=sum(value.nbytes for value in outputs),
                 time_ns=op.duration_ns,
-                source=self._source(self._place(op)),
+                source=_line(self.recording.frames_of(op)),
                 failed=op.failed,
             )
 
@@ -292,14 +292,12 @@ class _Rows:
             return ""
         return self.recording.modules[self.recording.module_calls[call].module].address
 
-    def _place(self, op: Op) -> int | None:
-        if op.place is None and op.layer_call is not None:
-            return self.recording.layer_calls[op.layer_call].place
-        return op.place
-
     def _source(self, place: int | None) -> str:
-        frames = () if place is None else self.recording.places[place]
-        return str(frames[0]) if frames else ""
+        return "" if place is None else _line(self.recording.places[place])
+
+
+def _line(frames: tuple[Frame, ...]) -> str:
+    return str(frames[0]) if frames else ""
 
 
 class BackwardOps:
@@ -325,7 +323,7 @@ class BackwardOps:
                 self.of_parameter.setdefault(op.accumulates, []).append(op)
             if op.forward_op is None:
                 continue
-            call = recording.ops[op.forward_op].layer_call
+            call = recording.call_of(op)
             if call is not None:
                 self.of_call.setdefault(call, []).append(op)
             run = op.module_call

@@ -32,12 +32,14 @@ def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
     if phase == "all":
         return graph
     phases = dict(graph.nodes(data="phase"))
-    inside = {n for n, kind in graph.nodes(data="kind") if kind in _RAN and phases[n] == phase}
-    ends = {
-        n
-        for n, kind in graph.nodes(data="kind")
-        if kind not in _RAN and _belongs(graph, n, inside, phase)
-    }
+    ran = {n for n, kind in graph.nodes(data="kind") if kind in _RAN}
+    inside = {n for n in ran if phases[n] == phase}
+    ends = set()
+    for node in graph.nodes - ran:
+        near = {*graph.predecessors(node), *graph.successors(node)}
+        # A parameter, say, that only an optimizer reads is no part of the forward phase.
+        if not near.isdisjoint(inside) or (phase == "forward" and not (near and near <= ran)):
+            ends.add(node)
     feeding: set[str] = set()
     if phase != "forward":
         feeding = {other for n in inside for other in graph.predecessors(n)} - inside - ends
@@ -47,10 +49,21 @@ def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
 _RAN = ("op", "handed")
 
 
-def _belongs(graph: nx.DiGraph, node: str, inside: Collection[str], phase: Phase) -> bool:
-    """Whether an input, output, parameter or other outside tensor is part of a phase."""
-    near = {*graph.predecessors(node), *graph.successors(node)}
-    return not near.isdisjoint(inside) or (phase == "forward" and not near)
+def with_gradients(graph: nx.DiGraph, flows: Collection[tuple[str, str]]) -> nx.DiGraph:
+    """Return the graph of ops with its edges marked along which gradients flowed.
+
+    Args:
+        graph: The graph of ops.
+        flows: Pairs of labels: gradients flowed between what these layers gave. A pair of
+            twice the same is a layer that a gradient reached.
+    """
+    result = _keep(graph, list(graph))
+    layers = dict(graph.nodes(data="layer"))
+    for source, target, attributes in result.edges(data=True):
+        ends = layers[source], layers[target]
+        forward = graph.nodes[target]["phase"] == "forward"
+        attributes["gradient"] = forward and ends in flows
+    return result
 
 
 def copied(graph: nx.DiGraph) -> nx.DiGraph:
