@@ -10,6 +10,7 @@ PUBLIC = [
     "AmbiguousLayer",
     "Layer",
     "LayerNotFound",
+    "NonFiniteError",
     "NotSaved",
     "OpscopeError",
     "OptionError",
@@ -17,8 +18,10 @@ PUBLIC = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "Watch",
     "log_forward_pass",
     "trace",
+    "watch",
 ]
 
 VIEW = [
@@ -35,8 +38,20 @@ VIEW = [
 SIGNATURES = {
     "trace": (
         ["model"],
-        ["layers", "save", "gradients", "detach", "device", "dtype", "transform", "replayable"],
+        [
+            "layers",
+            "save",
+            "gradients",
+            "detach",
+            "device",
+            "dtype",
+            "transform",
+            "replayable",
+            "saved_for_backward",
+            "stop_on_nonfinite",
+        ],
     ),
+    "watch": (["model"], ["every", "gradients"]),
     "log_forward_pass": (
         ["model", "input_args", "input_kwargs"],
         ["layers_to_save", "vis_opt", "vis_nesting_depth", "vis_direction", "vis_outpath"],

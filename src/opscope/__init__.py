@@ -19,6 +19,7 @@ Ten lines of it::
 from opscope.errors import (
     AmbiguousLayer,
     LayerNotFound,
+    NonFiniteError,
     NotSaved,
     OpscopeError,
     OptionError,
@@ -29,6 +30,7 @@ from opscope.errors import (
 from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
 from opscope.tracer import Trace, trace
+from opscope.watching import Watch, watch
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,7 @@ __all__ = [
     "AmbiguousLayer",
     "Layer",
     "LayerNotFound",
+    "NonFiniteError",
     "NotSaved",
     "OpscopeError",
     "OptionError",
@@ -43,6 +46,8 @@ __all__ = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "Watch",
     "log_forward_pass",
     "trace",
+    "watch",
 ]

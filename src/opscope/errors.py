@@ -6,6 +6,7 @@
     ├── AmbiguousLayer     several layers, or several passes, answer to this key       (KeyError)
     ├── NotSaved           the layer is known, its values were not saved               (LookupError)
     ├── TraceStateError    the trace is not in a state that allows this                (RuntimeError)
+    ├── NonFiniteError     an op turned finite numbers into NaN or Inf               (ArithmeticError)
     ├── RenderError        a picture's format cannot be made on this machine           (RuntimeError)
     └── TargetError        the command line's model or input cannot be used            (ValueError)
 
@@ -44,6 +45,44 @@ class NotSaved(OpscopeError, LookupError):
 
 class TraceStateError(OpscopeError, RuntimeError):
     """The trace is not in a state that allows this."""
+
+
+class NonFiniteError(OpscopeError, ArithmeticError):
+    """An op made a NaN or an infinity out of numbers that were none.
+
+    Attributes:
+        kind: ``"NaN"`` or ``"Inf"``.
+        operator: Such as ``"aten.log.default"``.
+        ranges: What it was given: each tensor's argument, type, sizes and range.
+        op: Index of the op.
+        layer: Label of its layer, with the pass; known when the block has ended.
+        module: Address of its module, likewise.
+        source: File and line, likewise.
+        phase: In which phase of a training step it ran, likewise.
+    """
+
+    def __init__(self, kind: str, operator: str, ranges: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.kind = kind
+        self.operator = operator
+        self.ranges = ranges
+        self.op: int | None = None
+        self.layer: str | None = None
+        self.module: str | None = None
+        self.source: str | None = None
+        self.phase: str | None = None
+
+    def __str__(self) -> str:
+        where = [f"op {self.op}" if self.op is not None else "", self.phase or ""]
+        where += [f"layer {self.layer}" if self.layer else ""]
+        where += [f"module {self.module}" if self.module else ""]
+        where += [f"at {self.source}" if self.source else ""]
+        lines = [
+            f"{self.operator} made the first {self.kind}",
+            "    in " + ", ".join(filter(None, where)),
+        ]
+        lines += [f"    given {text}" for text in self.ranges]
+        return "\n".join(lines)
 
 
 class RenderError(OpscopeError, RuntimeError):

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from opscope.analysis.nonfinite import first_nonfinite, locate
 from opscope.capture.develop import develop
 from opscope.capture.payloads import SaveOptions
 from opscope.capture.session import Session
 from opscope.errors import (
     LayerNotFound,
+    NonFiniteError,
     NotSaved,
     OptionError,
     TraceStateError,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from opscope.analysis.replay import Report
     from opscope.exporters.console import Summary
     from opscope.exporters.dot import Direction
+    from opscope.exporters.kept import SavedForBackward
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.levels import Choice, Level
     from opscope.views.rows import BackwardOps
@@ -60,6 +63,8 @@ def trace(
     dtype: torch.dtype | None = None,
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     replayable: bool = False,
+    saved_for_backward: bool = False,
+    stop_on_nonfinite: bool = False,
 ) -> Trace:
     """Record every aten operator that runs inside a ``with`` block.
 
@@ -79,9 +84,15 @@ def trace(
         transform: A function applied to each saved activation; what it returns is saved.
         replayable: Whether to keep what `Trace.validate` needs: the results of every op,
             and a copy of all that comes from outside, parameters included.
+        saved_for_backward: Whether to note which tensors autograd keeps, see
+            `Trace.saved_for_backward`.
+        stop_on_nonfinite: Whether to raise a `NonFiniteError` at the first op, of any phase,
+            that gives a NaN without having been given one, or an infinity out of finite
+            numbers. It looks at every result, so it costs a pass over memory for each.
 
     Returns:
-        A `Trace`, to be entered once; it is read after the block.
+        A `Trace`, to be entered with ``with`` and read after the block. Entered again it
+        records on: the layers of the next block are further passes.
 
     Raises:
         OptionError: For an argument of the wrong kind, before anything is recorded.
@@ -96,7 +107,8 @@ def trace(
     options = save_options(detach, device, dtype, transform)
     return Trace(
         model, layers=layers, save=save, gradients=gradients, options=options,
-        replayable=replayable,
+        replayable=replayable, saved_for_backward=saved_for_backward,
+        stop_on_nonfinite=stop_on_nonfinite,
     )  # fmt: skip
 
 
@@ -116,6 +128,8 @@ class Trace:
         gradients: Save = None,
         options: SaveOptions | None = None,
         replayable: bool = False,
+        saved_for_backward: bool = False,
+        stop_on_nonfinite: bool = False,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
             message = (
@@ -123,7 +137,11 @@ class Trace:
                 "to trace a function, call it inside `with opscope.trace():`)"
             )
             raise OptionError(message)
-        for name, option in (("layers", layers), ("replayable", replayable)):
+        switches = {
+            "layers": layers, "replayable": replayable, "saved_for_backward": saved_for_backward,
+            "stop_on_nonfinite": stop_on_nonfinite,
+        }  # fmt: skip
+        for name, option in switches.items():
             if not isinstance(option, bool):
                 message = f"{name}: {option!r} (must be True or False)"
                 raise OptionError(message)
@@ -139,13 +157,17 @@ class Trace:
             save=options if self._save != () else None,
             gradients=options if self._save_gradients != () else None,
             replayable=replayable,
+            saved_for_backward=saved_for_backward,
+            stop_on_nonfinite=stop_on_nonfinite,
         )
         self._state: Literal["new", "open", "closed"] = "new"
 
     def __enter__(self) -> Trace:
-        if self._state != "new":
-            message = "this trace was entered before; make another with opscope.trace(...)"
+        if self._state == "open":
+            message = "this trace is being recorded; leave its block before entering it again"
             raise TraceStateError(message)
+        for name in _WORKED_OUT.intersection(vars(self)):
+            delattr(self, name)
         self._state = "open"
         self._session.start(sys._getframe(1))
         return self
@@ -158,6 +180,10 @@ class Trace:
     ) -> None:
         self._state = "closed"
         self._session.stop(error, trace_back)
+        if isinstance(error, NonFiniteError) and error.op is not None:
+            call = self.recording.call_of(self.ops[error.op])
+            item = next((item for item in self.passes if item.call == call), None)
+            locate(error, self.recording, error.op, item)
         with suppress(LayerNotFound):  # raised where the layers are asked for
             if isinstance(self._save, tuple) and self._save:
                 self._settle_payloads()
@@ -307,14 +333,14 @@ class Trace:
 
     def _settle_gradients(self) -> None:
         """Let go of gradients that were kept in case they should be asked for and were not."""
-        table = self._session.tape.gradients
+        table = self._session.gradients
         if table is not None:
             chosen = self._index.select(self._save_gradients)
             table.retain(value for item in chosen for value in item.values)
 
     def _gradients(self, record: LayerPass) -> list[tuple[torch.Tensor, ...]]:
         """Return per tensor that a layer gave the gradients that reached it."""
-        table = self._session.tape.gradients
+        table = self._session.gradients
         wanted = self._save_gradients
         if table is None or (wanted != "all" and record not in self._index.select(wanted)):
             message = (
@@ -335,18 +361,77 @@ class Trace:
         return found[0] if len(found) == 1 else tuple(found)
 
     def _has_gradient(self, record: LayerPass) -> bool:
-        table = self._session.tape.gradients
+        table = self._session.gradients
         return table is not None and not table.reached().isdisjoint(record.values)
 
     def _flows(self) -> set[tuple[str, str]]:
         """Return the labels of layers between which gradients flowed, see `with_gradients`."""
-        table = self._session.tape.gradients
+        table = self._session.gradients
         if table is None:
             return set()
         labels = {value: item.label for item in self.passes for value in item.values}
         pairs = {(a, b) for a, b in table.flows() if a in labels and b in labels}
         pairs.update((value, value) for value in table.reached() if value in labels)
         return {(labels[a], labels[b]) for a, b in pairs}
+
+    @property
+    def saved_for_backward(self) -> SavedForBackward:
+        """The tensors that autograd keeps for the backward, with bytes, the largest first.
+
+        They are those of the nodes made in the block, whether or not a backward has freed them.
+
+        Raises:
+            NotSaved: If the trace was not recorded with ``saved_for_backward=True``.
+
+        >>> import torch, opscope
+        >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), torch.ones(3, 4)
+        >>> with opscope.trace(model, saved_for_backward=True) as trace:
+        ...     y = model(x)
+        >>> trace.saved_for_backward.by_layer()
+        {'linear_1_1': 48, 'relu_1_2': 24}
+        """
+        from opscope.exporters.kept import SavedForBackward
+        from opscope.views.kept import kept_tensors
+
+        recording = self.recording
+        if self._session.saved_tensors is None:
+            message = (
+                "what autograd keeps was not noted; trace with "
+                "opscope.trace(..., saved_for_backward=True)"
+            )
+            raise NotSaved(message)
+        return SavedForBackward(
+            kept_tensors(recording, self.passes), recording.model_name or "trace"
+        )
+
+    def first_nonfinite(self) -> NonFiniteError | None:
+        """Return where the first NaN or infinity arose, None if there is none.
+
+        Looks at the values that were saved, with ``save="all"`` at what layers gave, with
+        ``replayable=True`` at every op. What it returns is the error that
+        ``stop_on_nonfinite=True`` would have raised.
+
+        Raises:
+            NotSaved: If the trace saved neither.
+
+        >>> import torch, opscope
+        >>> with opscope.trace(save="all") as trace:
+        ...     y = torch.log(torch.zeros(2)).exp()
+        >>> trace.first_nonfinite().layer
+        'log_1_1'
+        """
+        payloads = self._session.tape.payloads
+        if payloads is None or not (payloads.every_op or self._save == "all"):
+            message = "the values were not saved; trace with save='all' or replayable=True"
+            raise NotSaved(message)
+        values = self._session.tape.values
+
+        def known(value: int) -> torch.Tensor | None:
+            kept = payloads.get(value)
+            is_outside = self.recording.values[value].origin == "outside"
+            return values.outside(value) if kept is None and is_outside else kept
+
+        return first_nonfinite(self.recording, self.passes, known)
 
     def _backward_ops(self, record: LayerPass) -> tuple[Op, ...]:
         if record.call is None:
@@ -638,3 +723,8 @@ class Trace:
 
     def _repr_html_(self) -> str | None:
         return self.summary()._repr_html_() if self._state == "closed" else None
+
+
+_WORKED_OUT = frozenset(
+    name for name, item in vars(Trace).items() if isinstance(item, cached_property)
+)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from opscope import notation
-from opscope.capture.operators import Plan
+from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
 from opscope.records.recording import Op, Recording, Value
 
 if TYPE_CHECKING:
@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 
 Saved = Callable[[int], torch.Tensor | None]
 
-# What these give is whatever lay in memory.
-_UNINITIALISED = frozenset({
-    "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty",
-    "aten.new_empty_strided", "aten.resize_", "aten.empty_permuted", "aten._efficientzerotensor",
-})  # fmt: skip
-
-
-# oneDNN's LSTM returns its scratch memory, much of it never written, and its backward
-# writes there.
-_LSTM = "aten.mkldnn_rnn_layer.default"
+# oneDNN's LSTM returns its scratch memory, and its backward writes there.
 _LSTM_BACKWARD = "aten.mkldnn_rnn_layer_backward.default"
 
 
@@ -251,7 +242,7 @@ class _Replay:
         if storage is not None and storage in self.turn_up:
             self.storages.setdefault(storage, tensor.untyped_storage())
         expected = self.saved(index)
-        if _is_scratch(op, index) or op.operator.rpartition(".")[0] in _UNINITIALISED:
+        if _is_scratch(op, index) or is_uninitialised(op.operator):
             self.uninitialised += 1
             if expected is not None and _can_fill(expected, tensor):
                 with torch.inference_mode(op.inference):
@@ -313,8 +304,9 @@ class _Replay:
 
 def _is_scratch(op: Op, value: int) -> bool:
     """Whether a value is oneDNN's scratch memory."""
-    if op.operator == _LSTM:
-        return op.outputs[3:4] == (value,)
+    places = SCRATCH.get(op.operator, ())
+    if any(op.outputs[place : place + 1] == (value,) for place in places):
+        return True
     return op.operator == _LSTM_BACKWARD and value in op.writes
 
 

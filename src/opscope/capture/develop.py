@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from opscope.capture.identity import HANDED
+from opscope.capture.identity import HANDED, NO_STORAGE
 from opscope.capture.links import Link, links, phases
 from opscope.capture.module_calls import Known
 from opscope.capture.session import Session
@@ -34,6 +34,7 @@ from opscope.records.recording import (
     Phase,
     Read,
     Recording,
+    SavedTensor,
     Value,
 )
 
@@ -66,6 +67,7 @@ def develop(session: Session) -> Recording:
         duration_ns=session.duration_ns,
         seed=session.seed,
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
+        saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
     )
 
@@ -262,6 +264,30 @@ def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]
         for number, entry in enumerate(table.entries)
     )
     return records, dict(table.of_row)
+
+
+def _saved_tensors(session: Session) -> tuple[SavedTensor, ...]:
+    storages = session.tape.values.storages
+    makers: dict[int, int] = {}
+    for row, storage in enumerate(storages):
+        makers.setdefault(storage, row)
+    bound = {storages[row]: number for row, number in session.tape.parameters.of_row.items()}
+    rows = [] if session.saved_tensors is None else session.saved_tensors.rows
+    return tuple(
+        SavedTensor(
+            node=row.node,
+            name=row.name,
+            owner=row.owner,
+            shape=row.shape,
+            dtype=str(row.dtype).removeprefix("torch."),
+            nbytes=row.nbytes,
+            storage=None if row.storage == NO_STORAGE else row.storage,
+            maker=None if row.storage == NO_STORAGE else makers.get(row.storage),
+            parameter=None if row.storage == NO_STORAGE else bound.get(row.storage),
+            packed=row.packed,
+        )
+        for row in rows
+    )
 
 
 def _renumber_failure(failure: Failure, calls: _Calls, ops: tuple[Op, ...]) -> Failure:

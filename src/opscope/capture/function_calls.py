@@ -92,7 +92,7 @@ class FunctionCalls(TorchFunctionMode):
         tape = self._tape
         tensors = (result,) if result.__class__ is _Tensor else tuple(tensors_in(result))
         returned = tuple(map(tape.values.seen, tensors))
-        if tape.payloads is not None or tape.gradients is not None:
+        if tape.payloads is not None or tape.returned is not None:
             tape.keep(tensors, returned)
         place = self._place()  # first, as it may end modules
         # The fields of a `CallRow`, which takes longer to make than all the rest of this.

@@ -21,7 +21,7 @@ class Gradients:
 
     Args:
         values: Where tensors are looked up.
-        options: How they are saved; a transform is for activations only.
+        options: How they are saved.
     """
 
     def __init__(self, values: Values, options: SaveOptions) -> None:
@@ -34,31 +34,12 @@ class Gradients:
         self._sources: dict[int, set[int]] = {}
         self._row_of: dict[tuple[int, int], int] = {}
         self._hooked: set[int] = set()
-        self._waiting: list[tuple[ref[torch.Tensor], int]] = []
+        self.first = 0  # autograd's number for the first node of the block
         self._handles: list[Any] = []
         finalize(self, _remove, self._handles)
 
-    def offer(self, tensor: torch.Tensor, row: int) -> None:
-        """Listen for the gradient of a tensor that a call returned, if it will have one.
-
-        What ran below autograd, as in a custom function, gets its graph only later.
-        """
-        if tensor.requires_grad:
-            self._listen(tensor, row)
-        else:
-            self._waiting.append((ref(tensor), row))
-
-    def flush(self) -> None:
-        """Look again at what had no graph when it was offered, before it is changed."""
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, []
-        for live, row in waiting:
-            tensor = live()
-            if tensor is not None and tensor.requires_grad:
-                self._listen(tensor, row)
-
-    def _listen(self, tensor: torch.Tensor, row: int) -> None:
+    def listen(self, tensor: torch.Tensor, row: int) -> None:
+        """Listen for the gradient of a tensor that a call returned."""
         if row in self._hooked or isinstance(tensor, torch.nn.Parameter):  # it has its `.grad`
             return
         self._hooked.add(row)
@@ -96,7 +77,7 @@ class Gradients:
                 row = self._row_of.get((number, output))
                 if row is not None:
                     found.add(row)
-                elif number not in seen:
+                elif number not in seen and number >= self.first:
                     seen.add(number)
                     pending.append(following)
         return found
@@ -107,11 +88,18 @@ class Gradients:
             return
         options = self._options
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
-            # A copy: autograd may go on to add to this very tensor.
-            kept = gradient.detach().clone() if options.detach else gradient.clone()
+            kept = gradient.detach() if options.detach else gradient
+            if options.gradient_transform is not None:
+                kept = options.gradient_transform(kept)
+            else:  # a copy: autograd may go on to add to this very tensor
+                kept = kept.clone()
             if options.device is not None or options.dtype is not None:
                 kept = kept.to(device=options.device, dtype=options.dtype)
         self._kept.setdefault(row, []).append(kept)
+
+    def resume(self) -> None:
+        """Keep all gradients again, until it is known whose are wanted."""
+        self._wanted = None
 
     def retain(self, rows: Iterable[int]) -> None:
         """Keep the gradients of these rows only, from now on too."""

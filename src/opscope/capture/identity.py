@@ -125,6 +125,22 @@ class Values:
         live = self._tensors[row]
         return None if live is None else live()
 
+    def forget_all(self) -> None:
+        """Have every tensor be new: the program went on unseen, and may have written any."""
+        self._rows.clear()
+        self._storage_rows.clear()
+
+    def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """Return the number of a tensor's storage, NO_STORAGE if it is not known, and its bytes."""
+        try:
+            storage = tensor.untyped_storage()
+        except (RuntimeError, NotImplementedError):
+            return NO_STORAGE, tensor.numel() * tensor.element_size()
+        known = self._storage_rows.get(id(storage))
+        if known is None or self._storage_refs[known]() is not storage:
+            return NO_STORAGE, storage.nbytes()
+        return known, storage.nbytes()
+
     def outside(self, row: int) -> torch.Tensor | None:
         """Return a tensor from outside as it was, or as it is while it is alive."""
         if row in self.constants:

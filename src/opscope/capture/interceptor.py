@@ -164,13 +164,8 @@ class Interceptor(TorchDispatchMode):
             flags |= GRAD
         if _inference():
             flags |= INFERENCE
-        payloads = tape.payloads
-        if tape.gradients is not None:
-            tape.gradients.flush()
-        if payloads is not None and plan.writes:
-            payloads.before_write(plan.written(args, kwargs))
-        if plan.draws and tape.values.originals is not None:
-            tape.values.originals.keep_draw(tape.op_count)
+        if tape.watches:
+            self._prepare(plan, args, kwargs)
         result = None
         started = perf_counter_ns()
         try:
@@ -188,7 +183,25 @@ class Interceptor(TorchDispatchMode):
                 started, ended, len(reads), len(tape.made), len(tape.wrote),
             ))  # fmt: skip
             tape.op_count += 1
+        if tape.finite is not None:
+            bad = tape.finite.after(plan, args, kwargs or _EMPTY, result)
+            if bad is not None:
+                bad.op = tape.op_count - 1
+                tape.failed_ops.note(bad, bad.op)
+                raise bad
         return result
+
+    def _prepare(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+        """Look at what an op is about to change, as far as that is wanted."""
+        tape = self._tape
+        if tape.returned is not None:
+            tape.returned.flush()
+        if tape.payloads is not None and plan.writes:
+            tape.payloads.before_write(plan.written(args, kwargs))
+        if plan.draws and tape.values.originals is not None:
+            tape.values.originals.keep_draw(tape.op_count)
+        if tape.finite is not None:
+            tape.finite.before(plan, args, kwargs or _EMPTY)
 
     def _keep_results(
         self,
@@ -200,21 +213,21 @@ class Interceptor(TorchDispatchMode):
     ) -> None:
         tape = self._tape
         op, made = tape.op_count, tape.values.made
-        payloads, gradients = tape.payloads, tape.gradients
+        payloads, returned = tape.payloads, tape.returned
         if tape.layer != NONE:  # the layer's call keeps what it returns
-            gradients = None
+            returned = None
             if payloads is not None and not payloads.every_op:
                 payloads = None
         if flags & BACKWARD:
-            gradients = None
+            returned = None
         if plan.writes and not flags & FAILED:
             for tensor in plan.written(args, kwargs):
                 row = made(tensor, op, written=True)
                 tape.wrote.append(row)
                 if payloads is not None:
                     payloads.keep(tensor, row)
-                if gradients is not None:
-                    gradients.offer(tensor, row)
+                if returned is not None:
+                    returned.offer(tensor, row)
         for output in (result,) if isinstance(result, _Tensor) else _flat(result):
             row = NONE if output is None else made(output, op)
             tape.made.append(row)
@@ -222,8 +235,8 @@ class Interceptor(TorchDispatchMode):
                 continue
             if payloads is not None:
                 payloads.keep(output, row)
-            if gradients is not None:
-                gradients.offer(output, row)
+            if returned is not None:
+                returned.offer(output, row)
 
     def _read_lists(self, lists: Any, args: tuple[Any, ...]) -> tuple[int | None, ...]:
         """Read the lists of tensors among the arguments; return their lengths."""

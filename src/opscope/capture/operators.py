@@ -38,8 +38,21 @@ _UNDECLARED_WRITES: dict[str, tuple[str, ...]] = {
     "aten::mkldnn_rnn_layer_backward": ("workspace",),
 }
 
+# What these give is whatever lay in memory.
+_UNINITIALISED = frozenset({
+    "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty",
+    "aten.new_empty_strided", "aten.resize_", "aten.empty_permuted", "aten._efficientzerotensor",
+})  # fmt: skip
+# Outputs that are scratch memory, much of it never written.
+SCRATCH: dict[str, tuple[int, ...]] = {"aten.mkldnn_rnn_layer.default": (3,)}
+
 # The flag without which these leave the running statistics alone.
 _TRAINING_FLAGS = ("training", "use_input_stats")
+
+
+def is_uninitialised(operator: str) -> bool:
+    """Whether what an operator gives is whatever lay in memory."""
+    return operator.rpartition(".")[0] in _UNINITIALISED
 
 
 def _nothing(args: tuple[Any, ...]) -> tuple[Any, ...]:

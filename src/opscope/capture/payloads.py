@@ -20,13 +20,15 @@ class SaveOptions:
         detach: Whether they are cut from the autograd graph.
         device: Where they are moved to; None for where they are.
         dtype: What they are cast to; None for what they are.
-        transform: What is applied to each; what it returns is saved.
+        transform: What is applied to each activation; what it returns is saved.
+        gradient_transform: The same for gradients.
     """
 
     detach: bool = True
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+    gradient_transform: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 class Payloads:
@@ -98,6 +100,18 @@ class Payloads:
                 tensor = self._values.tensor(row)
                 if tensor is not None and not tensor.is_inference():
                     self._versions[storage] = (ref(tensor), tensor._version)
+
+    def part(self) -> None:
+        """Have all that is saved in memory of its own: writes to the rest will not be noticed."""
+        for row in [row for rows in self._sharing.values() for row in rows]:
+            alias = self._aliases.get(row)
+            if alias is not None and _is_there(alias) and not self._was_written(row):
+                self._aliases[row] = self._copy(alias)
+            else:
+                self._aliases.pop(row, None)
+        self._sharing.clear()
+        self._versions.clear()
+        self.settled = False
 
     def _was_written(self, row: int) -> bool:
         """Whether the memory of a saved tensor was written after the block."""

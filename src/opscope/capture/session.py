@@ -10,6 +10,7 @@ from types import FrameType, FunctionType, ModuleType, TracebackType
 import torch
 from torch import nn
 
+from opscope.capture import finite as finite_room
 from opscope.capture import (
     function_calls,
     identity,
@@ -22,13 +23,18 @@ from opscope.capture import (
 )
 from opscope.capture import gradients as gradients_room
 from opscope.capture import operators as operators_room
+from opscope.capture import returned as returned_room
+from opscope.capture import saved_tensors as saved_tensors_room
 from opscope.capture import tape as tape_room
+from opscope.capture.finite import FiniteCheck
 from opscope.capture.function_calls import FunctionCalls
 from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
 from opscope.capture.originals import Originals
 from opscope.capture.payloads import Payloads, SaveOptions
+from opscope.capture.returned import Returned
+from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.tape import Tape
 from opscope.records.recording import Failure, Frame
 
@@ -41,6 +47,8 @@ class Session:
         layers: Whether to record torch functions, which takes a function mode.
         save: How to keep the activations of layers; None for not at all.
         gradients: How to keep the gradients of what layers give; None for not at all.
+        saved_for_backward: Whether to note what autograd keeps.
+        stop_on_nonfinite: Whether to raise at the first NaN or infinity.
         replayable: Whether to keep what a replay needs: every op's results, and copies of
             all that comes from outside, with the state of the random number generators.
     """
@@ -53,12 +61,14 @@ class Session:
         save: SaveOptions | None,
         replayable: bool = False,
         gradients: SaveOptions | None = None,
+        saved_for_backward: bool = False,
+        stop_on_nonfinite: bool = False,
     ) -> None:
         self.tape = Tape()
         self.layers = layers
         self.seed = 0
         self.duration_ns = 0
-        self.started_ns = 0
+        self.started_ns = self._entered_ns = 0
         self.failure: Failure | None = None
         self._functions = FunctionCalls(self.tape) if layers else None
         self.tape.values.forgets = layers
@@ -70,27 +80,49 @@ class Session:
             self.tape.payloads = Payloads(self.tape.values, every_op=every_op, options=options)
         if replayable:
             self.tape.values.originals = Originals()
-        if gradients is not None:
-            self.tape.gradients = Gradients(self.tape.values, gradients)
+        values = self.tape.values
+        self.gradients = None if gradients is None else Gradients(values, gradients)
+        self.saved_tensors = SavedTensors(values) if saved_for_backward else None
+        if self.gradients is not None or self.saved_tensors is not None:
+            self.tape.returned = Returned(self.gradients, self.saved_tensors)
+        if stop_on_nonfinite:
+            self.tape.finite = FiniteCheck()
+        wanted = (self.tape.payloads, values.originals, self.tape.returned, self.tape.finite)
+        self.tape.watches = any(part is not None for part in wanted)
 
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block."""
         _keep_dynamo_out()
-        self.seed = torch.initial_seed()
+        if self.started_ns:
+            self._resume()
+        else:
+            self.seed = torch.initial_seed()
         self.tape.thread = get_ident()
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.boundary = outermost
-        if self.tape.values.originals is not None:
+        if self.tape.values.originals is not None and not self.started_ns:
             self.tape.values.originals.keep_generators()
+        if self.tape.returned is not None:
+            self.tape.returned.start()
         self.modules.install()
         if self._functions is not None:
             self._functions.__enter__()  # type: ignore[no-untyped-call]
         self._interceptor.__enter__()  # type: ignore[no-untyped-call]
-        self.started_ns = perf_counter_ns()
+        self._entered_ns = perf_counter_ns()
+        self.started_ns = self.started_ns or self._entered_ns
+
+    def _resume(self) -> None:
+        """Go on after a time in which nothing was watched."""
+        self.failure = None
+        self.tape.values.forget_all()
+        if self.tape.payloads is not None:
+            self.tape.payloads.part()
+        if self.gradients is not None:
+            self.gradients.resume()
 
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
         """End watching, whatever happened, and keep what is known of a failure."""
-        self.duration_ns = perf_counter_ns() - self.started_ns
+        self.duration_ns += perf_counter_ns() - self._entered_ns
         self._interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         still_running = self.modules.remove()  # puts the function mode back where it stepped aside
         if self._functions is not None:
@@ -99,8 +131,8 @@ class Session:
         self.tape.parameters.measure()
         if self.tape.payloads is not None:
             self.tape.payloads.seal()
-        if self.tape.gradients is not None:
-            self.tape.gradients.flush()
+        if self.tape.returned is not None:
+            self.tape.returned.flush()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
@@ -148,8 +180,9 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        function_calls, gradients_room, identity, interceptor, module_calls, operators_room, originals,
-        parameters, payloads, places, tape_room,
+        finite_room, function_calls, gradients_room, identity, interceptor, module_calls,
+        operators_room, originals, parameters, payloads, places, returned_room,
+        saved_tensors_room, tape_room,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

@@ -18,9 +18,10 @@ from opscope.records.recording import CallKind
 if TYPE_CHECKING:
     import torch
 
-    from opscope.capture.gradients import Gradients
+    from opscope.capture.finite import FiniteCheck
     from opscope.capture.operators import Slots
     from opscope.capture.payloads import Payloads
+    from opscope.capture.returned import Returned
 
 NONE = -1
 GRAD, INFERENCE, BACKWARD, FAILED = 1, 2, 4, 8
@@ -151,6 +152,7 @@ class Tape:
         unwind: Ends the module calls that are no longer running below a frame.
         boundary: The frame at which a calling context ends.
         place: The place of the innermost module call.
+        watches: Whether anything but the record is wanted: payloads, gradients, a check.
         thread: The thread that is watched.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
         threads: For ops that the engine ran in other threads, which.
@@ -162,7 +164,9 @@ class Tape:
         self.places = Places()
         self.unwind: Callable[[FrameType | None], None] = _stay
         self.payloads: Payloads | None = None
-        self.gradients: Gradients | None = None
+        self.returned: Returned | None = None
+        self.finite: FiniteCheck | None = None
+        self.watches = False
         self.op_count = 0
         self.ops: list[Any] = []
         self.reads: list[int] = []
@@ -199,12 +203,12 @@ class Tape:
         self.call_count += 1
 
     def keep(self, tensors: Sequence[torch.Tensor], rows: Sequence[int]) -> None:
-        """Save what a call returned, and listen for its gradients, as far as that is wanted."""
+        """Save what a call returned, and look at its autograd node, as far as that is wanted."""
         for tensor, row in zip(tensors, rows, strict=True):
             if self.payloads is not None:
                 self.payloads.keep(tensor, row)
-            if self.gradients is not None:
-                self.gradients.offer(tensor, row)
+            if self.returned is not None:
+                self.returned.offer(tensor, row)
 
     def hand_on(self, row: CallRow, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
         """Append a call that only handed on what ``row.received`` says; return the new rows."""

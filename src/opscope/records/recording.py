@@ -303,6 +303,35 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """A tensor that an autograd node keeps for its backward.
+
+    Attributes:
+        node: The node's class name, such as ``"ReluBackward0"``.
+        name: What the node calls the tensor: ``"input"``, ``"weight"``, ``"result"``.
+        owner: The value that the call which made the node returned.
+        shape: Sizes in elements.
+        dtype: The element type's name.
+        nbytes: Bytes of the whole memory that stays because of it.
+        storage: Number of the storage, None where it is not known.
+        maker: The first value in that storage, None where that is not known.
+        parameter: The parameter or buffer that it is, an index.
+        packed: Whether a hook, such as a checkpoint's, keeps something in its stead.
+    """
+
+    node: str
+    name: str
+    owner: int
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    nbytes: int = 0
+    storage: int | None = None
+    maker: int | None = None
+    parameter: int | None = None
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The exception that left the context, and what was running when it was raised."""
 
@@ -332,6 +361,7 @@ class Recording:
     duration_ns: int = 0
     seed: int = 0
     failure: Failure | None = None
+    saved_tensors: tuple[SavedTensor, ...] = ()
     parameter_of_value: dict[int, int] = field(default_factory=dict)
 
     def call_of(self, op: Op) -> int | None:
