@@ -59,9 +59,36 @@ def test_a_trace_cannot_be_read_inside_its_block():
                 read()
 
 
-def test_a_trace_is_entered_once(trace):
-    with pytest.raises(TraceStateError, match="this trace was entered before; make another"):
-        trace.__enter__()
+def test_a_trace_entered_again_records_on():
+    model, x = Net().eval(), torch.ones(2, 4)
+    trace = opscope.trace(model)
+    for run in (1, 2, 3):
+        with trace:
+            model(x)
+        invariants.check(trace)
+        assert {item.passes for item in trace.passes} == {run}
+
+    with opscope.trace(model) as once:
+        model(x)
+    rolled, single = (t.graph("layer", rolled=True) for t in (trace, once))
+    assert list(rolled.edges) == list(single.edges)
+    assert len(trace.ops) == 3 * len(once.ops)
+
+
+def test_a_trace_entered_again_keeps_what_it_saved_though_the_model_went_on():
+    model, x = Net().eval(), torch.ones(2, 4)
+    trace = opscope.trace(model, save="all", replayable=True)
+    seen = []
+    for _ in range(3):
+        with trace:
+            seen.append(model(x))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.5)
+
+    outputs = [layer.activation for layer in trace.layers if layer.type == "output"]
+    assert all(map(torch.equal, outputs, seen))
+    assert trace.validate()
 
 
 @pytest.mark.parametrize("show", [repr, str])

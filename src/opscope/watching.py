@@ -38,11 +38,11 @@ def watch(model: nn.Module, *, every: int = 1, gradients: bool = True) -> Watch:
         OptionError: For an argument of the wrong kind.
 
     >>> import torch, opscope
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), torch.ones(8, 4)
     >>> watch = opscope.watch(model, every=10)
     >>> for step in range(20):
     ...     with watch:
-    ...         model(torch.ones(8, 4)).sum().backward()
+    ...         model(x).sum().backward()
     >>> watch.step, watch.rows[1]["layer"], sorted(watch.rows[1])[:4]
     (10, 'linear_1_1', ['grad_max', 'grad_mean', 'grad_min', 'grad_nonfinite'])
     """

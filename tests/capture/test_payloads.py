@@ -146,7 +146,8 @@ def test_an_activation_with_its_graph_is_still_what_it_was_before_an_overwrite()
     with opscope.trace(model, save="all", detach=False) as trace:
         model(x)
     assert torch.equal(trace["linear_1"].activation, model[0](x))
-    assert not trace["linear_1"].activation.requires_grad
+    trace["linear_1"].activation.sum().backward()
+    assert torch.equal(model[0].bias.grad, torch.full((model[0].out_features,), 3.0))
 
 
 def test_activations_are_cast_and_transformed_as_they_are_saved():

@@ -11,9 +11,8 @@ from rich.text import Text
 
 from opscope import notation
 
-
 # Below so many characters the columns with the range make room.
-_ROOM = 116
+_ROOM = 136
 _NAMES = ("mean", "std", "min", "max", "zeros", "nonfinite")
 
 
@@ -44,7 +43,7 @@ def statistics_table(
     for row in rows:
         cells = [Text(notation.one_line(row["layer"]))]
         for prefix in prefixes:
-            cells += _cells({name: row[prefix + name] for name in _NAMES}, wide=wide)
+            cells += _cells({name: row[prefix + name] for name in _NAMES}, prefix, wide=wide)
         table.add_row(*cells)
     return table
 
@@ -52,16 +51,18 @@ def statistics_table(
 def _heads(prefix: str, *, wide: bool) -> list[tuple[str, int]]:
     mean = "grad mean" if prefix else "mean"
     ends = [("min", 9), ("max", 9)] if wide else []
-    return [(mean, 9), ("± std", 8), *ends, ("zeros", 5), ("bad", 4)]
+    zeros = [("zeros", 5)] if wide or not prefix else []
+    return [(mean, 9), ("± std", 8), *ends, *zeros, ("bad", 4)]
 
 
-def _cells(numbers: Mapping[str, float | None], *, wide: bool) -> list[Text]:
+def _cells(numbers: Mapping[str, float | None], prefix: str, *, wide: bool) -> list[Text]:
     if any(number is None for number in numbers.values()):
-        return [Text("–", style="dim") for _ in range(6 if wide else 4)]
+        return [Text("–", style="dim") for _ in _heads(prefix, wide=wide)]
     mean, std, least, most, zeros, bad = (float(numbers[name] or 0) for name in _NAMES)
     ends = [least, most] if wide else []
+    share = Text(f"{zeros:.0%}" if zeros else "–", style="yellow" if zeros > 0.9 else "")
     return [
         *(Text(f"{number:.3g}") for number in (mean, std, *ends)),
-        Text(f"{zeros:.0%}" if zeros else "–", style="yellow" if zeros > 0.9 else ""),
+        *([share] if wide or not prefix else []),
         Text(f"{bad:.1%}" if bad else "–", style="bold red" if bad else ""),
     ]
