@@ -78,6 +78,22 @@ def contenders() -> dict[str, Contender]:
     return found
 
 
+def options() -> dict[str, Contender]:
+    """Return opscope with each of the options of `opscope.trace` that cost something."""
+    every = {
+        "opscope": {},
+        "gradients": {"gradients": "all"},
+        "saved for backward": {"saved_for_backward": True},
+        "stop on nonfinite": {"stop_on_nonfinite": True},
+        "replayable": {"replayable": True},
+    }
+    found = {"bare": Contender(Case.step)}
+    for name, chosen in every.items():
+        found[name] = inside(lambda case, chosen=chosen: opscope.trace(case.model, **chosen))
+    found["watch"] = inside(lambda case: opscope.watch(case.model))
+    return found
+
+
 def torchinfo() -> dict[str, Contender]:
     """Return torchinfo's one function, silent."""
     from torchinfo import summary

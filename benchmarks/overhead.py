@@ -20,7 +20,7 @@ from statistics import median, quantiles
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter
 
 import torch
-from contenders import Contender, contenders
+from contenders import Contender, contenders, options
 from models import BUILDERS, Case, build
 from rich.console import Console
 from rich.table import Table
@@ -166,44 +166,45 @@ def show(title: str, header: list[str], rows: list[list[Cell]], *, markdown: boo
 
 def main() -> None:
     """Measure what was asked for and print it."""
-    found = contenders()
+    found = options() if "--options" in sys.argv else contenders()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", action="append", choices=BUILDERS, help="may be repeated")
     parser.add_argument("--only", action="append", choices=found, help="may be repeated")
+    parser.add_argument("--options", action="store_true", help="opscope's own, not its peers")
     parser.add_argument("--rounds", type=int, help="a tenth of it for what patches torch")
     parser.add_argument("--markdown", action="store_true", help="print tables for GitHub")
     parser.add_argument("--cpu", action="store_true", help="process CPU time, not wall time")
     parser.add_argument("--device", default="cpu", help="such as cuda")
-    options = parser.parse_args()
+    chosen = parser.parse_args()
 
-    names = options.case or list(BUILDERS)
-    found = {n: c for n, c in found.items() if n == "bare" or n in (options.only or found)}
-    watch = Stopwatch(options.device, cpu=options.cpu)
+    names = chosen.case or list(BUILDERS)
+    found = {n: c for n, c in found.items() if n == "bare" or n in (chosen.only or found)}
+    watch = Stopwatch(chosen.device, cpu=chosen.cpu)
     rows: list[list[Cell]] = []
     notes: dict[str, list[str]] = {}
     for name in names:
-        case = build(name, options.device)
-        ratios, reasons = measure(case, found, watch, options.rounds)
+        case = build(name, chosen.device)
+        ratios, reasons = measure(case, found, watch, chosen.rounds)
         counts = sorted({len(values) for values in ratios.values()}, reverse=True)
         bare = median(once(case, found["bare"], watch) for _ in range(9))
         row = [(name, ""), ("/".join(map(str, counts)), ""), (f"{bare * 1e3:.1f} ms", "")]
         rows.append(row + [spread(ratios.get(other)) for other in found if other != "bare"])
         for other, reason in reasons.items():
             notes.setdefault(f"{other}: {reason}", []).append(name)
-    clock = "process CPU time" if options.cpu else "wall time"
+    clock = "process CPU time" if chosen.cpu else "wall time"
     title = f"{clock} × the bare model's, median and quartiles (torch {torch.__version__})"
-    show(title, ["case", "rounds", *found], rows, markdown=options.markdown)
+    show(title, ["case", "rounds", *found], rows, markdown=chosen.markdown)
     for note, where in notes.items():
         print(f"– {note} ({', '.join(where)})")
 
     rows = []
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for name in names:
-            seconds = pool.submit(reading_times, name, options.device).result()
+            seconds = pool.submit(reading_times, name, chosen.device).result()
             rows.append([(name, ""), *((f"{s * 1e3:.1f}", "") for s in seconds)])
     title = "from a trace to its readings, in a fresh process, ms; each builds on those before it"
     header = ["case", "bare", "first trace", "second trace", *READINGS]
-    show(title, header, rows, markdown=options.markdown)
+    show(title, header, rows, markdown=chosen.markdown)
 
 
 if __name__ == "__main__":
