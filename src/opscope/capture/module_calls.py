@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
+from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape
 
@@ -182,6 +183,8 @@ class ModuleCalls:
             run.call_start = tape.call_count
         tape.runs.append(run)
         self._stack.append(run)
+        if module._forward_hooks:
+            self._wait_for_hooks(run, module)
         self._set_current()
         if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
             run.resume = self._step_aside()
@@ -204,8 +207,29 @@ class ModuleCalls:
         run = self._stack[-1]
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = sys._getframe(1) is not run.boundary
+        if run.last_hook is not None and not failed:
+            return  # the module's own hooks come next, and may give another output
         if failed and (error := sys.exc_info()[1]) is not None:
             self._tape.failed_runs.note(error, run.index)
+        self._end(run, output, failed=failed)
+
+    def _wait_for_hooks(self, run: ModuleRun, module: nn.Module) -> None:
+        """Have the run end after the module's own forward hooks, by one more while it runs.
+
+        Global hooks are called before those, and what they compute and replace is part of
+        what the module gives.
+        """
+
+        # A function, as a copy of the model that its forward makes must not copy the tape.
+        def last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if get_ident() == self._thread and self._stack and self._stack[-1] is run:
+                self._end(run, output, failed=False)
+
+        run.last_hook = RemovableHandle(module._forward_hooks)
+        module._forward_hooks[run.last_hook.id] = last
+
+    def _end(self, run: ModuleRun, output: Any, *, failed: bool) -> None:
+        """Note what a run gives, and close it."""
         run.outputs = self._rows(output)
         if run.outputs and run.call_start == self._tape.call_count:
             self._hand_on(run, output)
@@ -254,6 +278,9 @@ class ModuleCalls:
         run.op_end, run.call_end = self._tape.op_count, self._tape.call_count
         run.failed = failed
         run.boundary = None
+        if run.last_hook is not None:
+            run.last_hook.remove()
+            run.last_hook = None
         known = self.modules[run.module]
         if known.active is run:
             known.active = None

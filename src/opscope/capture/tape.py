@@ -17,6 +17,7 @@ from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
     from opscope.capture.finite import FiniteCheck
     from opscope.capture.operators import Slots
@@ -120,7 +121,8 @@ class ModuleRun:
 
     __slots__ = (
         "boundary", "call_end", "call_start", "end", "failed", "index", "inputs", "is_root",
-        "module", "number", "op_end", "op_start", "outputs", "parent", "place", "resume", "start",
+        "last_hook", "module", "number", "op_end", "op_start", "outputs", "parent", "place",
+        "resume", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -133,6 +135,7 @@ class ModuleRun:
         self.failed = False
         self.boundary: FrameType | None = None
         self.resume = False
+        self.last_hook: RemovableHandle | None = None
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
         self.op_start = self.op_end = self.call_start = self.call_end = 0
