@@ -33,7 +33,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-x = torch.ones(2, 3)
+x, y, z = (torch.ones(2, 3) for _ in range(3))
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ x = torch.ones(2, 3)
     [
         (x, None, 0),
         ([x], None, 0),
-        ((x, x), None, 1),
-        ([x, x], {"third": x}, 2),
-        ({"first": x, "third": x}, None, 1),
-        ({"first": x}, {"second": x}, 1),
-        (x, {"third": x}, 1),
+        ((x, y), None, 1),
+        ([x, y], {"third": z}, 2),
+        ({"first": x, "third": z}, None, 1),
+        ({"first": x}, {"second": y}, 1),
+        (x, {"third": z}, 1),
         ([], {"first": x}, 0),
     ],
 )
@@ -71,7 +71,7 @@ def test_nothing_is_saved_where_nothing_is_asked_for(model, nothing):
 
 
 def test_the_labels_are_of_the_layers_to_save(model):
-    trace = opscope.log_forward_pass(model, [x, x], layers_to_save=["fc", -1])
+    trace = opscope.log_forward_pass(model, [x, y], layers_to_save=["fc", -1])
 
     assert trace.layer_labels == ["linear_1_2", "output_1_4"]
 

@@ -144,7 +144,7 @@ def test_a_recursive_module_with_a_hook_ends_each_run_by_itself(layers):
 def test_two_traces_at_once_both_wait_for_a_hook(layers):
     model = two_linears()
     model.register_forward_hook(lambda module, args, output: output.exp())
-    with witness.untouched(model), opscope.trace(model, layers=layers) as outer:
+    with torch.no_grad(), witness.untouched(model), opscope.trace(model, layers=layers) as outer:
         with opscope.trace(model, layers=layers) as inner:
             model(X)
         model(X)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from threading import get_ident
 from time import perf_counter_ns
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 _Tensor = torch.Tensor
 _graph_task = torch._C._current_graph_task_id
+_DEEPEST = 8  # containers one inside the other
+_DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
+_NOT_DATA = (nn.Module, type, ModuleType)
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 # These leave their fused kernels when they see a function mode.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
@@ -256,16 +261,25 @@ class ModuleCalls:
     def _pass_border(
         self, run: ModuleRun, kind: CallKind, rows: list[tuple[str, int]], value: Any
     ) -> list[tuple[str, int]]:
-        """Record each tensor that enters or leaves the model as a call of its own."""
+        """Record each tensor that enters or leaves the model as a call of its own.
+
+        One that is given twice enters once: nobody can tell which of the two is read.
+        """
         tape = self._tape
         now, op = perf_counter_ns(), tape.op_count
         result = []
+        entered: dict[int, int] = {}
         for (path, row), (_, tensor) in zip(rows, leaves(value), strict=True):
+            if row in entered:
+                result.append((path, entered[row]))
+                continue
             call = CallRow(
                 kind, run.parent, run.place, op, op, now, now, None,
                 received=(row,), kind=kind, path=path,
             )  # fmt: skip
             result.append((path, tape.hand_on(call, [tensor])[0]))
+            if kind == "input":
+                entered[row] = result[-1][1]
         return result
 
     def _unwind(self, frame: FrameType | None) -> None:
@@ -339,21 +353,36 @@ def _may_be_fused(module: nn.Module) -> bool:
     )
 
 
-def leaves(value: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors in nested containers, each with the path that leads to it."""
+def leaves(
+    value: Any,
+    path: str = "",
+    depth: int = _DEEPEST,
+    above: tuple[int, ...] = (),
+    most: int | None = None,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors in nested containers and objects, each with the path that leads to it."""
     if isinstance(value, _Tensor):
         yield path, value
         return
     if depth == 0 or value is None or isinstance(value, (int, float, str, bool)):
+        return
+    if id(value) in above:  # it contains itself
         return
     items: Any = ()
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         items = zip(value._fields, value, strict=True)
-    elif isinstance(value, (tuple, list)):
+    elif isinstance(value, (tuple, list, deque)):
         items = enumerate(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    for key, item in items:
-        yield from leaves(item, f"{path}.{key}" if path else str(key), depth - 1)
+    elif isinstance(value, _NOT_DATA):
+        return
+    elif dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        items = ((field.name, getattr(value, field.name, None)) for field in fields)
+    elif type(value).__dictoffset__:  # a plain object, such as a cache of keys and values
+        items = list(vars(value).items())
+        depth, most = min(depth, _DEEPEST_IN_OBJECTS), _MOST_IN_OBJECTS
+    above = (*above, id(value))
+    for key, item in islice(items, most):
+        yield from leaves(item, f"{path}.{key}" if path else str(key), depth - 1, above, most)
