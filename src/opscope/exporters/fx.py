@@ -27,6 +27,8 @@ _BAKED = {
     "aten.repeat_interleave": "a shape that depends on the data",
 }
 
+_UNWRITABLE = re.compile(r'["\\\x00-\x1f]')
+
 
 def to_fx(
     recording: Recording,
@@ -77,6 +79,17 @@ def _argument(path: str, parameters: list[inspect.Parameter]) -> tuple[int, str,
                 return place, parameter.name, rest
             position -= 1
     return last, f"input_{head or 0}", rest
+
+
+def _writable(name: str) -> str:
+    """Return a parameter's name, or another where the text of a program cannot hold it.
+
+    torch.fx writes what is no identifier between quotes as it is, so that a quote in the
+    name of a module would end the string, and what follows it would be run.
+    """
+    if _UNWRITABLE.search(name) or any(keyword.iskeyword(part) for part in name.split(".")):
+        return "_parameter_" + re.sub(r"\W", "_", name)
+    return name
 
 
 def _nested(tree: Any) -> Any:
@@ -252,8 +265,11 @@ class _Program:
                 message = f"the tensor {name!r} is gone; keep the model alive, or trace with replayable=True"
                 raise NotSaved(message)
             if name not in self.named:
-                self.root[name] = tensor
-                node = self.graph.create_node("get_attr", name)
+                written = _writable(name)
+                while written in self.root:
+                    written += "_"
+                self.root[written] = tensor
+                node = self.graph.create_node("get_attr", written)
                 if number is None:  # a constant must be the same at the next run
                     node = self.graph.call_function(torch.ops.aten.clone.default, (node,))
                 self.named[name] = node
