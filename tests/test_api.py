@@ -18,6 +18,7 @@ PUBLIC = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "UnsupportedTorch",
     "Watch",
     "log_forward_pass",
     "trace",

@@ -16,6 +16,10 @@ Ten lines of it::
     opscope.log_forward_pass(model, x, vis_opt="rolled")  # all of it in one call
 """
 
+from opscope.capture.requirements import check_torch
+
+check_torch()  # before the rooms are imported that would fail without what it looks for
+
 from opscope.errors import (
     AmbiguousLayer,
     LayerNotFound,
@@ -26,6 +30,7 @@ from opscope.errors import (
     RenderError,
     TargetError,
     TraceStateError,
+    UnsupportedTorch,
 )
 from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
@@ -46,6 +51,7 @@ __all__ = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "UnsupportedTorch",
     "Watch",
     "log_forward_pass",
     "trace",

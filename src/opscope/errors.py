@@ -8,7 +8,8 @@
     ├── TraceStateError    the trace is not in a state that allows this                (RuntimeError)
     ├── NonFiniteError     an op turned finite numbers into NaN or Inf               (ArithmeticError)
     ├── RenderError        a picture's format cannot be made on this machine           (RuntimeError)
-    └── TargetError        the command line's model or input cannot be used            (ValueError)
+    ├── TargetError        the command line's model or input cannot be used            (ValueError)
+    └── UnsupportedTorch   this torch lacks what opscope needs of it                  (ImportError)
 
 The exception of a traced program is never one of these, and never wrapped.
 """
@@ -91,6 +92,10 @@ class RenderError(OpscopeError, RuntimeError):
 
 class TargetError(OpscopeError, ValueError):
     """The command line's model or input cannot be used."""
+
+
+class UnsupportedTorch(OpscopeError, ImportError):
+    """This torch lacks what opscope needs of it; raised as opscope is imported."""
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:

@@ -1,0 +1,65 @@
+"""What opscope needs of torch that torch promises nobody: probed once, as opscope is imported.
+
+Nothing here goes by torch's version: a name is there or it is not, also in a build of
+one's own. The same list is the first thing to look at when a new torch comes out.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from opscope.errors import UnsupportedTorch
+
+# Below `torch`, and what each is needed for.
+NEEDED = {
+    "utils._python_dispatch.TorchDispatchMode": "to see every op",
+    # From here on 2.9 is the first release that has them all.
+    "utils._python_dispatch.TorchDispatchMode.ignore_compile_internals": "to leave compilers alone",
+    "utils._python_dispatch.TorchDispatchMode.supports_higher_order_operators": "to see cond",
+    "overrides.TorchFunctionMode": "to see torch functions",
+    "overrides._get_current_function_mode": "to step aside for fused kernels",
+    "overrides._pop_mode": "to step aside for fused kernels",
+    "overrides._push_mode": "to step aside for fused kernels",
+    "nn.modules.module.register_module_forward_pre_hook": "to see modules",
+    "nn.modules.module.register_module_forward_hook": "to see modules",
+    "nn.parameter.is_lazy": "to leave lazy parameters alone",
+    "compiler.is_compiling": "to leave compilers alone",
+    "autograd._get_sequence_nr": "to link backward ops to forward ones",
+    "_C._current_autograd_node": "to link backward ops to forward ones",
+    "_C._current_graph_task_id": "to tell backward ops from forward ones",
+    "_C._len_torch_function_stack": "to keep out of sight of other modes",
+    "_C.DisableTorchFunction": "to keep out of sight of other modes",
+    "_C._EnableTorchFunction": "to keep out of sight of other modes",
+    "_C._DisableTorchDispatch": "to save tensors unseen",
+    "_C._AutoDispatchBelowAutograd": "to replay",
+    "_C._dynamo.eval_frame.set_code_exec_strategy": "to keep compilers out of opscope's code",
+    "_C._dynamo.eval_frame._FrameExecStrategy": "to keep compilers out of opscope's code",
+    "_C._dynamo.eval_frame._FrameAction.SKIP": "to keep compilers out of opscope's code",
+    "_debug_has_internal_overlap": "to replay",
+    "_ops.OpOverload": "to replay",
+    "Tag.inplace_view": "to tell writes from views",
+    "Tag.nondeterministic_seeded": "to replay random numbers",
+}
+
+
+def check_torch(found: Any = torch) -> None:
+    """Raise an `UnsupportedTorch` that says what this torch lacks, if it lacks anything."""
+    missing = next((name for name in NEEDED if not _has(found, name)), None)
+    if missing is not None:
+        message = (
+            f"opscope cannot work with torch {getattr(found, '__version__', '?')}, which has no "
+            f"torch.{missing}, needed {NEEDED[missing]} (torch 2.9 is the oldest that has all "
+            "that it needs; it is tested with 2.13)"
+        )
+        raise UnsupportedTorch(message)
+
+
+def _has(found: Any, name: str) -> bool:
+    try:
+        attrgetter(name)(found)
+    except AttributeError:
+        return False
+    return True
