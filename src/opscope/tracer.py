@@ -168,8 +168,8 @@ class Trace:
             raise TraceStateError(message)
         for name in _WORKED_OUT.intersection(vars(self)):
             delattr(self, name)
-        self._state = "open"
         self._session.start(sys._getframe(1))
+        self._state = "open"
         return self
 
     def __exit__(
@@ -178,6 +178,14 @@ class Trace:
         error: BaseException | None,
         trace_back: TracebackType | None,
     ) -> None:
+        if self._state != "open":
+            message = "this trace is not being recorded: it is left once, after it was entered"
+            raise TraceStateError(message)
+        if not self._session.can_stop():
+            if error is not None:
+                return  # the exception says more than that the trace cannot be left
+            message = "this trace was entered in another thread, and goes on until left there"
+            raise TraceStateError(message)
         self._state = "closed"
         self._session.stop(error, trace_back)
         if isinstance(error, NonFiniteError) and error.op is not None:

@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
 from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
-from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape
+from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape, stay
 
 if TYPE_CHECKING:
     from opscope.capture.function_calls import FunctionCalls
@@ -88,7 +88,6 @@ class ModuleCalls:
         self._known: dict[int, Known] = {}
         self._stack: list[ModuleRun] = []
         self._handles: list[Any] = []
-        tape.unwind = self._unwind
         self.modules: list[Known] = []
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
@@ -98,6 +97,7 @@ class ModuleCalls:
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
+        self._tape.unwind = self._unwind
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -114,6 +114,7 @@ class ModuleCalls:
         innermost = self._stack[-1].index if self._stack else None
         while self._stack:
             self._close(self._stack[-1], failed=True)
+        self._tape.unwind = stay  # without this cycle a trace is gone as soon as it is let go of
         return innermost
 
     def _learn(self, model: nn.Module, address: str) -> Known:

@@ -19,6 +19,10 @@ NEEDED = {
     # From here on 2.9 is the first release that has them all.
     "utils._python_dispatch.TorchDispatchMode.ignore_compile_internals": "to leave compilers alone",
     "utils._python_dispatch.TorchDispatchMode.supports_higher_order_operators": "to see cond",
+    "utils._python_dispatch._get_current_dispatch_mode_stack": "to be left in any order",
+    "utils._python_dispatch._pop_mode": "to be left in any order",
+    "utils._python_dispatch._push_mode": "to be left in any order",
+    "overrides._get_current_function_mode_stack": "to be left in any order",
     "overrides.TorchFunctionMode": "to see torch functions",
     "overrides._get_current_function_mode": "to step aside for fused kernels",
     "overrides._pop_mode": "to step aside for fused kernels",

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import traceback
-from threading import get_ident
+from collections.abc import Callable
+from contextvars import ContextVar
+from threading import get_ident, local
 from time import perf_counter_ns
 from types import FrameType, FunctionType, ModuleType, TracebackType
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import _pop_mode as _pop_function_mode
+from torch.overrides import _push_mode as _push_function_mode
+from torch.utils._python_dispatch import (
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 
 from opscope.capture import finite as finite_room
 from opscope.capture import (
@@ -36,7 +47,20 @@ from opscope.capture.payloads import Payloads, SaveOptions
 from opscope.capture.returned import Returned
 from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.tape import Tape
+from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
+
+
+class _Open(local):
+    """What watches this thread, the innermost last, by the numbers of the sessions."""
+
+    def __init__(self) -> None:
+        self.sessions: list[int] = []
+
+
+_open = _Open()
+# The same, of those that were started in this context: each task of asyncio has its own.
+_started_here: ContextVar[tuple[int, ...]] = ContextVar("opscope_sessions", default=())
 
 
 class Session:
@@ -70,6 +94,7 @@ class Session:
         self.duration_ns = 0
         self.started_ns = self._entered_ns = 0
         self.failure: Failure | None = None
+        self._thread = 0
         self._functions = FunctionCalls(self.tape) if layers else None
         self.tape.values.forgets = layers
         self._interceptor = Interceptor(self.tape)
@@ -91,13 +116,23 @@ class Session:
         self.tape.watches = any(part is not None for part in wanted)
 
     def start(self, frame: FrameType | None) -> None:
-        """Begin to watch; ``frame`` is the one with the ``with`` block."""
+        """Begin to watch; ``frame`` is the one with the ``with`` block.
+
+        Raises:
+            TraceStateError: If another task of this thread is being traced.
+        """
+        if not set(_open.sessions) <= set(_started_here.get()):
+            message = (
+                "another task of this thread is being traced, and would have the ops of both; "
+                "let no `await` be inside a trace, or trace around all of the tasks"
+            )
+            raise TraceStateError(message)
         _keep_dynamo_out()
         if self.started_ns:
             self._resume()
         else:
             self.seed = torch.initial_seed()
-        self.tape.thread = get_ident()
+        self._thread = self.tape.thread = get_ident()
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.boundary = outermost
         if self.tape.values.originals is not None and not self.started_ns:
@@ -108,6 +143,8 @@ class Session:
         if self._functions is not None:
             self._functions.__enter__()  # type: ignore[no-untyped-call]
         self._interceptor.__enter__()  # type: ignore[no-untyped-call]
+        _open.sessions.append(id(self))
+        _started_here.set(tuple(_open.sessions))
         self._entered_ns = perf_counter_ns()
         self.started_ns = self.started_ns or self._entered_ns
 
@@ -120,13 +157,20 @@ class Session:
         if self.gradients is not None:
             self.gradients.resume()
 
+    def can_stop(self) -> bool:
+        """Whether this is the thread that it watches, the only one that can take modes off."""
+        return self._thread == get_ident()
+
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
         """End watching, whatever happened, and keep what is known of a failure."""
         self.duration_ns += perf_counter_ns() - self._entered_ns
-        self._interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        _open.sessions.remove(id(self))
+        _started_here.set(tuple(_open.sessions))
+        _leave(self._interceptor, _get_current_dispatch_mode_stack(), _pop_mode, _push_mode)
         still_running = self.modules.remove()  # puts the function mode back where it stepped aside
         if self._functions is not None:
-            self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            modes = _get_current_function_mode_stack()
+            _leave(self._functions, modes, _pop_function_mode, _push_function_mode)
         self.modules.outermost = self.tape.boundary = None
         self.tape.parameters.measure()
         if self.tape.payloads is not None:
@@ -162,6 +206,23 @@ class Session:
             module_call=tape.failed_runs.of(error) if still_running is None else still_running,
             frame=own[-1] if own else None,
         )
+
+
+def _leave(
+    mode: Any, stack: list[Any], pop: Callable[[], Any], push: Callable[[Any], None]
+) -> None:
+    """Leave a mode, and leave those on that were entered after it and are still to be left.
+
+    A mode leaves by taking the uppermost off its stack, whichever that is.
+    """
+    above: list[Any] = []
+    if mode in stack and stack[-1] is not mode:
+        while (popped := pop()) is not mode:
+            above.append(popped)
+        push(mode)
+    mode.__exit__(None, None, None)
+    for other in reversed(above):
+        push(other)
 
 
 _hidden_from_dynamo = False

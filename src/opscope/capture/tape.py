@@ -142,7 +142,7 @@ class ModuleRun:
         self.start = self.end = 0
 
 
-def _stay(frame: FrameType | None) -> None:
+def stay(frame: FrameType | None) -> None:
     """Do nothing: no modules are watched."""
 
 
@@ -165,7 +165,7 @@ class Tape:
         self.parameters = Parameters()
         self.values = Values(self.parameters)
         self.places = Places()
-        self.unwind: Callable[[FrameType | None], None] = _stay
+        self.unwind: Callable[[FrameType | None], None] = stay
         self.payloads: Payloads | None = None
         self.returned: Returned | None = None
         self.finite: FiniteCheck | None = None
