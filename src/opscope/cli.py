@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
-from opscope.errors import OpscopeError, OptionError, TargetError, nearest
-from opscope.exporters.console import COLUMNS
+from opscope.errors import OpscopeError, OptionError, TargetError, check_depth, nearest
+from opscope.exporters.console import COLUMNS, check_columns, check_row_limit
 from opscope.exporters.dot import DIRECTIONS
 from opscope.exporters.picture import can_render, check_path
 from opscope.tracer import Trace, trace
@@ -102,11 +102,11 @@ def _demo(options: argparse.Namespace) -> None:
 
     path = options.output or f"opscope-demo{'.svg' if can_render('.svg') else '.dot'}"
     check_path(path)
+    console = _console(options.width)
     model = ResNet18().eval()
     image = torch.rand(1, 3, 224, 224)
     with torch.no_grad(), trace(model) as traced:
         model(image)
-    console = _console(options.width)
     console.print(traced)
     written = traced.draw(path)
     console.print()
@@ -117,16 +117,20 @@ def _summary(options: argparse.Namespace) -> None:
     columns = (
         None if options.columns is None else [name.strip() for name in options.columns.split(",")]
     )
-    traced = _traced(options)
-    table = traced.summary(
+    check_depth(options.depth)
+    check_columns(columns, options.sort_by)
+    check_row_limit(options.row_limit)
+    console = _console(options.width)
+    table = _traced(options).summary(
         options.level, options.depth, columns=columns, sort_by=options.sort_by,
         row_limit=options.row_limit,
     )  # fmt: skip
-    _console(options.width).print(table)
+    console.print(table)
 
 
 def _draw(options: argparse.Namespace) -> None:
     check_path(options.output)
+    check_depth(options.depth)
     written = _traced(options).draw(
         options.output, options.level, options.depth, direction=options.direction,
         rolled=options.rolled,

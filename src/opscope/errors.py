@@ -106,6 +106,13 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
         raise OptionError(message)
 
 
+def check_flag(option: str, value: object) -> None:
+    """Raise an `OptionError` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        message = f"{option}: {value!r} (must be True or False)"
+        raise OptionError(message)
+
+
 def check_depth(depth: object) -> None:
     """Raise an `OptionError` unless ``depth`` is None or a whole number from 1."""
     if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):

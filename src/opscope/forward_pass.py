@@ -94,10 +94,16 @@ def _arguments(
         message = f"input_kwargs: {type(named).__name__} object (must be a dictionary)"
         raise OptionError(message)
     kwargs = dict(named or {})
+    if isinstance(given, Mapping):
+        kwargs = {**given, **kwargs}
+    for name in kwargs:
+        if not isinstance(name, str):
+            message = f"the name of a keyword argument is a string, not {name!r}"
+            raise OptionError(message)
     if isinstance(given, torch.Tensor):
         return (given,), kwargs
     if isinstance(given, Mapping):
-        return (), {**given, **kwargs}
+        return (), kwargs
     if isinstance(given, (list, tuple)):
         return tuple(given), kwargs
     return (given,), kwargs

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from opscope.capture.payloads import SaveOptions
-from opscope.errors import OptionError
+from opscope.errors import OptionError, check_flag
 
 Key = str | int
 Save = Literal["all", "none"] | Sequence[Key] | None
@@ -16,9 +16,7 @@ Save = Literal["all", "none"] | Sequence[Key] | None
 
 def save_options(detach: object, device: object, dtype: object, transform: object) -> SaveOptions:
     """Return the options of saved activations, checked."""
-    if not isinstance(detach, bool):
-        message = f"detach: {detach!r} (must be True or False)"
-        raise OptionError(message)
+    check_flag("detach", detach)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         message = f"dtype: {dtype!r} (must be a torch.dtype such as torch.float16, or None)"
         raise OptionError(message)
@@ -28,8 +26,10 @@ def save_options(detach: object, device: object, dtype: object, transform: objec
     if device is not None:
         try:
             device = torch.device(device)  # type: ignore[call-overload]
-        except (RuntimeError, TypeError) as error:
-            message = f"device: {device!r} (must be a device such as 'cpu', or None)"
+            with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+                torch.empty(0, device=device)  # type: ignore[call-overload]
+        except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+            message = f"device: {device!r} (must be a device that is there, such as 'cpu', or None)"
             raise OptionError(message) from error
     return SaveOptions(detach, device, dtype, transform)  # type: ignore[arg-type]
 
@@ -43,7 +43,7 @@ def check_save(save: object, name: str = "save") -> Literal["all"] | tuple[Key, 
             return "all"
         message = f"{name}: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
         raise OptionError(message)
-    if not isinstance(save, Sequence):
+    if not isinstance(save, Sequence) or isinstance(save, (bytes, bytearray, memoryview)):
         message = f"{name}: {save!r} (must be 'all', 'none', None or a list of keys)"
         raise OptionError(message)
     for key in save:

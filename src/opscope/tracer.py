@@ -27,6 +27,7 @@ from opscope.errors import (
     TraceStateError,
     check_choice,
     check_depth,
+    check_flag,
 )
 from opscope.layer import Layer
 from opscope.records.layers import LayerPass, layer_passes
@@ -142,11 +143,12 @@ class Trace:
             "stop_on_nonfinite": stop_on_nonfinite,
         }  # fmt: skip
         for name, option in switches.items():
-            if not isinstance(option, bool):
-                message = f"{name}: {option!r} (must be True or False)"
-                raise OptionError(message)
+            check_flag(name, option)
         self._save = check_save(save)
         self._save_gradients = check_save(gradients, "gradients")
+        if options is not None and not isinstance(options, SaveOptions):
+            message = f"options: {options!r} (give them to opscope.trace by name)"
+            raise OptionError(message)
         options = options or SaveOptions()
         if replayable and options != SaveOptions():
             message = "replayable=True saves every value as it is: no device, dtype or transform"
@@ -625,7 +627,7 @@ class Trace:
         Raises:
             OptionError: For a level, depth, column or limit that there is not.
         """
-        from opscope.exporters.console import Summary, check_columns
+        from opscope.exporters.console import Summary, check_columns, check_row_limit
         from opscope.views.levels import LEVELS
         from opscope.views.rows import table_rows
         from opscope.views.select import PHASES
@@ -634,6 +636,7 @@ class Trace:
         check_depth(depth)
         check_choice("phase", phase, PHASES)
         check_columns(columns, sort_by)
+        check_row_limit(row_limit)
         return Summary(
             table_rows(self.recording, self.passes, level, depth, phase),
             self.totals,

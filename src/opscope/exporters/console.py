@@ -90,7 +90,8 @@ _ROOM = ((100, 3), (140, 5))
 
 def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
     """Raise an `OptionError` that lists the choices for a column that there is not."""
-    if isinstance(columns, str) or (columns is not None and not columns):
+    listed = isinstance(columns, Sequence) and not isinstance(columns, str)
+    if columns is not None and not (listed and columns):
         message = f"columns: {columns!r} (must be a list of names such as ['name', 'output'])"
         raise OptionError(message)
     for column in columns or ():
@@ -104,6 +105,13 @@ def _by_phase(sums: Totals) -> str:
     if len(sums.ops_by_phase) < 2:
         return ""
     return f" ({', '.join(f'{count:,} {phase}' for phase, count in sums.ops_by_phase.items())})"
+
+
+def check_row_limit(row_limit: int | None) -> None:
+    """Raise an `OptionError` unless ``row_limit`` is None or a whole number from 1."""
+    if row_limit is not None and (type(row_limit) is not int or row_limit < 1):
+        message = f"row_limit: {row_limit!r} (must be None, for all, or a whole number from 1)"
+        raise OptionError(message)
 
 
 class Summary:
@@ -124,9 +132,7 @@ class Summary:
         row_limit: int | None = None,
     ) -> None:
         check_columns(columns, sort_by)
-        if row_limit is not None and (type(row_limit) is not int or row_limit < 1):
-            message = f"row_limit: {row_limit!r} (must be None, for all, or a whole number from 1)"
-            raise OptionError(message)
+        check_row_limit(row_limit)
         self._chosen = None if columns is None else tuple(columns)
         self._level = level
         self._title = notation.one_line(title)

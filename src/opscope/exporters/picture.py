@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -25,9 +26,12 @@ def check_path(path: str | PathLike[str]) -> Path:
     """Return a picture's path if it can be written here, else raise.
 
     Raises:
-        OptionError: For a suffix that there is not, or a folder that does not exist.
+        OptionError: For a suffix that there is not, or a place that cannot be written to.
         RenderError: Where nothing on this machine makes that format.
     """
+    if not isinstance(path, (str, PathLike)) or not isinstance(os.fspath(path), str):
+        message = f"path: {path!r} (must be a string or a pathlib.Path)"
+        raise OptionError(message)
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
@@ -36,11 +40,22 @@ def check_path(path: str | PathLike[str]) -> Path:
             f"(the name must end in one of {', '.join(FORMATS)})"
         )
         raise OptionError(message)
+    written = target
+    try:
+        target.stat()
+    except FileNotFoundError:
+        written = target.parent
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        message = f"cannot write {str(path)!r}: {error}"
+        raise OptionError(message) from error
     if not target.parent.is_dir():
         message = f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist"
         raise OptionError(message)
     if target.is_dir():
         message = f"cannot write {str(path)!r}: it is a folder"
+        raise OptionError(message)
+    if not os.access(written, os.W_OK):
+        message = f"cannot write {str(path)!r}: there is no permission to"
         raise OptionError(message)
     if suffix not in _TEXT and not can_render(suffix):
         raise RenderError(_how_to_render(suffix))
@@ -69,11 +84,16 @@ def write_picture(dot: pydot.Dot, path: str | PathLike[str]) -> Path:
     suffix = target.suffix.lower()
     text = dot.to_string()
     if suffix in _TEXT:
-        target.write_text(text, encoding="utf-8")
+        picture = text.encode()
     elif shutil.which("dot") is not None:
-        target.write_bytes(_with_system(text, suffix))
+        picture = _with_system(text, suffix)
     else:
-        target.write_bytes(_with_wasm(text))
+        picture = _with_wasm(text)
+    try:
+        target.write_bytes(picture)
+    except OSError as error:
+        message = f"cannot write {str(path)!r}: {error.strerror}"
+        raise OptionError(message) from error
     return target
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import networkx as nx
 
-from opscope.errors import check_choice
+from opscope.errors import OptionError, check_choice, check_flag
 from opscope.views.levels import Choice, Level, at_level
 from opscope.views.rolled import fold_passes
 from opscope.views.select import Phase, focus, in_phase, without_kinds
@@ -53,6 +53,13 @@ class ViewOptions:
     parameters: bool = True
     buffers: bool = True
     phase: Phase = "forward"
+
+    def __post_init__(self) -> None:
+        for name in ("rolled", "inputs", "outputs", "parameters", "buffers"):
+            check_flag(name, getattr(self, name))
+        if self.module is not None and not isinstance(self.module, str):
+            message = f"module: {self.module!r} (must be the address of a module, or None)"
+            raise OptionError(message)
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> ViewOptions:

@@ -192,6 +192,12 @@ class _Rule:
 def _check_addresses(option: str, choice: Choice, ran: Collection[str]) -> None:
     if choice is None or callable(choice):
         return
+    if not isinstance(choice, Collection) or not all(isinstance(name, str) for name in choice):
+        message = (
+            f"{option}: {choice!r} (must be addresses of modules, a function from an address "
+            "to a bool, or None)"
+        )
+        raise OptionError(message)
     for address in [choice] if isinstance(choice, str) else choice:
         if address not in ran:
             listed = ", ".join(repr(name) for name in nearest(address, filter(None, ran)))
