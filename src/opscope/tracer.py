@@ -163,6 +163,7 @@ class Trace:
             stop_on_nonfinite=stop_on_nonfinite,
         )
         self._state: Literal["new", "open", "closed"] = "new"
+        self._is_copy = False
 
     def __enter__(self) -> Trace:
         if self._state == "open":
@@ -199,6 +200,27 @@ class Trace:
                 self._settle_payloads()
             if isinstance(self._save_gradients, tuple) and self._save_gradients:
                 self._settle_gradients()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the record: all that is pickled or copied.
+
+        The tensors that were saved, and references to those of the model, stay with the
+        original, and so does what needs them: activations, `validate` and `to_fx`.
+        """
+        return {"recording": self.recording}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.__dict__.update(state)
+        self._state, self._is_copy = "closed", True
+
+    def _check_original(self) -> None:
+        if self._is_copy:
+            message = (
+                "this trace was pickled or copied, which takes the record and no tensors; "
+                "ask the original, or keep what you need of it"
+            )
+            raise NotSaved(message)
 
     # ---------------------------------------------------------------- what was recorded
 
@@ -322,6 +344,7 @@ class Trace:
         return bool(self._save) and record.index in self._chosen
 
     def _activation(self, record: LayerPass) -> Any:
+        self._check_original()
         payloads = self._session.tape.payloads
         if payloads is None or not self._is_saved(record):
             message = (
@@ -474,6 +497,7 @@ class Trace:
         """
         from opscope.analysis.replay import replay
 
+        self._check_original()
         payloads, originals = self._session.tape.payloads, self._session.tape.values.originals
         if payloads is None or originals is None:
             message = "a trace can be replayed if made with opscope.trace(..., replayable=True)"
@@ -503,6 +527,7 @@ class Trace:
         from opscope.analysis.replay import overload
         from opscope.exporters.fx import to_fx
 
+        self._check_original()
         session = self._session
         root = None if session.modules.root is None else session.modules.root.live()
         return to_fx(
