@@ -199,6 +199,8 @@ class _Replay:
         func = overload(op.operator)
         if func is None:
             raise _Refusal(_name(op), "is no operator overload")
+        if op.operator.startswith(("c10d.", "_c10d_functional.")):
+            raise _Refusal(_name(op), "is a collective, which other processes take part in")
         plan = Plan(func)
         for read in op.reads:
             value = self.recording.values[read.value]

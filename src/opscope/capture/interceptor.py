@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opscope.capture.operators import Plan, plan_of
+from opscope.capture.operators import Plan, plan_of, unnested
 from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
 
 _Tensor = torch.Tensor
@@ -243,7 +243,7 @@ class Interceptor(TorchDispatchMode):
         reads, seen = self._tape.reads, self._tape.values.seen
         lengths = []
         for position, _ in lists:
-            items = args[position]
+            items = unnested(args[position])
             lengths.append(None if items is None else len(items))
             reads.extend(NONE if tensor is None else seen(tensor) for tensor in items or ())
         return tuple(lengths)

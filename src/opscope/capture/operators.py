@@ -14,6 +14,7 @@ _LIST_TYPES = (
     "List[Optional[Tensor]]",
     "Optional[List[Tensor]]",
     "Optional[List[Optional[Tensor]]]",
+    "List[List[Tensor]]",  # the collectives'
 )
 
 # Arguments written although the schema does not say so (torch 2.13): the running
@@ -69,6 +70,34 @@ def _getter(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]
     return itemgetter(*positions)
 
 
+def unnested(items: Any) -> Any:
+    """Return a list of tensors, also of one of lists of them."""
+    if items and isinstance(items[0], (list, tuple)):
+        return [item for inner in items for item in inner]
+    return items
+
+
+def _in_words(get: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
+    """Return a getter that says objects of C++ in words, so that none is kept alive."""
+    return lambda args: tuple(map(described, get(args)))
+
+
+def described(value: Any) -> Any:
+    """Return what a record says of an argument: a process group by its name and ranks."""
+    if not isinstance(value, torch.ScriptObject):
+        return value
+    name = str(value._type().name())  # type: ignore[attr-defined]
+    if name != "ProcessGroup":
+        return name
+    group = torch.distributed.ProcessGroup.unbox(value)
+    try:
+        ranks = torch.distributed.get_process_group_ranks(group)
+        known = f"{group.group_name!r}, ranks={ranks}"
+    except (KeyError, RuntimeError, ValueError):  # one that was made by hand has no name
+        known = f"size={group.size()}"
+    return f"{name}({known})"
+
+
 class Plan:
     """How to read the arguments of one operator overload.
 
@@ -83,12 +112,13 @@ class Plan:
         flag: Place and name of the argument without which it writes none of them.
         skip: Whether it is no computation (the profiler's own marks).
         draws: Whether it draws random numbers.
+        objects: The places of arguments that are objects of C++, such as process groups.
         opaque: Whether nothing is known of its arguments: a higher-order operator.
     """
 
     __slots__ = (
-        "arguments", "call", "draws", "flag", "func", "kinds", "name", "opaque", "positional",
-        "skip", "writes",
+        "arguments", "call", "draws", "flag", "func", "kinds", "name", "objects", "opaque",
+        "positional", "skip", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -99,6 +129,11 @@ class Plan:
         self.draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
+        self.objects = frozenset(
+            place
+            for place, argument in enumerate(() if schema is None else schema.arguments)
+            if "torch.classes" in str(argument.type)
+        )
         if schema is None:
             self.arguments: tuple[str, ...] = ()
             self.kinds: tuple[str, ...] = ()
@@ -133,7 +168,7 @@ class Plan:
             found.extend(value for name, value in kwargs.items() if name in self.writes)
         flat: list[Any] = []
         for item in found:
-            flat.extend(item) if isinstance(item, (list, tuple)) else flat.append(item)
+            flat.extend(unnested(item)) if isinstance(item, (list, tuple)) else flat.append(item)
         return [item for item in flat if isinstance(item, torch.Tensor)]
 
     def slots(self, count: int) -> Slots:
@@ -167,6 +202,8 @@ class Slots:
         self.tensor_names = tuple(names[i] for i in tensors)
         self.lists = tuple((i, names[i]) for i in range(count) if kinds[i] == "list")
         self.constants = _getter(constants)
+        if plan.objects.intersection(constants):
+            self.constants = _in_words(self.constants)
         self.constant_names = tuple(names[i] for i in constants)
         self.writes = tuple(i for i in range(count) if names[i] in plan.writes)
 
