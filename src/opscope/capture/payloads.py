@@ -66,8 +66,9 @@ class Payloads:
                 kept = kept.clone()
             if options.transform is not None:
                 kept = options.transform(kept)
+            shares = storage >= 0 and _shares_memory(kept, tensor)
         self._aliases[row] = kept
-        if storage >= 0 and _shares_memory(kept, tensor):
+        if shares:
             self._sharing.setdefault(storage, []).append(row)
 
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -94,12 +95,13 @@ class Payloads:
 
         From here on no dispatch tells of a write, but a tensor's version counter does.
         """
-        for row in range(len(self._values) - 1, -1, -1):
-            storage = self._values.storages[row]
-            if storage in self._sharing and storage not in self._versions:
-                tensor = self._values.tensor(row)
-                if tensor is not None and not tensor.is_inference():
-                    self._versions[storage] = (ref(tensor), tensor._version)
+        with torch._C.DisableTorchFunction():
+            for row in range(len(self._values) - 1, -1, -1):
+                storage = self._values.storages[row]
+                if storage in self._sharing and storage not in self._versions:
+                    tensor = self._values.tensor(row)
+                    if tensor is not None and not tensor.is_inference():
+                        self._versions[storage] = (ref(tensor), tensor._version)
 
     def part(self) -> None:
         """Have all that is saved in memory of its own: writes to the rest will not be noticed."""
