@@ -228,7 +228,7 @@ class ModuleCalls:
 
         # A function, as a copy of the model that its forward makes must not copy the tape.
         def last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if get_ident() == self._thread and self._stack and self._stack[-1] is run:
+            if get_ident() == self._tape.thread and self._stack and self._stack[-1] is run:
                 self._end(run, output, failed=False)
 
         run.last_hook = RemovableHandle(module._forward_hooks)
