@@ -42,6 +42,10 @@ class Interceptor(TorchDispatchMode):
         self._tape = tape
         self._plans: dict[int, Plan] = {}
 
+    def writes_to(self, tape: Tape) -> bool:
+        """Whether it is the one that writes this tape."""
+        return self._tape is tape
+
     @classmethod
     def ignore_compile_internals(cls) -> bool:
         """Leave torch.compile alone while it compiles."""

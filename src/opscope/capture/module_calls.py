@@ -22,6 +22,7 @@ from torch.nn.modules.module import (
 from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
+from opscope.capture.compiling import Compiling, is_fused, is_wrapper, step_aside, wrapped
 from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape, stay
 
 if TYPE_CHECKING:
@@ -88,20 +89,29 @@ class ModuleCalls:
         self._known: dict[int, Known] = {}
         self._stack: list[ModuleRun] = []
         self._handles: list[Any] = []
+        self._compiling = Compiling(self._hook, self._unhook)
         self.modules: list[Known] = []
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
         if model is not None:
-            self._learn(model, "")
+            self._learn(wrapped(model), "")
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
         self._tape.unwind = self._unwind
+        self._hook()
+        self._compiling.start()
+
+    def _hook(self) -> None:
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
         ]
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def remove(self) -> int | None:
         """Take the hooks away and end the calls that a BaseException left open.
@@ -109,8 +119,8 @@ class ModuleCalls:
         Returns:
             The innermost call that was still open.
         """
-        for handle in self._handles:
-            handle.remove()
+        self._compiling.stop()
+        self._unhook()
         innermost = self._stack[-1].index if self._stack else None
         while self._stack:
             self._close(self._stack[-1], failed=True)
@@ -138,7 +148,7 @@ class ModuleCalls:
             if module._modules:
                 prefix = f"{name}." if name else ""
                 pending += [
-                    _Path(f"{prefix}{child}", inner, path)
+                    _Path(f"{prefix}{child}", wrapped(inner), path)
                     for child, inner in reversed(module._modules.items())
                     if inner is not None
                 ]
@@ -162,8 +172,16 @@ class ModuleCalls:
             return
         if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
             return
+        if self._stack and self._stack[-1].region is not None:
+            return
         tape = self._tape
+        called = module
+        if is_wrapper(module):
+            self._compiling.listen()
+            module = wrapped(module)
         known = self._known.get(id(module))
+        if known is not None and known.active is not None and known.active.inner is called:
+            return  # by the compiled module that stands for it, which was told of
         if known is None or known.live() is not module:
             known = self._learn(module, self._address_of_stranger(module))
         frame = sys._getframe(1)
@@ -180,8 +198,9 @@ class ModuleCalls:
         run.boundary = frame
         run.op_start, run.call_start = tape.op_count, tape.call_count
         given: Any = args[0] if len(args) == 1 else args
+        compiled = called is not module or module._compiled_call_impl is not None
         # A global hook is not handed the keyword arguments; the calling frame has them.
-        if run.is_root and (named := frame.f_locals.get("kwargs")):
+        if (run.is_root or compiled) and (named := frame.f_locals.get("kwargs")):
             given = {**{str(i): value for i, value in enumerate(args)}, **named}
         run.inputs = self._rows(given)
         if run.is_root:
@@ -189,11 +208,16 @@ class ModuleCalls:
             run.call_start = tape.call_count
         tape.runs.append(run)
         self._stack.append(run)
-        if module._forward_hooks:
+        if module._forward_hooks and not compiled:
             self._wait_for_hooks(run, module)
         self._set_current()
         if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
             run.resume = self._step_aside()
+        elif compiled:
+            run.inner = None if called is module else module
+            run.resume = self._step_aside()
+            if is_fused(called):
+                run.region = step_aside(tape, module, list(leaves(given)))
         run.start = perf_counter_ns()
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -201,8 +225,11 @@ class ModuleCalls:
             return
         if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
             return
+        called, module = module, wrapped(module)
         known = self._known.get(id(module))
         if known is None or not self._stack:
+            return
+        if known.active is not None and known.active.inner is called:
             return
         if self._stack[-1].module != known.index and all(
             run.module != known.index for run in self._stack
@@ -213,10 +240,15 @@ class ModuleCalls:
         run = self._stack[-1]
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = sys._getframe(1) is not run.boundary
+        error = sys.exc_info()[1] if failed else None
+        if error is not None:
+            self._tape.failed_runs.note(error, run.index)
+        if run.region is not None:
+            run.region.record([t for _, t in leaves(output)], run.index, run.place, error)
+            run.region.come_back()
+            run.region = None
         if run.last_hook is not None and not failed:
             return  # the module's own hooks come next, and may give another output
-        if failed and (error := sys.exc_info()[1]) is not None:
-            self._tape.failed_runs.note(error, run.index)
         self._end(run, output, failed=failed)
 
     def _wait_for_hooks(self, run: ModuleRun, module: nn.Module) -> None:
@@ -292,10 +324,13 @@ class ModuleCalls:
         run.end = perf_counter_ns()
         run.op_end, run.call_end = self._tape.op_count, self._tape.call_count
         run.failed = failed
-        run.boundary = None
+        run.boundary = run.inner = None
         if run.last_hook is not None:
             run.last_hook.remove()
             run.last_hook = None
+        if run.region is not None:
+            run.region.come_back()
+            run.region = None
         known = self.modules[run.module]
         if known.active is run:
             known.active = None

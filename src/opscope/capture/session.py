@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import (
 
 from opscope.capture import finite as finite_room
 from opscope.capture import (
+    compiling,
     function_calls,
     identity,
     interceptor,
@@ -166,8 +167,8 @@ class Session:
         self.duration_ns += perf_counter_ns() - self._entered_ns
         _open.sessions.remove(id(self))
         _started_here.set(tuple(_open.sessions))
+        still_running = self.modules.remove()  # puts the modes back where they stepped aside
         _leave(self._interceptor, _get_current_dispatch_mode_stack(), _pop_mode, _push_mode)
-        still_running = self.modules.remove()  # puts the function mode back where it stepped aside
         if self._functions is not None:
             modes = _get_current_function_mode_stack()
             _leave(self._functions, modes, _pop_function_mode, _push_function_mode)
@@ -241,7 +242,7 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        finite_room, function_calls, gradients_room, identity, interceptor, module_calls,
+        compiling, finite_room, function_calls, gradients_room, identity, interceptor, module_calls,
         operators_room, originals, parameters, payloads, places, returned_room,
         saved_tensors_room, tape_room,
     )  # fmt: skip

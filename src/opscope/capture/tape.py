@@ -17,8 +17,10 @@ from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
+    from opscope.capture.compiling import Region
     from opscope.capture.finite import FiniteCheck
     from opscope.capture.operators import Slots
     from opscope.capture.payloads import Payloads
@@ -117,11 +119,17 @@ class FailureMark:
 
 
 class ModuleRun:
-    """One run of a module while it is recorded."""
+    """One run of a module while it is recorded.
+
+    Attributes:
+        inner: The module itself, if a compiled one that stands for it was called.
+        region: Set while what Inductor made of the module runs, unseen.
+    """
 
     __slots__ = (
-        "boundary", "call_end", "call_start", "end", "failed", "index", "inputs", "is_root",
-        "last_hook", "module", "number", "op_end", "op_start", "outputs", "parent", "place",
+        "boundary", "call_end", "call_start", "end", "failed", "index", "inner", "inputs",
+        "is_root", "last_hook", "module", "number", "op_end", "op_start", "outputs", "parent",
+        "place", "region",
         "resume", "start",
     )  # fmt: skip
 
@@ -136,6 +144,8 @@ class ModuleRun:
         self.boundary: FrameType | None = None
         self.resume = False
         self.last_hook: RemovableHandle | None = None
+        self.inner: nn.Module | None = None
+        self.region: Region | None = None
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
         self.op_start = self.op_end = self.call_start = self.call_end = 0

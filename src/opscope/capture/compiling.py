@@ -1,0 +1,219 @@
+"""torch.compile inside the context: it is to compile what it would have compiled alone.
+
+Dynamo guards what it compiles by the function modes that are on, and by the global module
+hooks that there were. A model would be compiled again in each trace, until Dynamo gives up.
+So the function mode steps aside for a compiled module, and the hooks while Dynamo compiles.
+
+What Inductor made of a module runs its kernels past the dispatcher, all but a few. There the
+dispatch mode steps aside too, and the module's call becomes one op.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import getclosurevars
+from threading import get_ident
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode, _push_mode
+
+from opscope.capture.interceptor import Interceptor
+from opscope.capture.operators import Plan
+from opscope.capture.tape import FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
+
+# What a compiled module says of global hooks at each call: it is ours that it means.
+_HOOKS_WARNING = (
+    "ignore", re.compile(r"Using `torch\.compile\(module\)` when there are global hooks"),
+    UserWarning, None, 0,
+)  # fmt: skip
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module is what ``torch.compile(module)`` returned."""
+    return "_orig_mod" in module._modules and "dynamo_ctx" in module.__dict__
+
+
+def wrapped(module: nn.Module) -> nn.Module:
+    """Return the module that a compiled one stands for; any other as it is."""
+    while is_wrapper(module):
+        module = module.get_submodule("_orig_mod")
+    return module
+
+
+def is_fused(called: nn.Module) -> bool:
+    """Whether Inductor compiles a module, and does not itself show what it made as an op."""
+    backend = _backend(called)
+    if getattr(backend, "compiler_name", None) != "inductor":
+        return False
+    shown = "wrap_inductor_compiled_regions"
+    everywhere = getattr(sys.modules.get("torch._inductor.config"), shown, False)
+    return not getattr(backend, "config", {}).get(shown, everywhere)
+
+
+def _backend(called: nn.Module) -> Any:
+    """Return what compiles a module.
+
+    There is `get_compiler_config` for it, but with ``fullgraph=True`` it has nothing to say.
+    """
+    context = called.__dict__.get("dynamo_ctx")
+    if context is None:  # compiled in place
+        question = getattr(called._compiled_call_impl, "get_compiler_config", None)
+        context = None if question is None else getclosurevars(question).nonlocals.get("self")
+    at: Any = getattr(context, "callback", None)
+    while hasattr(at, "_torchdynamo_orig_backend"):
+        at = at._torchdynamo_orig_backend
+    return at
+
+
+class Compiling:
+    """Keeps hooks out of Dynamo's sight while this thread compiles, from start to stop.
+
+    Args:
+        install: Puts the hooks on.
+        remove: Takes them off.
+    """
+
+    def __init__(self, install: Callable[[], None], remove: Callable[[], None]) -> None:
+        self._install = install
+        self._remove = remove
+        self._thread = 0
+        self._handler: Any = None
+        self._away = False
+        self._filters: Any = []
+
+    def start(self) -> None:
+        """Begin to be told of compilations, and silence what is said of our hooks."""
+        self._thread = get_ident()
+        # Not by `filterwarnings`: it has each warning that was shown once shown once more.
+        self._filters = warnings.filters
+        self._filters.insert(0, _HOOKS_WARNING)
+        self.listen()
+
+    def listen(self) -> None:
+        """Register with Dynamo, once it was imported."""
+        room = sys.modules.get("torch._dynamo.callback")
+        if self._handler is None and room is not None:
+            self._handler = room.callback_handler
+            self._handler.register_start_callback(self._begin)
+            self._handler.register_end_callback(self._end)
+
+    def stop(self) -> None:
+        """Leave Dynamo and the warnings as they were."""
+        filters: Any = warnings.filters
+        for each in (self._filters, filters):
+            with suppress(ValueError):  # mostly they are one list
+                each.remove(_HOOKS_WARNING)
+        self._filters = []
+        if self._handler is not None:
+            self._handler.remove_start_callback(self._begin)
+            self._handler.remove_end_callback(self._end)
+            self._handler = None
+        self._away = False
+
+    def _begin(self, _: Any) -> None:
+        if get_ident() == self._thread:
+            self._remove()
+            self._away = True
+
+    def _end(self, _: Any) -> None:
+        if self._away and get_ident() == self._thread:
+            self._away = False
+            self._install()
+
+
+class _InductorCode:
+    """Stands for the operator; named like torch's own, see `is_fused`."""
+
+    def __str__(self) -> str:
+        return "inductor_compiled_code"
+
+
+_SLOTS = Plan(_InductorCode()).slots(0)
+
+
+class Region:
+    """One call of a module that Inductor compiled, recorded as a single op.
+
+    Nothing that runs inside is seen, nor what Dynamo left uncompiled there. What it reads are
+    the tensors given, the parameters and the buffers.
+
+    Args:
+        tape: Where to write.
+        mode: The dispatch mode, which steps aside.
+        module: The module.
+        given: The tensors passed to it, with their paths.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        mode: Interceptor,
+        module: nn.Module,
+        given: list[tuple[str, torch.Tensor]],
+    ) -> None:
+        self._tape = tape
+        self._mode = mode
+        tensors = {path or "input": tensor for path, tensor in given}
+        tensors |= dict(module.named_buffers())
+        with torch._C.DisableTorchFunction():
+            if tape.returned is not None:
+                tape.returned.flush()
+            if tape.payloads is not None:  # which it writes is known only afterwards
+                tape.payloads.before_write(tensors.values())
+            self._versions = {
+                name: (tensor, tensor._version)
+                for name, tensor in tensors.items()
+                if not tensor.is_inference()
+            }
+            tensors |= dict(module.named_parameters())
+            self._reads = {name: tape.values.seen(tensor) for name, tensor in tensors.items()}
+        self._started = perf_counter_ns()
+        _pop_mode()
+
+    def come_back(self) -> None:
+        """Put the dispatch mode back."""
+        _push_mode(self._mode)
+
+    def record(
+        self, outputs: list[torch.Tensor], module: int, place: int, error: BaseException | None
+    ) -> None:
+        """Write the op that stands for all that ran."""
+        tape, made = self._tape, self._tape.values.made
+        ended, op = perf_counter_ns(), tape.op_count
+        tape.reads.extend(self._reads.values())
+        flags = GRAD * torch.is_grad_enabled() | INFERENCE * torch.is_inference_mode_enabled()
+        if error is not None:
+            flags |= FAILED
+            tape.failed_ops.note(error, op)
+        with torch._C.DisableTorchFunction():
+            written = [t for t, version in self._versions.values() if t._version != version]
+            tape.wrote.extend(made(tensor, op, written=True) for tensor in written)
+            tape.made.extend(made(tensor, op) for tensor in outputs)
+            for tensor in (*written, *outputs):
+                if tape.payloads is not None:
+                    tape.payloads.keep(tensor, made(tensor, op))
+                if tape.returned is not None:
+                    tape.returned.offer(tensor, made(tensor, op))
+        tape.ops.extend((
+            _SLOTS, (), dict.fromkeys(self._reads, TensorSlot()), NONE, module, place,
+            torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
+            flags, self._started, ended, len(tape.reads), len(tape.made), len(tape.wrote),
+        ))  # fmt: skip
+        tape.op_count += 1
+
+
+def step_aside(
+    tape: Tape, module: nn.Module, given: list[tuple[str, torch.Tensor]]
+) -> Region | None:
+    """Take the dispatch mode off the stack, if it is the one on top, for a compiled module."""
+    mode = _get_current_dispatch_mode()
+    if isinstance(mode, Interceptor) and mode.writes_to(tape):
+        return Region(tape, mode, module, given)
+    return None
