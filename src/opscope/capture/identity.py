@@ -20,6 +20,16 @@ OUTSIDE, FRESH, VIEW, WRITE, HANDED = range(5)
 NO_STORAGE = -1
 _FIRST_SWEEP = 4096
 
+# `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.
+is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def physical(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor that ops see of one that torch.func wrapped; any other as it is."""
+    while is_transformed(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
 
 class Values:
     """The table of values, one row each, and the live tensors that they are.
@@ -99,6 +109,7 @@ class Values:
 
     def handed(self, tensor: torch.Tensor, row: int, call: int) -> int:
         """Return a new row for a tensor that a call without ops handed on."""
+        tensor = physical(tensor)
         new = len(self.origins)
         self.origins.append(HANDED)
         self.makers.append(call)
@@ -156,6 +167,9 @@ class Values:
         return empty.set_(storage.clone(), self.offsets[row], shape, stride)
 
     def _add(self, tensor: torch.Tensor, origin: int, op: int) -> int:
+        if origin == OUTSIDE and is_transformed(tensor):
+            with torch._C._DisableFuncTorch():
+                return self.seen(physical(tensor))
         try:
             storage = tensor.untyped_storage()
             layout = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
@@ -181,7 +195,12 @@ class Values:
         self.storages.append(number)
         self.offsets.append(offset)
         table = self.layout_table
-        known_layout = table.setdefault(layout, len(table))
+        try:
+            known_layout = table.setdefault(layout, len(table))
+        except TypeError:  # sizes that are symbols, and must not be pinned down by a look
+            layout = _hinted(layout)
+            known_layout = table.setdefault(layout, len(table))
+            self.storages[-1] = NO_STORAGE
         self.layouts.append(known_layout)
         if known_layout == len(self._distinct_layouts):
             self._distinct_layouts.append(layout)
@@ -212,6 +231,16 @@ class Values:
 
 def _gone() -> None:
     """Stand in for the reference to a storage that was swept."""
+
+
+def _hinted(layout: tuple[Any, ...]) -> tuple[Any, ...]:
+    shape, stride, dtype, device = layout
+    return (*(tuple(map(_hint, sizes)) for sizes in (shape, stride)), dtype, device)
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    """Return what a symbolic size was made from, 0 if from nothing, without a guard on it."""
+    return size if isinstance(size, int) else int(size.node.hint or 0)
 
 
 def _layout_without_storage(tensor: torch.Tensor) -> tuple[Any, ...]:

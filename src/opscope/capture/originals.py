@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+_PLAIN: Any = torch.Tensor.__torch_dispatch__
+
+
+def unseen(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context in which no dispatch mode sees what is done with a tensor.
+
+    A tensor whose class has its own dispatch is nothing without it: only the modes go.
+    """
+    own: Any = tensor.__class__.__torch_dispatch__
+    if own is _PLAIN:
+        return torch._C._DisableTorchDispatch()
+    return _disable_current_modes()
 
 
 class Originals:
@@ -28,7 +45,7 @@ class Originals:
         self, tensor: torch.Tensor, storage: torch.UntypedStorage | None, row: int, number: int
     ) -> None:
         """Copy a tensor from outside, unless its storage was seen before."""
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+        with unseen(tensor), torch._C.DisableTorchFunction(), torch.no_grad():
             if storage is None:
                 self.tensors[row] = tensor.detach().clone()
             elif number not in self.storages:

@@ -9,7 +9,8 @@ from weakref import ref
 import torch
 from torch.overrides import enable_reentrant_dispatch
 
-from opscope.capture.identity import Values
+from opscope.capture.identity import Values, is_transformed, physical
+from opscope.capture.originals import unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,13 @@ class Payloads:
         """Save a tensor, whose row this is, as it is now."""
         if row in self._aliases:
             return
+        if is_transformed(tensor):
+            with torch._C._DisableFuncTorch():
+                self.keep(physical(tensor), row)
+            return
         options = self._options
         storage = self._values.storages[row]
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), unseen(tensor):
             kept = tensor.detach() if options.detach else tensor
             if options.device is not None or options.dtype is not None:
                 kept = kept.to(device=options.device, dtype=options.dtype)
@@ -84,10 +89,10 @@ class Payloads:
 
     def _copy(self, alias: torch.Tensor) -> torch.Tensor:
         if self._options.detach:
-            with torch._C._DisableTorchDispatch(), torch.no_grad():
+            with unseen(alias), torch.no_grad():
                 return alias.clone()
         # Back above autograd, so that the copy is in the graph like the tensor itself.
-        with enable_reentrant_dispatch(), torch._C._DisableTorchDispatch():
+        with enable_reentrant_dispatch(), unseen(alias):
             return alias.clone()
 
     def seal(self) -> None:

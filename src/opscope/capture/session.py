@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import (
     _push_mode,
 )
 
-from opscope.capture import finite as finite_room
 from opscope.capture import (
     compiling,
     function_calls,
@@ -33,6 +32,7 @@ from opscope.capture import (
     payloads,
     places,
 )
+from opscope.capture import finite as finite_room
 from opscope.capture import gradients as gradients_room
 from opscope.capture import operators as operators_room
 from opscope.capture import returned as returned_room
