@@ -97,9 +97,9 @@ class Compiling:
         self.listen()
 
     def listen(self) -> None:
-        """Register with Dynamo, once it was imported."""
+        """Register with Dynamo, once it was imported; it forgets us where it is reset."""
         room = sys.modules.get("torch._dynamo.callback")
-        if self._handler is None and room is not None:
+        if room is not None and self._begin not in room.callback_handler.start_callbacks:
             self._handler = room.callback_handler
             self._handler.register_start_callback(self._begin)
             self._handler.register_end_callback(self._end)
@@ -112,8 +112,10 @@ class Compiling:
                 each.remove(_HOOKS_WARNING)
         self._filters = []
         if self._handler is not None:
-            self._handler.remove_start_callback(self._begin)
-            self._handler.remove_end_callback(self._end)
+            with suppress(ValueError):
+                self._handler.remove_start_callback(self._begin)
+            with suppress(ValueError):
+                self._handler.remove_end_callback(self._end)
             self._handler = None
         self._away = False
 
@@ -175,11 +177,13 @@ class Region:
             tensors |= dict(module.named_parameters())
             self._reads = {name: tape.values.seen(tensor) for name, tensor in tensors.items()}
         self._started = perf_counter_ns()
+        tape.hidden = True
         _pop_mode()
 
     def come_back(self) -> None:
         """Put the dispatch mode back."""
         _push_mode(self._mode)
+        self._tape.hidden = False
 
     def record(
         self, outputs: list[torch.Tensor], module: int, place: int, error: BaseException | None

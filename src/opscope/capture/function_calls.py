@@ -12,12 +12,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from opscope.capture.tape import NONE, CallRow, Tape
+from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
 # What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
 _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
 _is_compiling = torch.compiler.is_compiling
 _other_modes = torch._C._len_torch_function_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _graph_task = torch._C._current_graph_task_id
 # Where `backward` makes the gradient that it starts from.
 _FIRST_GRADIENTS = torch.autograd._make_grads.__code__
@@ -112,6 +114,8 @@ class FunctionCalls(TorchFunctionMode):
         result: Any,
     ) -> None:
         """Record a call that dispatched nothing, if what it returned is what it was given."""
+        if _dispatch_modes() > 1 and is_tracing():
+            return
         tape = self._tape
         tensors = list(tensors_in(result))
         given = {id(tensor) for tensor in tensors_in((args, kwargs))}

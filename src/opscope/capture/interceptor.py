@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from opscope.capture.operators import Plan, plan_of, unnested
 from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
+from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
 _NOT_TENSORS = frozenset({type(None), int, float, bool, complex})
@@ -28,6 +30,7 @@ _graph_task = torch._C._current_graph_task_id
 _autograd_node = torch._C._current_autograd_node
 _sequence_nr = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
 _function_modes = torch._C._len_torch_function_stack
+_other_modes = torch._C._len_torch_dispatch_stack
 _grad_enabled = torch.is_grad_enabled
 _inference = torch.is_inference_mode_enabled
 
@@ -67,7 +70,7 @@ class Interceptor(TorchDispatchMode):
         plan = self._plans.get(id(func))
         if plan is None:
             plan = self._learn(func)
-        if plan.skip:
+        if plan.skip or (_other_modes() and is_tracing()):
             return plan.call(*args, **(kwargs or _EMPTY))
         tape = self._tape
         flags = 0
@@ -122,8 +125,20 @@ class Interceptor(TorchDispatchMode):
         if plan.name == "aten.lift_fresh.default":
             plan = Plan(func)
             plan.call = self._lift
+        elif plan.opaque:
+            plan = Plan(func)
+            plan.call = partial(self._run_whole, func)
         self._plans[id(func)] = plan
         return plan
+
+    def _run_whole(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a higher-order operator, whose subgraphs are modules that torch made."""
+        tape = self._tape
+        hidden, tape.hidden = tape.hidden, True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            tape.hidden = hidden
 
     def _lift(self, number: torch.Tensor) -> torch.Tensor:
         """Run `lift_fresh`, keeping what `torch.tensor` made of a few Python numbers.

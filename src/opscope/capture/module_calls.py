@@ -24,12 +24,14 @@ from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, is_fused, is_wrapper, step_aside, wrapped
 from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape, stay
+from opscope.capture.tracers import is_tracing
 
 if TYPE_CHECKING:
     from opscope.capture.function_calls import FunctionCalls
     from opscope.records.recording import CallKind
 
 _Tensor = torch.Tensor
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _graph_task = torch._C._current_graph_task_id
 _DEEPEST = 8  # containers one inside the other
 _DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
@@ -50,7 +52,8 @@ class Known:
         self.address = address
         self.aliases: tuple[str, ...] = ()
         self.class_name = type(module).__name__
-        self.training = module.training
+        # A frozen scripted module is never in training, and does not even say so.
+        self.training = getattr(module, "training", False)
         self.calls = 0
         self.active: ModuleRun | None = None
 
@@ -170,9 +173,9 @@ class ModuleCalls:
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling() or get_ident() != self._tape.thread:
             return
-        if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
+        if self._tape.hidden or (_dispatch_modes() > 1 and is_tracing()):
             return
-        if self._stack and self._stack[-1].region is not None:
+        if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
             return
         tape = self._tape
         called = module
@@ -223,11 +226,15 @@ class ModuleCalls:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if torch.compiler.is_compiling() or get_ident() != self._tape.thread:
             return
+        if _dispatch_modes() > 1 and is_tracing():
+            return
         if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
             return
         called, module = module, wrapped(module)
         known = self._known.get(id(module))
         if known is None or not self._stack:
+            return
+        if self._tape.hidden and self._stack[-1].region is None:
             return
         if known.active is not None and known.active.inner is called:
             return

@@ -51,6 +51,17 @@ SCRATCH: dict[str, tuple[int, ...]] = {"aten.mkldnn_rnn_layer.default": (3,)}
 _TRAINING_FLAGS = ("training", "use_input_stats")
 
 
+# What is asked of a wrapper or fake tensor whose class answers by dispatch: no computations.
+_QUESTIONS = frozenset({
+    "prim.device.default", "prim.layout.default", "aten.dim.default", "aten.numel.default",
+    "aten.size.default", "aten.stride.default", "aten.storage_offset.default",
+    "aten.sym_size.default", "aten.sym_stride.default", "aten.sym_numel.default",
+    "aten.sym_storage_offset.default", "aten.is_contiguous.default",
+    "aten.is_contiguous.memory_format", "aten.sym_is_contiguous.default",
+    "aten.is_strides_like_format.default", "aten.is_non_overlapping_and_dense.default",
+})  # fmt: skip
+
+
 def is_uninitialised(operator: str) -> bool:
     """Whether what an operator gives is whatever lay in memory."""
     return operator.rpartition(".")[0] in _UNINITIALISED
@@ -110,7 +121,7 @@ class Plan:
         kinds: Per argument, ``"tensor"``, ``"list"`` (of tensors) or ``"other"``.
         writes: Names of the tensor arguments that it writes.
         flag: Place and name of the argument without which it writes none of them.
-        skip: Whether it is no computation (the profiler's own marks).
+        skip: Whether it is no computation (the profiler's own marks, reads of metadata).
         draws: Whether it draws random numbers.
         objects: The places of arguments that are objects of C++, such as process groups.
         opaque: Whether nothing is known of its arguments: a higher-order operator.
@@ -125,7 +136,7 @@ class Plan:
         self.func = func
         self.call = getattr(func, "_op", func)
         self.name = str(func)
-        self.skip = self.name.startswith("profiler.")
+        self.skip = self.name.startswith("profiler.") or self.name in _QUESTIONS
         self.draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None

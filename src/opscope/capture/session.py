@@ -31,6 +31,7 @@ from opscope.capture import (
     parameters,
     payloads,
     places,
+    tracers,
 )
 from opscope.capture import finite as finite_room
 from opscope.capture import gradients as gradients_room
@@ -244,7 +245,7 @@ def _keep_dynamo_out() -> None:
     rooms = (
         compiling, finite_room, function_calls, gradients_room, identity, interceptor, module_calls,
         operators_room, originals, parameters, payloads, places, returned_room,
-        saved_tensors_room, tape_room,
+        saved_tensors_room, tape_room, tracers,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

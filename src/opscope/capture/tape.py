@@ -167,6 +167,7 @@ class Tape:
         place: The place of the innermost module call.
         watches: Whether anything but the record is wanted: payloads, gradients, a check.
         thread: The thread that is watched.
+        hidden: Whether the modules that run are inside of an op.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
         threads: For ops that the engine ran in other threads, which.
     """
@@ -189,6 +190,7 @@ class Tape:
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
         self.thread = 0
+        self.hidden = False
         self.call_count = 0
         self.calls: list[Any] = []
         self.runs: list[ModuleRun] = []
