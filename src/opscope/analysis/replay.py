@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
+from opscope.capture.originals import has_own_dispatch
 from opscope.records.recording import Op, Recording, Value
 
 if TYPE_CHECKING:
@@ -255,6 +258,9 @@ class _Replay:
             self.lost += 1
             return
         if problem is None and expected is not None:
+            if not _can_compare(tensor):
+                kind = type(tensor).__name__
+                raise _Refusal(_name(op), f"gave a {kind}, which cannot be taken apart")
             problem = _compare(expected, tensor)
         if problem is not None:
             raise _Stop(op, problem)
@@ -276,11 +282,11 @@ class _Replay:
         return self.tensors[index]
 
     def _original(self, value: Value) -> torch.Tensor:
-        if value.storage is None:
-            kept = self.originals.tensors.get(value.index)
-            if kept is None:
-                raise _Refusal(_value(value), "came from outside and was not kept")
+        kept = self.originals.tensors.get(value.index)
+        if kept is not None:
             return kept.clone()
+        if value.storage is None:
+            raise _Refusal(_value(value), "came from outside and was not kept")
         storage = self.storages.get(value.storage)
         if storage is None:
             kept_storage = self.originals.storages.get(value.storage)
@@ -382,12 +388,15 @@ def _layout_problem(value: Value, found: torch.Tensor) -> str | None:
 
 def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
     """Return what is different about two tensors, None if they are equal bit for bit."""
+    parts = list(zip(_parts(expected), _parts(found), strict=True))
+    if parts:
+        return next(filter(None, (_compare(*pair) for pair in parts)), None)
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return (
             f"{found.dtype}{list(found.shape)} was computed "
             f"where {expected.dtype}{list(expected.shape)} was recorded"
         )
-    if expected.device.type == "meta":
+    if expected.device.type == "meta" or isinstance(expected, FakeTensor):
         return None  # it has no elements
     if expected.layout != torch.strided or expected.is_quantized:
         same = bool(torch.equal(expected.to_dense(), found.to_dense()))
@@ -397,6 +406,25 @@ def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
         return None
     wrong = int((before != after).view(-1, expected.element_size()).any(1).sum())
     return f"{wrong:,} of {expected.numel():,} elements differ from what was recorded"
+
+
+def _can_compare(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is plain, or says what it is made of: a class may refuse any operator."""
+    return (
+        not has_own_dispatch(tensor)
+        or isinstance(tensor, FakeTensor)
+        or is_traceable_wrapper_subclass(tensor)
+    )
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that a tensor with a class of its own, or a nested one, is made of."""
+    if tensor.is_nested and tensor.layout == torch.strided:
+        return list(tensor.unbind())
+    if not is_traceable_wrapper_subclass(tensor):
+        return []
+    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+    return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
 def _can_fill(expected: torch.Tensor, tensor: torch.Tensor) -> bool:

@@ -197,13 +197,11 @@ class Values:
         table = self.layout_table
         try:
             known_layout = table.setdefault(layout, len(table))
-        except TypeError:  # sizes that are symbols, and must not be pinned down by a look
-            layout = _hinted(layout)
-            known_layout = table.setdefault(layout, len(table))
-            self.storages[-1] = NO_STORAGE
-        self.layouts.append(known_layout)
+        except TypeError:  # a size that is a symbol
+            known_layout = len(self._distinct_layouts)
         if known_layout == len(self._distinct_layouts):
-            self._distinct_layouts.append(layout)
+            known_layout = self._new_layout(layout, tensor)
+        self.layouts.append(known_layout)
         self._tensors.append(ref(tensor))
         self._rows[id(tensor)] = row
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
@@ -211,6 +209,18 @@ class Values:
         if origin == OUTSIDE and self.originals is not None:
             self.originals.keep(tensor, storage, row, number)
         return row
+
+    def _new_layout(self, layout: tuple[Any, ...], tensor: torch.Tensor) -> int:
+        table = self.layout_table
+        if not all(isinstance(size, int) for sizes in layout[:2] for size in sizes):
+            if tensor.is_nested:  # jagged
+                table.pop(layout, None)
+            layout = _in_numbers(layout, tensor)
+            self.storages[-1] = NO_STORAGE
+        number = table.setdefault(layout, len(table))
+        if number == len(self._distinct_layouts):
+            self._distinct_layouts.append(layout)
+        return number
 
     def _sweep(self) -> None:
         """Drop dead entries; the next sweep comes when the table has grown by as much again."""
@@ -233,8 +243,12 @@ def _gone() -> None:
     """Stand in for the reference to a storage that was swept."""
 
 
-def _hinted(layout: tuple[Any, ...]) -> tuple[Any, ...]:
+def _in_numbers(layout: tuple[Any, ...], tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return a layout with symbols as numbers: of a jagged tensor, that of all its rows."""
     shape, stride, dtype, device = layout
+    if tensor.is_nested:
+        rows: Any = tensor._values
+        return rows.shape, (), dtype, device
     return (*(tuple(map(_hint, sizes)) for sizes in (shape, stride)), dtype, device)
 
 

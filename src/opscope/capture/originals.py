@@ -9,6 +9,13 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 _PLAIN: Any = torch.Tensor.__torch_dispatch__
+_no_dispatch = torch._C._DisableTorchDispatch
+
+
+def has_own_dispatch(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's class says what operators do with it: it may have no memory itself."""
+    own: Any = tensor.__class__.__torch_dispatch__
+    return own is not _PLAIN
 
 
 def unseen(tensor: torch.Tensor) -> AbstractContextManager[object]:
@@ -16,10 +23,7 @@ def unseen(tensor: torch.Tensor) -> AbstractContextManager[object]:
 
     A tensor whose class has its own dispatch is nothing without it: only the modes go.
     """
-    own: Any = tensor.__class__.__torch_dispatch__
-    if own is _PLAIN:
-        return torch._C._DisableTorchDispatch()
-    return _disable_current_modes()
+    return _disable_current_modes() if has_own_dispatch(tensor) else _no_dispatch()
 
 
 class Originals:
@@ -29,7 +33,7 @@ class Originals:
 
     Attributes:
         storages: By storage number, a copy of its bytes.
-        tensors: By row, a copy of a tensor that has no plain storage.
+        tensors: By row, a copy of a tensor that has no plain storage, or a class of its own.
         generators: The state of each device's random number generator at the start.
         draws: The same before each op that draws from it, by op: the program may seed it
             between ops, as checkpointing does.
@@ -46,7 +50,7 @@ class Originals:
     ) -> None:
         """Copy a tensor from outside, unless its storage was seen before."""
         with unseen(tensor), torch._C.DisableTorchFunction(), torch.no_grad():
-            if storage is None:
+            if storage is None or has_own_dispatch(tensor):
                 self.tensors[row] = tensor.detach().clone()
             elif number not in self.storages:
                 self.storages[number] = storage.clone()

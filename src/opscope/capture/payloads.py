@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from weakref import ref
 
 import torch
 from torch.overrides import enable_reentrant_dispatch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope.capture.identity import Values, is_transformed, physical
-from opscope.capture.originals import unseen
+from opscope.capture.originals import has_own_dispatch, unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Payloads:
 
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
-        for tensor in tensors:
+        for tensor in _with_parts(tensors):
             row = self._values.find(tensor)
             if row is None:
                 continue
@@ -149,6 +150,21 @@ class Payloads:
         return alias
 
 
+def _with_parts(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield tensors, and those that a subclass wraps, which it writes unseen."""
+    for tensor in tensors:
+        yield tensor
+        if has_own_dispatch(tensor):
+            yield from _with_parts(_parts(tensor))
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    if not is_traceable_wrapper_subclass(tensor):
+        return []
+    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
 def _shares_memory(kept: torch.Tensor, tensor: torch.Tensor) -> bool:
     if kept is tensor:
         return True
@@ -163,6 +179,8 @@ def _is_there(alias: torch.Tensor) -> bool:
 
     Reading past the end of a storage is a segmentation fault.
     """
+    if has_own_dispatch(alias):
+        return all(map(_is_there, _parts(alias)))
     try:
         storage = alias.untyped_storage()
         reach = alias.storage_offset() + 1

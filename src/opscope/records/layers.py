@@ -156,12 +156,16 @@ def _parameter_behind(recording: Recording, value: int) -> int:
 
 
 def outside_values(recording: Recording) -> tuple[int, ...]:
-    """Return the values that came from outside and are neither parameter nor buffer."""
+    """Return the values that came from outside and are neither parameter nor buffer.
+
+    Nor those that only turned up, such as a result that was given another class.
+    """
     bound = recording.parameter_of_value
+    made_here = {value.storage for value in recording.values if value.origin == "fresh"} - {None}
     return tuple(
         value.index
         for value in recording.values
-        if value.origin == "outside" and value.index not in bound
+        if value.origin == "outside" and value.index not in bound and value.storage not in made_here
     )
 
 
