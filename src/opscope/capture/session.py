@@ -174,11 +174,12 @@ class Session:
             modes = _get_current_function_mode_stack()
             _leave(self._functions, modes, _pop_function_mode, _push_function_mode)
         self.modules.outermost = self.tape.boundary = None
-        self.tape.parameters.measure()
-        if self.tape.payloads is not None:
-            self.tape.payloads.seal()
-        if self.tape.returned is not None:
-            self.tape.returned.flush()
+        with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
+            self.tape.parameters.measure()
+            if self.tape.payloads is not None:
+                self.tape.payloads.seal()
+            if self.tape.returned is not None:
+                self.tape.returned.flush()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
