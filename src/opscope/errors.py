@@ -62,8 +62,10 @@ class NonFiniteError(OpscopeError, ArithmeticError):
         phase: In which phase of a training step it ran, likewise.
     """
 
-    def __init__(self, kind: str, operator: str, ranges: tuple[str, ...] = ()) -> None:
-        super().__init__()
+    def __init__(
+        self, *args: object, kind: str = "", operator: str = "", ranges: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(*args)
         self.kind = kind
         self.operator = operator
         self.ranges = ranges
@@ -74,6 +76,8 @@ class NonFiniteError(OpscopeError, ArithmeticError):
         self.phase: str | None = None
 
     def __str__(self) -> str:
+        if not self.operator:
+            return super().__str__()
         where = [f"op {self.op}" if self.op is not None else "", self.phase or ""]
         where += [f"layer {self.layer}" if self.layer else ""]
         where += [f"module {self.module}" if self.module else ""]

@@ -169,6 +169,9 @@ class Trace:
         if self._state == "open":
             message = "this trace is being recorded; leave its block before entering it again"
             raise TraceStateError(message)
+        if self._is_copy:
+            message = "a copy of a trace has no model to watch; enter the original, or a new trace"
+            raise TraceStateError(message)
         for name in _WORKED_OUT.intersection(vars(self)):
             delattr(self, name)
         self._session.start(sys._getframe(1))
@@ -373,6 +376,7 @@ class Trace:
 
     def _gradients(self, record: LayerPass) -> list[tuple[torch.Tensor, ...]]:
         """Return per tensor that a layer gave the gradients that reached it."""
+        self._check_original()
         table = self._session.gradients
         wanted = self._save_gradients
         if table is None or (wanted != "all" and record not in self._index.select(wanted)):
@@ -427,7 +431,7 @@ class Trace:
         from opscope.views.kept import kept_tensors
 
         recording = self.recording
-        if self._session.saved_tensors is None:
+        if self._session.saved_tensors is None and not recording.saved_tensors:
             message = (
                 "what autograd keeps was not noted; trace with "
                 "opscope.trace(..., saved_for_backward=True)"
@@ -453,6 +457,7 @@ class Trace:
         >>> trace.first_nonfinite().layer
         'log_1_1'
         """
+        self._check_original()
         payloads = self._session.tape.payloads
         if payloads is None or not (payloads.every_op or self._save == "all"):
             message = "the values were not saved; trace with save='all' or replayable=True"

@@ -122,7 +122,7 @@ def test_hooks_on_the_way_back_run_and_change_the_gradient(layers):
     plain, _ = gradient(lambda model: torch.enable_grad())
     found, trace = gradient(lambda model: opscope.trace(model, layers=layers))
     assert torch.equal(found, plain)
-    assert {"mul", "add"} <= {op.name for op in trace.ops if op.in_backward}
+    assert {"mul", "add"} <= {op.name for op in trace.ops if op.phase == "backward"}
 
 
 def test_a_recursive_module_with_a_hook_ends_each_run_by_itself(layers):

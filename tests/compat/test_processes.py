@@ -226,13 +226,13 @@ def test_the_gradients_of_ddp_are_reduced_in_the_backward_pass(together):
     trace = of(together, "ddp")
     (reduced,) = [op for op in trace.ops if op.operator.startswith("c10d.")]
     assert reduced.name == "allreduce_"
-    assert reduced.in_backward
+    assert reduced.phase == "backward"
     assert [call[0] for call in witness.recorded_calls(trace)][:3] == ["", "module", "module.0"]
 
 
 def test_fsdp_gathers_before_each_part_and_scatters_behind_it(together):
     trace = of(together, "fsdp")
-    ran = [(op.in_backward, op.name) for op in trace.ops if op.operator.startswith("c10d.")]
+    ran = [(op.phase == "backward", op.name) for op in trace.ops if op.operator.startswith("c10d.")]
     assert ran[:2] == [(False, "_allgather_base_")] * 2
     assert ran.count((True, "_reduce_scatter_base_")) == 2
     assert [module.address for module in trace.modules] == ["", "0", "1", "2"]

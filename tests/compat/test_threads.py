@@ -124,9 +124,9 @@ def test_a_backward_pass_on_a_cpu_is_of_the_thread_that_asked_for_it(layers):
     alone = opscope.trace(model, layers=layers)
     with alone:
         model(X).sum().backward()
-    assert [op.operator for op in trace.ops if op.in_backward].count("aten.mm.default") == 7
-    assert len([op for op in trace.ops if not op.in_backward]) == len(
-        [op for op in alone.ops if not op.in_backward]
+    assert [op.operator for op in trace.ops if op.phase == "backward"].count("aten.mm.default") == 7
+    assert len([op for op in trace.ops if op.phase != "backward"]) == len(
+        [op for op in alone.ops if op.phase != "backward"]
     )
 
 

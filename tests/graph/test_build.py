@@ -52,7 +52,10 @@ def test_every_node_has_the_documented_attributes_and_no_other(graph):
 
 
 def test_every_edge_has_the_documented_attributes_and_no_other(graph):
-    assert all(set(edge) == {"kind", "argument", "value"} for _, _, edge in graph.edges(data=True))
+    assert all(
+        set(edge) == {"kind", "argument", "value", "gradient"}
+        for _, _, edge in graph.edges(data=True)
+    )
     assert {edge["kind"] for _, _, edge in graph.edges(data=True)} <= {"data", "alias", "write"}
 
 

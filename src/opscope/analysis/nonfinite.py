@@ -47,7 +47,7 @@ def first_nonfinite(
         what = found.new(before)
         if what is not None:
             item = labels.get(recording.call_of(ops[-1]) or 0)
-            error = NonFiniteError(what, ops[-1].operator, tuple(ranges))
+            error = NonFiniteError(kind=what, operator=ops[-1].operator, ranges=tuple(ranges))
             return locate(error, recording, ops[-1].index, item)
     return None
 

@@ -96,7 +96,7 @@ class FiniteCheck:
             return None
         kept = [name for name, tensor in inputs.items() if id(tensor) not in old]
         ranges = [f"{name} {describe(inputs[name])}" for name in kept]
-        return NonFiniteError(what, plan.name, tuple(ranges))
+        return NonFiniteError(kind=what, operator=plan.name, ranges=tuple(ranges))
 
 
 def describe(tensor: torch.Tensor) -> str:

@@ -92,7 +92,7 @@ class ModuleCalls:
         self._known: dict[int, Known] = {}
         self._stack: list[ModuleRun] = []
         self._handles: list[Any] = []
-        self._compiling = Compiling(self._hook, self._unhook)
+        self._compiling: Compiling | None = None
         self.modules: list[Known] = []
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
@@ -104,6 +104,7 @@ class ModuleCalls:
         """Register the hooks, for all modules; other threads' calls are passed over."""
         self._tape.unwind = self._unwind
         self._hook()
+        self._compiling = Compiling(self._hook, self._unhook)
         self._compiling.start()
 
     def _hook(self) -> None:
@@ -122,7 +123,9 @@ class ModuleCalls:
         Returns:
             The innermost call that was still open.
         """
-        self._compiling.stop()
+        if self._compiling is not None:
+            self._compiling.stop()
+        self._compiling = None  # nor this cycle
         self._unhook()
         innermost = self._stack[-1].index if self._stack else None
         while self._stack:
@@ -179,7 +182,7 @@ class ModuleCalls:
             return
         tape = self._tape
         called = module
-        if is_wrapper(module):
+        if self._compiling is not None and is_wrapper(module):
             self._compiling.listen()
             module = wrapped(module)
         known = self._known.get(id(module))
