@@ -58,10 +58,15 @@ class Gradients:
                 return
             if node is None:
                 self._handles.append(handle)  # on a tensor of the user's, not on a graph
-                self._row_of[id(tensor), 0] = row
+                key = id(tensor), 0
             else:
+                key = node._sequence_nr(), tensor.output_nr
+            known = self._row_of.get(key)
+            if known is not None:  # handed on as it was
+                self._sources[row] = {known}
+            elif node is not None:
                 self._sources[row] = self._behind(node)
-                self._row_of[node._sequence_nr(), tensor.output_nr] = row
+            self._row_of[key] = row
 
     def _behind(self, node: Any) -> set[int]:
         """Return the rows to which a node gives gradients, over nodes that are no row's."""
