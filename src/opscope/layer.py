@@ -12,7 +12,7 @@ from opscope.records.recording import Frame, Op, Parameter, Phase, Value
 if TYPE_CHECKING:
     import torch
 
-    from opscope.tracer import Trace
+    from opscope.recorded import Recorded
 
 
 class Layer:
@@ -30,7 +30,7 @@ class Layer:
 
     __slots__ = ("_trace", "record")
 
-    def __init__(self, trace: Trace, record: LayerPass) -> None:
+    def __init__(self, trace: Recorded, record: LayerPass) -> None:
         self._trace = trace
         self.record = record
 

@@ -1,0 +1,365 @@
+"""A block that was traced: entering and leaving it, its records, and what was saved."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property, reduce
+from operator import add
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from opscope.analysis.nonfinite import locate
+from opscope.capture.develop import develop
+from opscope.capture.payloads import SaveOptions
+from opscope.capture.session import Session
+from opscope.errors import (
+    LayerNotFound,
+    NonFiniteError,
+    NotSaved,
+    OptionError,
+    TraceStateError,
+    check_flag,
+)
+from opscope.layer import Layer
+from opscope.records.layers import LayerPass, layer_passes
+from opscope.records.lookup import LayerIndex
+from opscope.records.recording import Failure, Module, Op, Parameter, Recording
+from opscope.records.totals import Totals, totals
+from opscope.saving import Key, Save, check_save
+
+if TYPE_CHECKING:
+    import networkx as nx
+    from typing_extensions import Self
+
+    from opscope.views.rows import BackwardOps
+
+
+class Recorded:
+    """The part of a `opscope.Trace` that is entered, holds the records and finds layers."""
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        layers: bool = True,
+        save: Save = None,
+        gradients: Save = None,
+        options: SaveOptions | None = None,
+        replayable: bool = False,
+        saved_for_backward: bool = False,
+        stop_on_nonfinite: bool = False,
+    ) -> None:
+        if model is not None and not isinstance(model, nn.Module):
+            message = (
+                f"model: {type(model).__name__} object (must be a torch.nn.Module or None; "
+                "to trace a function, call it inside `with opscope.trace():`)"
+            )
+            raise OptionError(message)
+        switches = {
+            "layers": layers, "replayable": replayable, "saved_for_backward": saved_for_backward,
+            "stop_on_nonfinite": stop_on_nonfinite,
+        }  # fmt: skip
+        for name, option in switches.items():
+            check_flag(name, option)
+        self._save = check_save(save)
+        self._save_gradients = check_save(gradients, "gradients")
+        if options is not None and not isinstance(options, SaveOptions):
+            message = f"options: {options!r} (give them to opscope.trace by name)"
+            raise OptionError(message)
+        options = options or SaveOptions()
+        if replayable and options != SaveOptions():
+            message = "replayable=True saves every value as it is: no device, dtype or transform"
+            raise OptionError(message)
+        self._session = Session(
+            model,
+            layers=layers,
+            save=options if self._save != () else None,
+            gradients=options if self._save_gradients != () else None,
+            replayable=replayable,
+            saved_for_backward=saved_for_backward,
+            stop_on_nonfinite=stop_on_nonfinite,
+        )
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._is_copy = False
+
+    def __enter__(self) -> Self:
+        if self._state == "open":
+            message = "this trace is being recorded; leave its block before entering it again"
+            raise TraceStateError(message)
+        if self._is_copy:
+            message = "a copy of a trace has no model to watch; enter the original, or a new trace"
+            raise TraceStateError(message)
+        for name in _WORKED_OUT.intersection(vars(self)):
+            delattr(self, name)
+        self._session.start(sys._getframe(1))
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace_back: TracebackType | None,
+    ) -> None:
+        if self._state != "open":
+            message = "this trace is not being recorded: it is left once, after it was entered"
+            raise TraceStateError(message)
+        if not self._session.can_stop():
+            if error is not None:
+                return  # the exception says more than that the trace cannot be left
+            message = "this trace was entered in another thread, and goes on until left there"
+            raise TraceStateError(message)
+        self._state = "closed"
+        self._session.stop(error, trace_back)
+        if isinstance(error, NonFiniteError) and error.op is not None:
+            call = self.recording.call_of(self.ops[error.op])
+            item = next((item for item in self.passes if item.call == call), None)
+            locate(error, self.recording, error.op, item)
+        with suppress(LayerNotFound):  # raised where the layers are asked for
+            if isinstance(self._save, tuple) and self._save:
+                self._settle_payloads()
+            if isinstance(self._save_gradients, tuple) and self._save_gradients:
+                self._settle_gradients()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the record: all that is pickled or copied.
+
+        The tensors that were saved, and references to those of the model, stay with the
+        original, and so does what needs them: activations, `validate` and `to_fx`.
+        """
+        return {"recording": self.recording}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.__dict__.update(state)
+        self._state, self._is_copy = "closed", True
+
+    def _check_original(self) -> None:
+        if self._is_copy:
+            message = (
+                "this trace was pickled or copied, which takes the record and no tensors; "
+                "ask the original, or keep what you need of it"
+            )
+            raise NotSaved(message)
+
+    # ---------------------------------------------------------------- what was recorded
+
+    @cached_property
+    def recording(self) -> Recording:
+        """All that was recorded, as plain data.
+
+        Raises:
+            TraceStateError: Inside the block, or before it.
+        """
+        if self._state != "closed":
+            when = "is still being recorded" if self._state == "open" else "was never entered"
+            message = f"this trace {when}; read it after `with opscope.trace(...) as trace:`"
+            raise TraceStateError(message)
+        return develop(self._session)
+
+    @cached_property
+    def passes(self) -> tuple[LayerPass, ...]:
+        """Every pass of every layer, as records, in the order of execution."""
+        return layer_passes(self.recording)
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """Every aten op, in the order of execution."""
+        return self.recording.ops
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The model and every module below it."""
+        return self.recording.modules
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The model's parameters and buffers, a shared one once."""
+        return self.recording.parameters
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended the block early, None if nothing did."""
+        return self.recording.failure
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Counts and sizes of all that was computed, and of the model."""
+        return totals(self.recording, self.passes)
+
+    # ------------------------------------------------------------------------- layers
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every pass of every layer, in the order of execution."""
+        return tuple(Layer(self, item) for item in self.passes)
+
+    @property
+    def layer_labels(self) -> list[str]:
+        """Labels in the order of execution; with a list as ``save``, of the saved layers only."""
+        if isinstance(self._save, tuple) and self._save:
+            return [item.label for item in self.passes if item.index in self._chosen]
+        return [item.label for item in self.passes]
+
+    def __getitem__(self, key: Key) -> Layer:
+        """Return a layer by its label, its module's address, its position or a substring.
+
+        ``"conv2d_3_7"``, ``"conv2d_3"``, ``"conv2d_3_7:1"`` (the colon gives the pass),
+        ``"features.6"`` (the layer that leaves that module), ``7`` and ``-17`` can all be
+        the same layer.
+
+        Raises:
+            LayerNotFound: If nothing answers to the key; lists the nearest keys.
+            AmbiguousLayer: If several layers, or several passes of one, do.
+        """
+        return self.layers[self._index.find(key).index]
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @cached_property
+    def _index(self) -> LayerIndex:
+        return LayerIndex(self.recording, self.passes)
+
+    def _neighbours(
+        self, record: LayerPass, side: Literal["parents", "children"]
+    ) -> tuple[Layer, ...]:
+        graph = self._layer_graph
+        if record.label not in graph:
+            return ()
+        found = graph.pred if side == "parents" else graph.succ
+        return tuple(
+            self[str(label)] for label in found[record.label] if graph.nodes[label]["layer"]
+        )
+
+    def _exits(self, record: LayerPass) -> list[tuple[str, bool]]:
+        """Return the modules whose output a layer is, and whether they are leaves."""
+        exits = self._index.outputs_of.get(record.index, [])
+        known = self._op_graph.graph["modules"]
+        return [
+            (name.removesuffix(":1") if known[name]["runs"] == 1 else name, known[name]["leaf"])
+            for name in exits
+        ]
+
+    # -------------------------------------------------------------------- activations
+
+    @cached_property
+    def _chosen(self) -> frozenset[int]:
+        """The positions of the layer passes whose activations were asked for."""
+        if self._save == "all":
+            return frozenset(range(len(self.passes)))
+        return frozenset(item.index for item in self._index.select(self._save))
+
+    def _settle_payloads(self) -> None:
+        """Let go of what was kept in case it should be asked for and was not."""
+        payloads = self._session.tape.payloads
+        if payloads is not None and not payloads.settled and not payloads.every_op:
+            chosen = (self.passes[index] for index in self._chosen)
+            payloads.retain(value for item in chosen for value in item.values)
+
+    def _is_saved(self, record: LayerPass) -> bool:
+        return bool(self._save) and record.index in self._chosen
+
+    def _activation(self, record: LayerPass) -> Any:
+        self._check_original()
+        payloads = self._session.tape.payloads
+        if payloads is None or not self._is_saved(record):
+            message = (
+                f"the activation of {record.label} was not saved; trace with save='all' "
+                f"or save=[{record.layer_label!r}]"
+            )
+            raise NotSaved(message)
+        self._settle_payloads()
+        found = tuple(payloads.get(value) for value in record.values)
+        if any(tensor is None for tensor in found):
+            message = (
+                f"the activation of {record.label} was saved, but its memory was freed, or "
+                "written after the block; read it before, or save with transform=torch.clone"
+            )
+            raise NotSaved(message)
+        return found[0] if len(found) == 1 else found
+
+    # ---------------------------------------------------------------------- gradients
+
+    def _settle_gradients(self) -> None:
+        """Let go of gradients that were kept in case they should be asked for and were not."""
+        table = self._session.gradients
+        if table is not None:
+            chosen = self._index.select(self._save_gradients)
+            table.retain(value for item in chosen for value in item.values)
+
+    def _gradients(self, record: LayerPass) -> list[tuple[torch.Tensor, ...]]:
+        """Return per tensor that a layer gave the gradients that reached it."""
+        self._check_original()
+        table = self._session.gradients
+        wanted = self._save_gradients
+        if table is None or (wanted != "all" and record not in self._index.select(wanted)):
+            message = (
+                f"the gradient of {record.label} was not asked for; trace with "
+                f"gradients='all' or gradients=[{record.layer_label!r}]"
+            )
+            raise NotSaved(message)
+        return [table.get(value) for value in record.values]
+
+    def _gradient(self, record: LayerPass) -> Any:
+        found = [reduce(add, kept) if kept else None for kept in self._gradients(record)]
+        if all(gradient is None for gradient in found):
+            message = (
+                f"no gradient has reached {record.label}: it needs none, or no backward ran "
+                "from what depends on it"
+            )
+            raise NotSaved(message)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def _has_gradient(self, record: LayerPass) -> bool:
+        table = self._session.gradients
+        return table is not None and not table.reached().isdisjoint(record.values)
+
+    def _flows(self) -> set[tuple[str, str]]:
+        """Return the labels of layers between which gradients flowed, see `with_gradients`."""
+        table = self._session.gradients
+        if table is None:
+            return set()
+        labels = {value: item.label for item in self.passes for value in item.values}
+        pairs = {(a, b) for a, b in table.flows() if a in labels and b in labels}
+        pairs.update((value, value) for value in table.reached() if value in labels)
+        return {(labels[a], labels[b]) for a, b in pairs}
+
+    def _backward_ops(self, record: LayerPass) -> tuple[Op, ...]:
+        if record.call is None:
+            return ()
+        return tuple(self._ops_of_backward.of_call.get(record.call, ()))
+
+    @cached_property
+    def _ops_of_backward(self) -> BackwardOps:
+        from opscope.views.rows import BackwardOps
+
+        return BackwardOps(self.recording)
+
+    # --------------------------------------------------------------- the graphs behind views
+
+    @cached_property
+    def _op_graph(self) -> nx.DiGraph:
+        from opscope.graph.build import op_graph
+
+        return op_graph(self.recording, self.passes)
+
+    @cached_property
+    def _layer_graph(self) -> nx.DiGraph:
+        from opscope.views.levels import at_level
+        from opscope.views.select import in_phase
+
+        return at_level(in_phase(self._op_graph, "forward"), "layer")
+
+
+_WORKED_OUT = frozenset(
+    name for name, item in vars(Recorded).items() if isinstance(item, cached_property)
+)
