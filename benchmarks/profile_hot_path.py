@@ -73,7 +73,7 @@ def no_values(session: Session) -> None:
 
 
 def no_row(session: Session) -> None:
-    session.tape.ops = Ignore()
+    session.tape.ops = session.tape.op_numbers = Ignore()
 
 
 def no_places(session: Session) -> None:

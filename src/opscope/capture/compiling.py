@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode, 
 
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.operators import Plan
-from opscope.capture.tape import FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
+from opscope.capture.tape import FAILED, GRAD, INFERENCE, NONE, PACK_OP, Tape, TensorSlot
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
 _HOOKS_WARNING = (
@@ -205,11 +205,12 @@ class Region:
                     tape.payloads.keep(tensor, made(tensor, op))
                 if tape.returned is not None:
                     tape.returned.offer(tensor, made(tensor, op))
-        tape.ops.extend((
-            _SLOTS, (), dict.fromkeys(self._reads, TensorSlot()), NONE, module, place,
+        tape.ops += (_SLOTS, (), dict.fromkeys(self._reads, TensorSlot()))
+        tape.op_numbers += PACK_OP(
+            NONE, module, place, flags, len(tape.reads), len(tape.made), len(tape.wrote),
             torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
-            flags, self._started, ended, len(tape.reads), len(tape.made), len(tape.wrote),
-        ))  # fmt: skip
+            self._started, ended,
+        )  # fmt: skip
         tape.op_count += 1
 
 

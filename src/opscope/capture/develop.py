@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -44,8 +44,8 @@ _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed")
 def develop(session: Session) -> Recording:
     """Return all that a session recorded, as plain data."""
     tape = session.tape
-    op_rows = list(_rows(tape.ops, OpRow))
-    call_rows = list(_rows(tape.calls, CallRow))
+    op_rows = list(tape.op_rows())
+    call_rows = list(tape.call_rows())
     found = links(tape, op_rows)
     phase, call_phases = phases(tape, op_rows, call_rows, found)
     calls = _Calls(
@@ -70,11 +70,6 @@ def develop(session: Session) -> Recording:
         saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
     )
-
-
-def _rows(flat: list[Any], kind: Any) -> Iterator[Any]:
-    width = len(kind._fields)
-    return map(kind._make, zip(*[iter(flat)] * width, strict=True))
 
 
 class _Calls:

@@ -97,12 +97,10 @@ class FunctionCalls(TorchFunctionMode):
         if tape.payloads is not None or tape.returned is not None:
             tape.keep(tensors, returned)
         place = self._place()  # first, as it may end modules
-        # The fields of a `CallRow`, which takes longer to make than all the rest of this.
-        tape.calls.extend((
-            function_name(func), tape.module, place, op, tape.op_count, started, ended,
-            _grad_fn(tensors), False, (), returned, "function", "",
-        ))  # fmt: skip
-        tape.call_count += 1
+        tape.write_call(
+            function_name(func), _grad_fn(tensors), returned, tape.module, place, op,
+            tape.op_count, started, ended,
+        )  # fmt: skip
 
     def _hand_on(
         self,

@@ -8,6 +8,7 @@ metadata at one moment, between two writes.
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 from weakref import ref
 
@@ -50,11 +51,11 @@ class Values:
         self._parameters = parameters
         self.originals: Originals | None = None
         self.constants: dict[int, torch.Tensor] = {}
-        self.origins: list[int] = []
-        self.makers: list[int] = []
-        self.storages: list[int] = []
-        self.offsets: list[int] = []
-        self.layouts: list[int] = []
+        self.origins = bytearray()
+        self.makers = array("i")
+        self.storages = array("i")
+        self.offsets = array("q")
+        self.layouts = array("i")
         self.layout_table: dict[tuple[Any, ...], int] = {}
         self.handed_from: dict[int, int] = {}
         self._rows: dict[int, int] = {}

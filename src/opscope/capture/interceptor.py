@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opscope.capture.operators import Plan, plan_of, unnested
-from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, Tape, TensorSlot
+from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, PACK_OP, Tape, TensorSlot
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
@@ -197,10 +197,11 @@ class Interceptor(TorchDispatchMode):
             ended = perf_counter_ns()
             if result is not None or plan.writes:
                 self._keep_results(plan, args, kwargs, result, flags)
-            tape.ops.extend((
-                slots, constants, named, tape.layer, tape.module, place, sequence, flags,
-                started, ended, len(reads), len(tape.made), len(tape.wrote),
-            ))  # fmt: skip
+            tape.ops += (slots, constants, named)
+            tape.op_numbers += PACK_OP(
+                tape.layer, tape.module, place, flags, len(reads), len(tape.made),
+                len(tape.wrote), sequence, started, ended,
+            )  # fmt: skip
             tape.op_count += 1
         if tape.finite is not None:
             bad = tape.finite.after(plan, args, kwargs or _EMPTY, result)

@@ -1,12 +1,15 @@
 """What the watchers write while torch runs: flat columns, and nothing derived.
 
-Ops and layer calls are rows of fixed width in one flat list each, so that the garbage
-collector has no object per op to visit. `develop` turns a tape into records.
+Ops and layer calls are rows of fixed width: their numbers packed into bytes, their objects in
+one flat list each, so that the garbage collector has little to visit and a long record stays
+small. `develop` turns a tape into records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +34,7 @@ GRAD, INFERENCE, BACKWARD, FAILED = 1, 2, 4, 8
 
 
 class OpRow(NamedTuple):
-    """One row of `Tape.ops`."""
+    """One op: the objects of `Tape.ops`, then the numbers that `PACK_OP` packs."""
 
     slots: Slots
     constants: tuple[Any, ...]
@@ -39,17 +42,21 @@ class OpRow(NamedTuple):
     layer: int
     module: int
     place: int
-    sequence: int
     flags: int
-    started: int
-    ended: int
     reads_end: int
     made_end: int
     wrote_end: int
+    sequence: int
+    started: int
+    ended: int
+
+
+_OP = Struct("=7i3q")
+PACK_OP = _OP.pack
 
 
 class CallRow(NamedTuple):
-    """One row of `Tape.calls`."""
+    """One layer call."""
 
     function: str
     module: int
@@ -64,6 +71,11 @@ class CallRow(NamedTuple):
     returned: tuple[int, ...] = ()
     kind: CallKind = "function"
     path: str = ""
+
+
+# Module, place, where its ops start and end, where its returned rows end, start and end in time.
+_CALL = Struct("=5i2q")
+PACK_CALL = _CALL.pack
 
 
 class NodeRow(NamedTuple):
@@ -183,16 +195,20 @@ class Tape:
         self.watches = False
         self.op_count = 0
         self.ops: list[Any] = []
-        self.reads: list[int] = []
-        self.made: list[int] = []
-        self.wrote: list[int] = []
+        self.op_numbers = bytearray()
+        self.reads = array("i")
+        self.made = array("i")
+        self.wrote = array("i")
         self.numbers: dict[int, Any] = {}
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
         self.thread = 0
         self.hidden = False
         self.call_count = 0
-        self.calls: list[Any] = []
+        self.calls: list[Any] = []  # function and grad_fn
+        self.call_numbers = bytearray()
+        self.returned_rows = array("i")
+        self.odd_calls: dict[int, CallRow] = {}  # those that have more to tell
         self.runs: list[ModuleRun] = []
         self.failed_ops = FailureMark()
         self.failed_calls = FailureMark()
@@ -214,8 +230,50 @@ class Tape:
 
     def add_call(self, row: CallRow) -> None:
         """Append a layer call."""
-        self.calls.extend(row)
+        self.odd_calls[self.call_count] = row
+        self.write_call(
+            row.function, row.grad_fn, row.returned, row.module, row.place, row.ops_start,
+            row.ops_end, row.started, row.ended,
+        )  # fmt: skip
+
+    def write_call(
+        self,
+        function: str,
+        grad_fn: str | None,
+        returned: Sequence[int],
+        module: int,
+        place: int,
+        ops_start: int,
+        ops_end: int,
+        started: int,
+        ended: int,
+    ) -> None:
+        """Append a layer call that ran ops and returned."""
+        self.calls += (function, grad_fn)
+        self.returned_rows.extend(returned)
+        end = len(self.returned_rows)
+        self.call_numbers += PACK_CALL(module, place, ops_start, ops_end, end, started, ended)
         self.call_count += 1
+
+    def op_rows(self) -> Iterator[OpRow]:
+        """Return every op, in order."""
+        objects = zip(*[iter(self.ops)] * 3, strict=True)
+        for found, numbers in zip(objects, _OP.iter_unpack(self.op_numbers), strict=True):
+            yield OpRow(*found, *numbers)
+
+    def call_rows(self) -> Iterator[CallRow]:
+        """Return every layer call, in order."""
+        objects = zip(*[iter(self.calls)] * 2, strict=True)
+        at = 0
+        pairs = zip(objects, _CALL.iter_unpack(self.call_numbers), strict=True)
+        for index, ((function, grad_fn), numbers) in enumerate(pairs):
+            module, place, start, stop, end, started, ended = numbers
+            odd = self.odd_calls.get(index)
+            yield odd or CallRow(
+                function, module, place, start, stop, started, ended, grad_fn,
+                returned=tuple(self.returned_rows[at:end]),
+            )  # fmt: skip
+            at = end
 
     def keep(self, tensors: Sequence[torch.Tensor], rows: Sequence[int]) -> None:
         """Save what a call returned, and look at its autograd node, as far as that is wanted."""
