@@ -22,6 +22,7 @@ from opscope.capture.tape import (
     Tape,
     TensorSlot,
 )
+from opscope.collector import paused
 from opscope.records.recording import (
     Failure,
     LayerCall,
@@ -41,6 +42,7 @@ from opscope.records.recording import (
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed")
 
 
+@paused()
 def develop(session: Session) -> Recording:
     """Return all that a session recorded, as plain data."""
     tape = session.tape

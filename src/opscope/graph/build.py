@@ -57,6 +57,7 @@ from typing import Any
 
 import networkx as nx
 
+from opscope.collector import paused
 from opscope.graph.dataflow import Dependency, Reader, dependencies
 from opscope.graph.facts import layer_attributes, module_attributes
 from opscope.records.layers import LayerPass
@@ -65,6 +66,7 @@ from opscope.records.recording import Frame, Op, Recording, Value
 _RANK = {"data": 0, "write": 1, "alias": 2}
 
 
+@paused()
 def op_graph(recording: Recording, passes: tuple[LayerPass, ...]) -> nx.DiGraph:
     """Return the graph of ops, with parameters, buffers, inputs and outputs as nodes.
 

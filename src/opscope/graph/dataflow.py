@@ -109,8 +109,10 @@ class _Memory:
         later = list(log[self._since[value.index] :])
         if value.index in self._widened and value.storage is not None:
             later = [*self._outside.get(value.storage, ()), *later]
+        if not later:
+            return [own]
         whole = region(value.shape, value.stride, value.offset, value.itemsize)
-        if not later or whole is None:
+        if whole is None:
             return [own]
         seen, covered = last_writers(whole, later[::-1])
         writes = [Dependency(source, read.argument, "write") for source in seen]

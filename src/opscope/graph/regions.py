@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from math import gcd
 
 
@@ -40,6 +40,7 @@ class Region:
         return mask << (self.start // unit)
 
 
+@lru_cache(4096)  # a program has few distinct layouts
 def region(
     shape: tuple[int, ...], stride: tuple[int, ...], offset: int, itemsize: int
 ) -> Region | None:

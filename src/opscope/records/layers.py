@@ -20,6 +20,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from opscope.collector import paused
 from opscope.records.recording import CallKind, LayerCall, Recording
 
 _REFLECTED = frozenset({
@@ -106,6 +107,7 @@ def layer_type(function: str) -> str:
     return name
 
 
+@paused()
 def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
     """Return every pass of every layer, in the order of execution, numbered and labelled."""
     found = list(_find(recording))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import networkx as nx
+
+from opscope.collector import paused
 
 Attributes = dict[str, Any]
 _RANK = {"data": 0, "write": 1, "alias": 2}
 
 
+@paused()
 def quotient(
     graph: nx.DiGraph,
     key: Callable[[str, Attributes], str],
@@ -37,39 +40,53 @@ def quotient(
     result = nx.DiGraph(**graph.graph)
     for name, group in members.items():
         result.add_node(name, **describe(name, group))
-    for source, target, attributes in graph.edges(data=True):
-        start, end = names[source], names[target]
-        if loops or start != end:
-            _merge_edge(result, start, end, attributes, graph.nodes[source], graph.nodes[target])
+    nodes = graph.nodes
+    merged: dict[tuple[str, str], _Merged] = {}
+    for source, target, edge in graph.edges(data=True):
+        ends = names[source], names[target]
+        if loops or ends[0] != ends[1]:
+            known = merged.get(ends)
+            if known is None:
+                known = merged[ends] = _Merged(edge)
+            known.add(edge, nodes[source]["pass"], nodes[target]["pass"])
+    result.add_edges_from((*ends, known.attributes()) for ends, known in merged.items())
     return result
 
 
-def _merge_edge(
-    graph: nx.DiGraph,
-    source: str,
-    target: str,
-    edge: Mapping[str, Any],
-    leaving: Attributes,
-    entering: Attributes,
-) -> None:
-    known = graph.edges.get((source, target))
-    if known is None:
-        known = {"kind": edge["kind"], "argument": "", "value": edge["value"], "count": 0}
-        known |= {"out_passes": [], "in_passes": [], "gradient": False}
-        graph.add_edge(source, target, **known)
-        known = graph.edges[source, target]
-    known["count"] += edge.get("count", 1)
-    known["gradient"] |= edge.get("gradient", False)
-    if _RANK[edge["kind"]] < _RANK[known["kind"]]:
-        known["kind"] = edge["kind"]
-    known["argument"] = _union(known["argument"], edge["argument"])
-    known["out_passes"] = sorted({*known["out_passes"], leaving["pass"]})
-    known["in_passes"] = sorted({*known["in_passes"], entering["pass"]})
+class _Merged:
+    """One edge of a quotient while edges are added to it."""
 
+    __slots__ = ("arguments", "count", "gradient", "in_passes", "kind", "out_passes", "value")
 
-def _union(first: str, second: str) -> str:
-    names: Iterable[str] = (*first.split(","), *second.split(","))
-    return ",".join(dict.fromkeys(name for name in names if name))
+    def __init__(self, first: Attributes) -> None:
+        self.kind: str = first["kind"]
+        self.value = first["value"]
+        self.count = 0
+        self.gradient = False
+        self.arguments: dict[str, None] = {}
+        self.out_passes: set[int] = set()
+        self.in_passes: set[int] = set()
+
+    def add(self, edge: Attributes, leaving: int, entering: int) -> None:
+        self.count += edge.get("count", 1)
+        self.gradient |= edge.get("gradient", False)
+        if _RANK[edge["kind"]] < _RANK[self.kind]:
+            self.kind = edge["kind"]
+        self.arguments[edge["argument"]] = None
+        self.out_passes.add(leaving)
+        self.in_passes.add(entering)
+
+    def attributes(self) -> Attributes:
+        names = (name for names in self.arguments for name in names.split(","))
+        return {
+            "kind": self.kind,
+            "argument": ",".join(dict.fromkeys(filter(None, names))),
+            "value": self.value,
+            "count": self.count,
+            "out_passes": sorted(self.out_passes),
+            "in_passes": sorted(self.in_passes),
+            "gradient": self.gradient,
+        }
 
 
 def unique(items: Iterable[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import networkx as nx
 
+from opscope.collector import paused
 from opscope.errors import OptionError, check_choice, nearest
 
 Phase = Literal["forward", "backward", "optimizer", "other", "all"]
@@ -66,6 +67,7 @@ def with_gradients(graph: nx.DiGraph, flows: Collection[tuple[str, str]]) -> nx.
     return result
 
 
+@paused()
 def copied(graph: nx.DiGraph) -> nx.DiGraph:
     """Return a copy that its user may change: no attribute of it is shared."""
     result = nx.DiGraph(**_copied(graph.graph))
@@ -81,6 +83,7 @@ def _copied(value: Any) -> Any:
     return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
+@paused()
 def _keep(graph: nx.DiGraph, nodes: Collection[str]) -> nx.DiGraph:
     """Return a copy with some of the nodes, in the order of the graph."""
     kept = set(nodes)
@@ -131,6 +134,8 @@ def _with_feeding(
     graph: nx.DiGraph, inside: Collection[str], feeding: Collection[str]
 ) -> nx.DiGraph:
     """Keep some nodes, and others that feed them, as if these came from outside."""
+    if len(inside) == len(graph):
+        return graph
     result = _keep(graph, {*inside, *feeding})
     result.remove_edges_from([(a, b) for a, b in result.edges if b in feeding])
     for node in feeding:
