@@ -32,6 +32,17 @@ warnings.simplefilter("ignore")  # the peers' remarks
 
 Cell = tuple[str, str]  # a number, and a remark in small
 
+# What opscope aims at: ops and modules, with layers, with all activations saved.
+TARGETS = {
+    "resnet18": (1.10, 1.14, 1.25),
+    "swin_v2_b": (1.10, 1.14, 1.25),
+    "gpt2": (1.08, 1.12, 1.2),
+    "gpt2-tiny": (1.6, 1.8, 2.2),
+    "resnet18-train": (1.06, 1.08, 1.2),
+    "gpt2-train": (1.6, 1.7, 2.0),
+}
+OURS = ("opscope ops", "opscope", "opscope save")
+
 READINGS: dict[str, Callable[[opscope.Trace], object]] = {
     "recording": lambda trace: trace.recording,
     "layers": lambda trace: trace.passes,
@@ -171,6 +182,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=BUILDERS, help="may be repeated")
     parser.add_argument("--only", action="append", choices=found, help="may be repeated")
     parser.add_argument("--options", action="store_true", help="opscope's own, not its peers")
+    parser.add_argument("--check", action="store_true", help="fail where a target is missed")
     parser.add_argument("--rounds", type=int, help="a tenth of it for what patches torch")
     parser.add_argument("--markdown", action="store_true", help="print tables for GitHub")
     parser.add_argument("--cpu", action="store_true", help="process CPU time, not wall time")
@@ -180,6 +192,9 @@ def main() -> None:
     names = chosen.case or list(BUILDERS)
     found = {n: c for n, c in found.items() if n == "bare" or n in (chosen.only or found)}
     watch = Stopwatch(chosen.device, cpu=chosen.cpu)
+    if chosen.check:
+        found = {name: found[name] for name in ("bare", "empty mode", *OURS)}
+    missed: list[str] = []
     rows: list[list[Cell]] = []
     notes: dict[str, list[str]] = {}
     for name in names:
@@ -189,6 +204,9 @@ def main() -> None:
         bare = median(once(case, found["bare"], watch) for _ in range(9))
         row = [(name, ""), ("/".join(map(str, counts)), ""), (f"{bare * 1e3:.1f} ms", "")]
         rows.append(row + [spread(ratios.get(other)) for other in found if other != "bare"])
+        for ours, target in zip(OURS, TARGETS[name], strict=True):
+            if ours in ratios and median(ratios[ours]) > target:
+                missed.append(f"{name}, {ours}: {median(ratios[ours]):.2f}, not {target}")
         for other, reason in reasons.items():
             notes.setdefault(f"{other}: {reason}", []).append(name)
     clock = "process CPU time" if chosen.cpu else "wall time"
@@ -196,6 +214,8 @@ def main() -> None:
     show(title, ["case", "rounds", *found], rows, markdown=chosen.markdown)
     for note, where in notes.items():
         print(f"– {note} ({', '.join(where)})")
+    if chosen.check:
+        sys.exit("\n".join(["missed:", *missed]) if missed else 0)
 
     rows = []
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -49,7 +49,7 @@ class FunctionCalls(TorchFunctionMode):
             or tape.layer != NONE
             or func in _TRANSPARENT
             or _graph_task() != -1  # it is the layer of the autograd node that runs
-            or sys._getframe(1).f_code is _FIRST_GRADIENTS
+            or (func is torch.ones_like and sys._getframe(1).f_code is _FIRST_GRADIENTS)
         ):
             return func(*args, **(kwargs or {}))
         tape.layer = tape.call_count
@@ -92,8 +92,13 @@ class FunctionCalls(TorchFunctionMode):
 
     def _add(self, func: Any, op: int, started: int, ended: int, result: Any) -> None:
         tape = self._tape
-        tensors = (result,) if result.__class__ is _Tensor else tuple(tensors_in(result))
-        returned = tuple(map(tape.values.seen, tensors))
+        values = tape.values
+        if result.__class__ is _Tensor and (row := values.find(result)) is not None:
+            tensors: tuple[torch.Tensor, ...] = (result,)  # nearly always
+            returned: tuple[int, ...] = (row,)
+        else:
+            tensors = tuple(tensors_in(result))
+            returned = tuple(map(values.seen, tensors))
         if tape.payloads is not None or tape.returned is not None:
             tape.keep(tensors, returned)
         place = self._place()  # first, as it may end modules
@@ -130,7 +135,7 @@ class FunctionCalls(TorchFunctionMode):
         )
 
     def _place(self) -> int:
-        frame: FrameType | None = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(3)  # the caller is no nearer
         while frame is not None and frame.f_code.co_filename == __file__:
             frame = frame.f_back
         return self._tape.place_of(frame)
