@@ -110,6 +110,7 @@ class Trace(Recorded):
         """The tensors that autograd keeps for the backward, with bytes, the largest first.
 
         They are those of the nodes made in the block, whether or not a backward has freed them.
+        What an op keeps that writes to a view in place is not among them: torch hides its node.
 
         Raises:
             NotSaved: If the trace was not recorded with ``saved_for_backward=True``.

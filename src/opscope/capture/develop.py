@@ -192,7 +192,7 @@ def _ops(
                 sequence_nr=link.number,
                 node=link.node,
                 forward_op=link.forward,
-                accumulates=link.parameter,
+                accumulates=link.parameter if phase[index] == "backward" else None,
                 recomputed=link.recomputed,
                 started_ns=row.started - start,
                 duration_ns=row.ended - row.started,

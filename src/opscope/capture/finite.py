@@ -61,14 +61,15 @@ class FiniteCheck:
     """
 
     def __init__(self) -> None:
-        self._overwritten: list[tuple[int, Kinds]] = []
+        # What an op overwrites, by id: what it was, and in words.
+        self._overwritten: dict[int, tuple[Kinds, str]] = {}
 
     def before(self, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at what an op is about to overwrite."""
         self._overwritten.clear()
         if plan.writes:
             written = plan.written(args, dict(kwargs))
-            self._overwritten += [(id(tensor), kinds_of(tensor)) for tensor in written]
+            self._overwritten.update((id(t), (kinds_of(t), describe(t))) for t in written)
 
     def after(
         self, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
@@ -87,15 +88,16 @@ class FiniteCheck:
             return None
         inputs = dict(_tensors((*zip(plan.arguments, args, strict=False), *kwargs.items())))
         scalars = kinds_of_numbers(_flat((*args, *kwargs.values())))
-        old = dict(self._overwritten)
-        before = scalars
+        before, old = scalars, self._overwritten
         for tensor in inputs.values():
-            before |= old.get(id(tensor), Kinds()) if id(tensor) in old else kinds_of(tensor)
+            before |= old[id(tensor)][0] if id(tensor) in old else kinds_of(tensor)
         what = found.new(before)
         if what is None:
             return None
-        kept = [name for name, tensor in inputs.items() if id(tensor) not in old]
-        ranges = [f"{name} {describe(inputs[name])}" for name in kept]
+        ranges = [
+            f"{name} {old[id(tensor)][1] if id(tensor) in old else describe(tensor)}"
+            for name, tensor in inputs.items()
+        ]
         return NonFiniteError(kind=what, operator=plan.name, ranges=tuple(ranges))
 
 

@@ -24,7 +24,7 @@ _graph_task = torch._C._current_graph_task_id
 # Where `backward` makes the gradient that it starts from.
 _FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 # Calls that run other code rather than compute: what runs inside has its own place.
-_TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.grad})
+_TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 # Calls that return their input only so that they can be chained.
 _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
 
@@ -49,7 +49,7 @@ class FunctionCalls(TorchFunctionMode):
             or tape.layer != NONE
             or func in _TRANSPARENT
             or _graph_task() != -1  # it is the layer of the autograd node that runs
-            or (func is torch.ones_like and sys._getframe(1).f_code is _FIRST_GRADIENTS)
+            or sys._getframe(1).f_code is _FIRST_GRADIENTS
         ):
             return func(*args, **(kwargs or {}))
         tape.layer = tape.call_count
@@ -83,7 +83,8 @@ class FunctionCalls(TorchFunctionMode):
         result: Any,
     ) -> None:
         """Record a call that returned, if it dispatched anything or handed its input on."""
-        if func.__class__ is MethodWrapperType and func.__name__ == "__set__":
+        is_set = func.__class__ is MethodWrapperType and func.__name__ == "__set__"
+        if is_set and function_name(func) == "data":
             self._tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
         if self._tape.op_count != op:
             self._add(func, op, started, ended, result)

@@ -6,7 +6,9 @@ hold this table by a weak reference only: what nobody will ask for is not copied
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 from weakref import finalize, ref
 
@@ -36,6 +38,8 @@ class Gradients:
         self._hooked: set[int] = set()
         self.first = 0  # autograd's number for the first node of the block
         self._handles: list[Any] = []
+        # By row, what was copied last: the tensor, and how often it had been written.
+        self._latest: dict[int, tuple[ref[torch.Tensor], int]] = {}
         finalize(self, _remove, self._handles)
 
     def listen(self, tensor: torch.Tensor, row: int) -> None:
@@ -45,28 +49,48 @@ class Gradients:
         self._hooked.add(row)
         table = ref(self)
 
-        def hook(gradient: torch.Tensor) -> None:
+        def hook(gradient: torch.Tensor | None) -> None:
             gradients = table()
-            if gradients is not None:
+            if gradients is not None and gradient is not None:
                 gradients._take(gradient, row)
 
         with torch._C.DisableTorchFunction():
             try:
-                node = tensor.grad_fn
-                handle = tensor.register_hook(hook)
+                node: Any = tensor.grad_fn
             except RuntimeError:  # a view made in no_grad, whose base was written with grad on
                 return
             if node is None:
-                self._handles.append(handle)  # on a tensor of the user's, not on a graph
+                # On a tensor of the user's, not on a graph.
+                self._handles.append(tensor.register_hook(hook))
                 key = id(tensor), 0
             else:
                 key = node._sequence_nr(), tensor.output_nr
+                self._hook_node(node, tensor.output_nr, hook, row)
             known = self._row_of.get(key)
             if known is not None:  # handed on as it was
                 self._sources[row] = {known}
             elif node is not None:
                 self._sources[row] = self._behind(node)
             self._row_of[key] = row
+
+    def _hook_node(self, node: Any, output: int, hook: Callable[..., None], row: int) -> None:
+        """Hear of the gradient of one output of a node, before and after the tensor's own hooks.
+
+        `Tensor.register_hook` would leave its mark on the tensor, and a hook of the user's on
+        what a custom function made of that tensor would not be called. The first hook also
+        hears where a gradient is only asked for, and the node does not run.
+        """
+        bearer = _bearer(output)
+        bearer._backward_hooks = OrderedDict([(0, hook)])
+        node._register_hook_dict(bearer)
+        table = ref(self)
+
+        def before_node(given: tuple[torch.Tensor | None, ...]) -> None:
+            gradients, gradient = table(), given[output]
+            if gradients is not None and gradient is not None:
+                gradients._correct(gradient, row)
+
+        node.register_prehook(before_node)
 
     def _behind(self, node: Any) -> set[int]:
         """Return the rows to which a node gives gradients, over nodes that are no row's."""
@@ -91,6 +115,18 @@ class Gradients:
         self._reached.add(row)
         if self._wanted is not None and row not in self._wanted:
             return
+        self._latest[row] = ref(gradient), gradient._version
+        self._kept.setdefault(row, []).append(self._copy(gradient))
+
+    def _correct(self, gradient: torch.Tensor, row: int) -> None:
+        """Take what the user's hooks made of a gradient in the place of what it was."""
+        live, version = self._latest.pop(row, (None, 0))
+        if live is None or (live() is gradient and gradient._version == version):
+            return
+        if row in self._kept:
+            self._kept[row][-1] = self._copy(gradient)
+
+    def _copy(self, gradient: torch.Tensor) -> torch.Tensor:
         options = self._options
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             kept = gradient.detach() if options.detach else gradient
@@ -100,7 +136,7 @@ class Gradients:
                 kept = kept.clone()
             if options.device is not None or options.dtype is not None:
                 kept = kept.to(device=options.device, dtype=options.dtype)
-        self._kept.setdefault(row, []).append(kept)
+        return kept
 
     def resume(self) -> None:
         """Keep all gradients again, until it is known whose are wanted."""
@@ -127,6 +163,13 @@ class Gradients:
     def reached(self) -> set[int]:
         """Return the rows that a gradient reached."""
         return set(self._reached)
+
+
+@cache
+def _bearer(output: int) -> torch.Tensor:
+    """Return a tensor that is the output of this number of some node, to bear hooks."""
+    with torch._C._DisableTorchDispatch(), torch.enable_grad(), torch.inference_mode(mode=False):
+        return torch.empty(output + 1, requires_grad=True).unbind()[output]
 
 
 def _remove(handles: list[Any]) -> None:

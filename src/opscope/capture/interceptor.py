@@ -214,7 +214,8 @@ class Interceptor(TorchDispatchMode):
     def _prepare(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         """Look at what an op is about to change, as far as that is wanted."""
         tape = self._tape
-        if tape.returned is not None:
+        # Autograd detaches what a node keeps before the node is whole.
+        if tape.returned is not None and plan.name != "aten.detach.default":
             tape.returned.flush()
         if tape.payloads is not None and plan.writes:
             tape.payloads.before_write(plan.written(args, kwargs))
@@ -247,7 +248,7 @@ class Interceptor(TorchDispatchMode):
                 if payloads is not None:
                     payloads.keep(tensor, row)
                 if returned is not None:
-                    returned.offer(tensor, row)
+                    returned.wait(tensor, row)
         for output in (result,) if isinstance(result, _Tensor) else _flat(result):
             row = NONE if output is None else made(output, op)
             tape.made.append(row)
@@ -256,7 +257,7 @@ class Interceptor(TorchDispatchMode):
             if payloads is not None:
                 payloads.keep(output, row)
             if returned is not None:
-                returned.offer(output, row)
+                returned.wait(output, row)
 
     def _read_lists(self, lists: Any, args: tuple[Any, ...]) -> tuple[int | None, ...]:
         """Read the lists of tensors among the arguments; return their lengths."""

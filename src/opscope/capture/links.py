@@ -6,6 +6,7 @@ is read before each op; in backward the engine tells the number of the node that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from opscope.capture.identity import OUTSIDE
 from opscope.capture.tape import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
 from opscope.records.recording import Phase
 
+_END = re.compile(r"Backward\d*$")
+_NEAR = 8
 _CustomFunction = torch.autograd.function.BackwardCFunction
 
 
@@ -43,12 +46,23 @@ class _Made(NamedTuple):
     after: int
     exact: bool
 
-    def op(self, kind: type) -> int:
+    def op(self, kind: type, rows: Sequence[OpRow]) -> int:
         """Return the op that the node, of this class, was made for."""
         if issubclass(kind, _CustomFunction):  # made before its own ops run
             return self.after
-        # Writing to a view makes CopySlices once the op has run.
-        return self.after if self.exact and kind.__name__ != "CopySlices" else self.before
+        if kind.__name__ == "CopySlices":  # made once an op has written to a view
+            return self.before
+        if self.exact:
+            return self.after
+        # Between them may lie what hooks on saved tensors run before the op itself.
+        name = _END.sub("", kind.__name__).lower()
+        near = range(self.after, min(self.after + _NEAR, len(rows)))
+        return next((op for op in near if _plain_name(rows[op]) == name), self.before)
+
+
+def _plain_name(row: OpRow) -> str:
+    parts = row.slots.plan.name.split(".")
+    return parts[1].replace("_", "") if len(parts) > 1 else parts[0]
 
 
 def links(tape: Tape, rows: Sequence[OpRow]) -> list[Link]:
@@ -113,6 +127,7 @@ class _Nodes:
     """The nodes that ops made, by thread and number."""
 
     def __init__(self, tape: Tape, rows: Sequence[OpRow]) -> None:
+        self._rows = rows
         self._threads = tape.threads
         self._thread = tape.thread
         self._made: dict[tuple[int, int], _Made] = {}
@@ -137,7 +152,7 @@ class _Nodes:
         for thread in (self._threads.get(op, self._thread), self._thread):
             made = self._made.get((thread, node.number))
             if made is not None and made.after < op:
-                return made.op(node.kind)
+                return made.op(node.kind, self._rows)
         return None
 
 

@@ -210,6 +210,7 @@ class ModuleCalls:
             given = {**{str(i): value for i, value in enumerate(args)}, **named}
         run.inputs = self._rows(given)
         if run.is_root:
+            run.inputs = [(path, tape.given_to_model(row)) for path, row in run.inputs]
             run.inputs = self._pass_border(run, "input", run.inputs, given)
             run.call_start = tape.call_count
         tape.runs.append(run)

@@ -86,9 +86,12 @@ class Payloads:
             for shared in self._sharing.pop(self._values.storages[row], ()):
                 alias = self._aliases[shared]
                 if _is_there(alias):
-                    self._aliases[shared] = self._copy(alias)
+                    self._aliases[shared] = self._copy(alias, in_op=True)
 
-    def _copy(self, alias: torch.Tensor) -> torch.Tensor:
+    def _copy(self, alias: torch.Tensor, *, in_op: bool) -> torch.Tensor:
+        if not in_op and not self._options.detach:
+            with torch._C._DisableTorchDispatch():
+                return alias.clone()
         if self._options.detach:
             with unseen(alias), torch.no_grad():
                 return alias.clone()
@@ -96,11 +99,17 @@ class Payloads:
         with enable_reentrant_dispatch(), unseen(alias):
             return alias.clone()
 
-    def seal(self) -> None:
+    def seal(self, uncounted: Iterable[int] = ()) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.
 
-        From here on no dispatch tells of a write, but a tensor's version counter does.
+        From here on no dispatch tells of a write, but a tensor's version counter does. Not so
+        for ``uncounted`` storages, of which copies are made now: those of buffers, as batch
+        norm writes its statistics past the counter.
         """
+        for storage in uncounted:
+            for row in self._sharing.pop(storage, ()):
+                if _is_there(self._aliases[row]):
+                    self._aliases[row] = self._copy(self._aliases[row], in_op=False)
         with torch._C.DisableTorchFunction():
             for row in range(len(self._values) - 1, -1, -1):
                 storage = self._values.storages[row]
@@ -114,7 +123,7 @@ class Payloads:
         for row in [row for rows in self._sharing.values() for row in rows]:
             alias = self._aliases.get(row)
             if alias is not None and _is_there(alias) and not self._was_written(row):
-                self._aliases[row] = self._copy(alias)
+                self._aliases[row] = self._copy(alias, in_op=False)
             else:
                 self._aliases.pop(row, None)
         self._sharing.clear()

@@ -31,10 +31,14 @@ class Returned:
 
     def offer(self, tensor: torch.Tensor, row: int) -> None:
         """Look at a tensor, now or when it has its node."""
-        if tensor.requires_grad:
+        if tensor.requires_grad and _node_of(tensor) is not None:
             self._look(tensor, row)
         else:
             self._waiting.append((ref(tensor), row))
+
+    def wait(self, tensor: torch.Tensor, row: int) -> None:
+        """Look at a tensor later: an op is running, and a node it has is of what was before."""
+        self._waiting.append((ref(tensor), row))
 
     def flush(self) -> None:
         """Look again at what had no node, before an op can change it."""
@@ -51,3 +55,10 @@ class Returned:
             self.gradients.listen(tensor, row)
         if self.saved is not None:
             self.saved.visit(tensor, row)
+
+
+def _node_of(tensor: torch.Tensor) -> object:
+    try:
+        return tensor.grad_fn
+    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
+        return None

@@ -177,13 +177,19 @@ class Session:
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
             self.tape.parameters.measure()
             if self.tape.payloads is not None:
-                self.tape.payloads.seal()
+                self.tape.payloads.seal(self._buffer_storages())
             if self.tape.returned is not None:
                 self.tape.returned.flush()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
             mark.forget()
+
+    def _buffer_storages(self) -> set[int]:
+        """Return the numbers of the storages of buffers."""
+        table, values = self.tape.parameters, self.tape.values
+        rows = (row for row, n in table.of_row.items() if table.entries[n].kind == "buffer")
+        return {values.storages[row] for row in rows}
 
     def _describe(
         self,

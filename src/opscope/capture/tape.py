@@ -283,6 +283,16 @@ class Tape:
             if self.returned is not None:
                 self.returned.offer(tensor, row)
 
+    def given_to_model(self, row: int) -> int:
+        """Return the row of a tensor before it entered a model, if it did so before."""
+        values = self.values
+        while row in values.handed_from:
+            call = self.odd_calls.get(values.makers[row])
+            if call is None or call.kind != "input":
+                break
+            row = values.handed_from[row]
+        return row
+
     def hand_on(self, row: CallRow, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
         """Append a call that only handed on what ``row.received`` says; return the new rows."""
         new = tuple(

@@ -44,7 +44,8 @@ Edge attributes: ``kind`` (``"data"``, ``"alias"`` or ``"write"``, see `dataflow
 ``value`` (the index of the value behind it) and ``gradient`` (whether a gradient was seen to
 flow along it, the other way).
 
-Views add to nodes that stand for several: ``ops`` and ``layers`` (how many), and where passes
+Views add to nodes of kind ``"external"`` that are layers elsewhere ``fed_by`` (their label),
+and to nodes that stand for several ``ops`` and ``layers`` (how many), and where passes
 are folded ``pass_list`` (which). To edges they add ``count`` (how many data flows an edge
 stands for), ``out_passes`` and ``in_passes`` (the passes of its two ends in which it is there).
 """

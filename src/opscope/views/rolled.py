@@ -24,12 +24,18 @@ def _without_pass(node: str, attributes: Attributes) -> str:
     if attributes["accumulates"] is not None:
         return f"{attributes['accumulates']}.grad"
     layer = attributes["layer"]
+    if attributes.get("fed_by"):
+        return f"{_unrolled(attributes['fed_by'], attributes)} (outside)"
     if layer is None:
         return node
-    name = str(layer).rpartition(":")[0] if attributes["passes"] > 1 else str(layer)
+    name = _unrolled(str(layer), attributes)
     if attributes["kind"] in ("op", "handed"):
         return f"{name}/{attributes['step']}{end}"
     return name + end
+
+
+def _unrolled(label: str, attributes: Attributes) -> str:
+    return label.rpartition(":")[0] if attributes["passes"] > 1 else label
 
 
 def _describe(name: str, members: list[Attributes]) -> Attributes:

@@ -142,5 +142,6 @@ def _with_feeding(
         attributes = result.nodes[node]
         label = attributes["layer"] or attributes["label"]
         attributes.update(kind="external", label=label, layer=None, module_stack=[], operator=None)
+        attributes["fed_by"] = label
         attributes.update(layer_type=None, module=None, parameters=[], buffers=[])
     return result
