@@ -297,7 +297,7 @@ def test_a_live_display_that_refreshes_by_itself_does_not_disturb(model):
         ((nn.Linear(1, 1), {"every": True}), "every"),
         ((nn.Linear(1, 1), {"gradients": "all"}), "gradients"),
     ],
-    ids=str,
+    ids=["no module", "never", "half", "a bool", "keys"],
 )
 def test_an_argument_of_the_wrong_kind_is_refused_at_once(arguments, named):
     model, options = (*arguments, {})[:2]
