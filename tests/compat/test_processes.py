@@ -8,6 +8,7 @@ import pickle
 import socket
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,17 @@ from torch.utils.data import DataLoader, TensorDataset
 import opscope
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no fork, and no gloo here")
+
+
+ROOT = str(Path(__file__).parents[2])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def children_find_the_tests():
+    """A spawned process imports this module by its name, from the path of this process."""
+    sys.path.insert(0, ROOT)
+    yield
+    sys.path.remove(ROOT)
 
 
 def network():
