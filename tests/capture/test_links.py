@@ -599,3 +599,16 @@ def test_a_graph_made_before_the_block_has_no_forward_op_in_it():
     assert names["SinBackward0"] is None
     assert names["ExpBackward0"] is None
     assert trace.ops[names["SumBackward0"]].name == "sum"
+
+
+def test_a_graph_made_between_two_blocks_has_no_forward_op_in_either(layers):
+    x = torch.rand(3, requires_grad=True)
+    trace = opscope.trace(layers=layers)
+    with trace:
+        x.exp().sum()
+    unseen = x.sin().sum()
+    with trace:
+        unseen.backward()
+    backward = [op for op in trace.ops if op.phase == "backward"]
+    assert {op.node for op in backward} >= {"SinBackward0"}
+    assert all(op.forward_op is None for op in backward)

@@ -14,7 +14,6 @@ from weakref import finalize, ref
 
 import torch
 
-from opscope.capture.identity import Values
 from opscope.capture.payloads import SaveOptions
 
 
@@ -22,12 +21,10 @@ class Gradients:
     """The gradients that reached values, by row, one for each backward that did.
 
     Args:
-        values: Where tensors are looked up.
         options: How they are saved.
     """
 
-    def __init__(self, values: Values, options: SaveOptions) -> None:
-        self._values = values
+    def __init__(self, options: SaveOptions) -> None:
         self._options = options
         self._kept: dict[int, list[torch.Tensor]] = {}
         self._wanted: set[int] | None = None

@@ -133,7 +133,10 @@ class _Nodes:
         self._made: dict[tuple[int, int], _Made] = {}
         self._numbers: dict[int, int] = {}
         last: dict[int, tuple[int, int]] = {}  # per thread the op before, and the number it read
+        starts = dict(tape.starts)
         for index, row in enumerate(rows):
+            if index in starts:
+                last[tape.thread] = index, starts[index]
             thread = tape.threads.get(index, tape.thread)
             before, known = last.get(thread, (index, max(row.sequence - 1, 0)))
             for number in range(known, row.sequence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from weakref import ref
 
@@ -89,14 +90,11 @@ class Payloads:
                     self._aliases[shared] = self._copy(alias, in_op=True)
 
     def _copy(self, alias: torch.Tensor, *, in_op: bool) -> torch.Tensor:
-        if not in_op and not self._options.detach:
-            with torch._C._DisableTorchDispatch():
-                return alias.clone()
         if self._options.detach:
             with unseen(alias), torch.no_grad():
                 return alias.clone()
-        # Back above autograd, so that the copy is in the graph like the tensor itself.
-        with enable_reentrant_dispatch(), unseen(alias):
+        # In an op back above autograd, so that the copy is in the graph like the tensor itself.
+        with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
             return alias.clone()
 
     def seal(self, uncounted: Iterable[int] = ()) -> None:

@@ -96,7 +96,6 @@ class Session:
         self.duration_ns = 0
         self.started_ns = self._entered_ns = 0
         self.failure: Failure | None = None
-        self._thread = 0
         self._functions = FunctionCalls(self.tape) if layers else None
         self.tape.values.forgets = layers
         self._interceptor = Interceptor(self.tape)
@@ -108,7 +107,7 @@ class Session:
         if replayable:
             self.tape.values.originals = Originals()
         values = self.tape.values
-        self.gradients = None if gradients is None else Gradients(values, gradients)
+        self.gradients = None if gradients is None else Gradients(gradients)
         self.saved_tensors = SavedTensors(values) if saved_for_backward else None
         if self.gradients is not None or self.saved_tensors is not None:
             self.tape.returned = Returned(self.gradients, self.saved_tensors)
@@ -134,7 +133,8 @@ class Session:
             self._resume()
         else:
             self.seed = torch.initial_seed()
-        self._thread = self.tape.thread = get_ident()
+        self.tape.thread = get_ident()
+        self.tape.note_start()
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.boundary = outermost
         if self.tape.values.originals is not None and not self.started_ns:
@@ -161,7 +161,7 @@ class Session:
 
     def can_stop(self) -> bool:
         """Whether this is the thread that it watches, the only one that can take modes off."""
-        return self._thread == get_ident()
+        return self.tape.thread == get_ident()
 
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
         """End watching, whatever happened, and keep what is known of a failure."""

@@ -13,13 +13,14 @@ from struct import Struct
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from opscope.capture.identity import Values
 from opscope.capture.parameters import Parameters
 from opscope.capture.places import Places
 from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
@@ -180,6 +181,8 @@ class Tape:
         watches: Whether anything but the record is wanted: payloads, gradients, a check.
         thread: The thread that is watched.
         hidden: Whether the modules that run are inside of an op.
+        starts: For each time that the block was entered, the next op, and autograd's number for
+            the next node: those below it were made unseen.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
         threads: For ops that the engine ran in other threads, which.
     """
@@ -203,6 +206,7 @@ class Tape:
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
         self.thread = 0
+        self.starts: list[tuple[int, int]] = []
         self.hidden = False
         self.call_count = 0
         self.calls: list[Any] = []  # function and grad_fn
@@ -274,6 +278,11 @@ class Tape:
                 returned=tuple(self.returned_rows[at:end]),
             )  # fmt: skip
             at = end
+
+    def note_start(self) -> None:
+        """Note that from here on all that runs is seen."""
+        first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        self.starts.append((self.op_count, first))
 
     def keep(self, tensors: Sequence[torch.Tensor], rows: Sequence[int]) -> None:
         """Save what a call returned, and look at its autograd node, as far as that is wanted."""
