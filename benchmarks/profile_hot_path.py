@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from random import Random
 from statistics import median, quantiles
-from time import process_time
+from time import perf_counter, process_time
 from timeit import Timer
 
 import torch
@@ -25,7 +25,9 @@ from overhead import show
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opscope.capture.operators import Plan
+import opscope
+from opscope.capture import interceptor
+from opscope.capture.log import Log, LogRow, look
 from opscope.capture.session import Session
 
 
@@ -59,7 +61,10 @@ class EmptyFunctionMode(TorchFunctionMode):
 class Ignore(list):
     """A column that nothing is written to."""
 
-    def extend(self, items):
+    def __iadd__(self, items):
+        return self
+
+    def append(self, item):
         pass
 
 
@@ -67,48 +72,71 @@ def keep(session: Session) -> None:
     """Leave nothing out."""
 
 
-def no_values(session: Session) -> None:
-    session.tape.values.seen(torch.ones(1))  # row 0, which is all that there is
-    session.tape.values.seen = session.tape.values.made = lambda *_, **__: 0
+class Blind(Log):
+    """Looks at no tensor."""
+
+    __slots__ = ()
+
+    def read(self, tensor):
+        return SIGHT[0]
+
+    def note(self, tensor):
+        return SIGHT
 
 
-def no_row(session: Session) -> None:
-    session.tape.ops = session.tape.op_numbers = Ignore()
+class Nowhere(Log):
+    """Looks at no frame."""
+
+    __slots__ = ()
+
+    def chain(self, frame):
+        return []
+
+
+def no_sights(session: Session) -> None:
+    session.tape.log.__class__ = Blind
+    interceptor.look = lambda _: SIGHT
+
+
+def no_rows(session: Session) -> None:
+    session.tape.log.ops = Ignore()
 
 
 def no_places(session: Session) -> None:
-    session.tape.places.of = lambda *_: 0
+    session.tape.log.__class__ = Nowhere
 
 
 def no_calls(session: Session) -> None:
-    session._functions._add = lambda *_, **__: None
+    session.tape.log.events = Ignore()
 
 
 def no_modules(session: Session) -> None:
     session.modules.install = session.modules.remove = lambda: None
 
 
-def no_plans(session: Session) -> None:
-    session._interceptor._plans = PLANS
-
-
-PLANS: dict[int, Plan] = {}
+SIGHT = look(torch.ones(1))
 PARTS: dict[str, Callable[[Session], None]] = {
-    "identity and metadata of tensors": no_values,
-    "append the op's row": no_row,
-    "places": no_places,
-    "append the layer call": no_calls,
+    "identity and metadata of tensors": no_sights,
+    "append the op's row": no_rows,
+    "frames of the caller": no_places,
+    "append calls and module runs": no_calls,
     "module hooks": no_modules,
-    "operators' plans, made once a trace": no_plans,
 }
 
 
 def record(case: Case, leave_out: Callable[[Session], None] = keep, *, layers: bool = True) -> None:
     """Run the case recorded, all but one part."""
-    session = Session(case.model, layers=layers, save=False)
+    session = Session(case.model, layers=layers, save=None)
     leave_out(session)
     session.start(sys._getframe())
     case.step()
+    session.stop(None, None)
+    interceptor.look = look
+
+
+def enter_and_leave(case: Case) -> None:
+    session = Session(case.model, layers=True, save=None)
+    session.start(sys._getframe())
     session.stop(None, None)
 
 
@@ -131,7 +159,7 @@ def in_situ(case: Case, rounds: int) -> dict[str, list[float]]:
         "empty function mode": lambda: inside(EmptyFunctionMode, case),
         "all": lambda: record(case),
         "layers=False": lambda: record(case, layers=False),
-        "session": lambda: Session(case.model, layers=True, save=False),
+        "session": lambda: enter_and_leave(case),
         "garbage collection": lambda: without_gc(case),
     }
     for name, part in PARTS.items():
@@ -148,12 +176,12 @@ def in_situ(case: Case, rounds: int) -> dict[str, list[float]]:
 
 def alone(case: Case) -> dict[str, float]:
     """Return the seconds of single steps in a hot loop."""
-    session = Session(case.model, layers=True, save=False)
-    tape, x = session.tape, torch.ones(8)
-    tape.values.seen(x)
-    frame, boundary = sys._getframe(), sys._getframe(1)
-    row = (None,) * 13
-    plan = Plan(torch.ops.aten.detach.default)
+    x = torch.ones(8)
+    log = Log()
+    log.read(x)
+    frame = sys._getframe()
+    log.boundary = sys._getframe(1)
+    row = (None,) * len(LogRow._fields)
 
     def loop(step: Callable[[], object], mode: object = None) -> float:
         def timed() -> float:
@@ -167,21 +195,40 @@ def alone(case: Case) -> dict[str, float]:
     def add() -> torch.Tensor:
         return torch.add(x, x)
 
-    def fresh() -> None:
-        session._interceptor._keep_results(plan, (x,), None, x.detach(), failed=0)
+    def told() -> None:
+        log.told = True
 
     bare = loop(add)
+    read = loop(lambda: log.read(x))
+    told()
     return {
         "an op, bare": bare,
         "hop from C++ to Python, no op": loop(add, ConstantMode()),
         "+ hop and redispatch": loop(add, LeanMode()) - bare,
         "+ function mode": loop(add, EmptyFunctionMode()) - bare,
-        "input identity, known": loop(lambda: tape.values.seen(x)),
-        "output metadata, new view": loop(fresh) - loop(x.detach),
-        "append the op's row": loop(lambda: tape.ops.extend(row)),
-        "place, one frame": loop(lambda: tape.places.of(frame, boundary, 0, 0)),
-        "operator's plan": loop(lambda: Plan(torch.ops.aten.add.Tensor)),
+        "opscope ops": loop(add, opscope.trace(layers=False)) - bare,
+        "opscope": loop(add, opscope.trace()) - bare,
+        "an input, known": loop(lambda: log.read(x)),
+        "an input, known, layers=False": read,
+        "an output: its sight": loop(lambda: look(x)),
+        "append the op's row": loop(lambda: log.ops.extend(row)),
+        "frames of the caller, one": loop(lambda: log.chain(frame)),
+        "settle an op, later": settled(case),
     }
+
+
+def settled(case: Case) -> float:
+    """Return the seconds to settle an op of the case, its layer call and module runs included."""
+    took = []
+    for _ in range(20):
+        session = Session(case.model, layers=True, save=None)
+        session.start(sys._getframe())
+        case.step()
+        session.stop(None, None)
+        start = perf_counter()
+        session.settle()
+        took.append((perf_counter() - start) / session.tape.op_count)
+    return median(took)
 
 
 def main() -> None:
@@ -191,12 +238,11 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     case = build("gpt2-tiny")
     with torch.no_grad():
-        session = Session(case.model, layers=True, save=False)
+        session = Session(case.model, layers=True, save=None)
         session.start(sys._getframe())
         case.step()
         session.stop(None, None)
-        PLANS.update(session._interceptor._plans)
-        ops, took = session.tape.op_count, in_situ(case, rounds)
+        ops, took = session.tape.log.op_count, in_situ(case, rounds)
         tight = alone(case)
 
     def cost(more: str, less: str = "") -> tuple[str, str]:
@@ -209,7 +255,7 @@ def main() -> None:
     rows = [[("bare model", ""), cost("bare")]]
     over = ("all", "layers=False", "empty mode", "empty function mode")
     rows += [[(f"{name}, over bare", ""), cost(name, "bare")] for name in over]
-    rows.append([("- session made", ""), cost("session")])
+    rows.append([("- entering and leaving, of all", ""), cost("session")])
     rows.append([("- layers, of all", ""), cost("all", "layers=False")])
     rows += [
         [(f"- {name}, of all", ""), cost("all", name)] for name in (*PARTS, "garbage collection")

@@ -25,8 +25,9 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode, _push_mode
 
 from opscope.capture.interceptor import Interceptor
+from opscope.capture.log import LogRow
 from opscope.capture.operators import Plan
-from opscope.capture.tape import FAILED, GRAD, INFERENCE, NONE, PACK_OP, Tape, TensorSlot
+from opscope.capture.tape import FAILED, GRAD, INFERENCE, Tape, TensorSlot
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
 _HOOKS_WARNING = (
@@ -175,43 +176,44 @@ class Region:
                 if not tensor.is_inference()
             }
             tensors |= dict(module.named_parameters())
-            self._reads = {name: tape.values.seen(tensor) for name, tensor in tensors.items()}
+            self._reads = {name: tape.log.read(tensor) for name, tensor in tensors.items()}
         self._started = perf_counter_ns()
-        tape.hidden = True
+        tape.log.hidden = True
         _pop_mode()
 
     def come_back(self) -> None:
         """Put the dispatch mode back."""
         _push_mode(self._mode)
-        self._tape.hidden = False
+        self._tape.log.hidden = False
 
-    def record(
-        self, outputs: list[torch.Tensor], module: int, place: int, error: BaseException | None
-    ) -> None:
-        """Write the op that stands for all that ran."""
-        tape, made = self._tape, self._tape.values.made
-        ended, op = perf_counter_ns(), tape.op_count
-        tape.reads.extend(self._reads.values())
+    def record(self, outputs: list[torch.Tensor], run: int, error: BaseException | None) -> None:
+        """Write the op that stands for all that ran in a module run."""
+        log, ended = self._tape.log, perf_counter_ns()
         flags = GRAD * torch.is_grad_enabled() | INFERENCE * torch.is_inference_mode_enabled()
         if error is not None:
             flags |= FAILED
-            tape.failed_ops.note(error, op)
+            self._tape.failed_ops.note(error, log.op_count)
         with torch._C.DisableTorchFunction():
             written = [t for t, version in self._versions.values() if t._version != version]
-            tape.wrote.extend(made(tensor, op, written=True) for tensor in written)
-            tape.made.extend(made(tensor, op) for tensor in outputs)
-            for tensor in (*written, *outputs):
-                if tape.payloads is not None:
-                    tape.payloads.keep(tensor, made(tensor, op))
-                if tape.returned is not None:
-                    tape.returned.offer(tensor, made(tensor, op))
-        tape.ops += (_SLOTS, (), dict.fromkeys(self._reads, TensorSlot()))
-        tape.op_numbers += PACK_OP(
-            NONE, module, place, flags, len(tape.reads), len(tape.made), len(tape.wrote),
-            torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
-            self._started, ended,
-        )  # fmt: skip
-        tape.op_count += 1
+            row = LogRow(
+                slots=_SLOTS,
+                reads=list(self._reads.values()),
+                constants=(),
+                named=dict.fromkeys(self._reads, TensorSlot()),
+                place=run,
+                run=run,
+                flags=flags,
+                sequence=torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
+                started=self._started,
+                ended=ended,
+                made=[log.note(tensor) for tensor in outputs],
+                wrote=[log.note(tensor) for tensor in written],
+                kept=None if log.keep is None else list(map(log.keep, (*written, *outputs))),
+            )
+        log.ops += row
+        log.op_count += 1
+        if log.at_once:
+            log.settle()
 
 
 def step_aside(

@@ -46,6 +46,8 @@ _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed")
 def develop(session: Session) -> Recording:
     """Return all that a session recorded, as plain data."""
     tape = session.tape
+    with session.reading:
+        session.settle()
     op_rows = list(tape.op_rows())
     call_rows = list(tape.call_rows())
     found = links(tape, op_rows)
@@ -252,9 +254,9 @@ def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]
             name=entry.name,
             aliases=tuple(entry.aliases),
             kind=entry.kind,
-            shape=tuple(entry.layout[0]),
-            dtype=str(entry.layout[1]).removeprefix("torch."),
-            itemsize=entry.layout[1].itemsize,
+            shape=tuple(entry.shape),
+            dtype=str(entry.dtype).removeprefix("torch."),
+            itemsize=entry.dtype.itemsize,
             trainable=entry.trainable,
             value=first_value.get(number),
         )

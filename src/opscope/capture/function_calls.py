@@ -7,17 +7,19 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter_ns
 from types import FrameType, MethodWrapperType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from opscope.capture.tape import NONE, CallRow, Tape
+from opscope.capture.log import CALL, HANDED_CALL, Log
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
 # What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
 _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
-_is_compiling = torch.compiler.is_compiling
+_DATA = torch.Tensor.data
+_is_compiling = torch.compiler.is_dynamo_compiling
 _other_modes = torch._C._len_torch_function_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _graph_task = torch._C._current_graph_task_id
@@ -25,6 +27,7 @@ _graph_task = torch._C._current_graph_task_id
 _FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 # Calls that run other code rather than compute: what runs inside has its own place.
 _TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
+_SPECIAL = _TRANSPARENT | {torch.ones_like}
 # Calls that return their input only so that they can be chained.
 _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
 
@@ -32,9 +35,9 @@ _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory
 class FunctionCalls(TorchFunctionMode):
     """Records every torch function that dispatches ops or hands its input on."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__()
-        self._tape = tape
+        self._log = log
 
     def __torch_function__(
         self,
@@ -43,33 +46,47 @@ class FunctionCalls(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        tape = self._tape
+        log = self._log
         if (
             _is_compiling()
-            or tape.layer != NONE
-            or func in _TRANSPARENT
+            or log.in_call
             or _graph_task() != -1  # it is the layer of the autograd node that runs
-            or sys._getframe(1).f_code is _FIRST_GRADIENTS
+            or (func in _SPECIAL and _has_no_place(func, sys._getframe(1)))
         ):
             return func(*args, **(kwargs or {}))
-        tape.layer = tape.call_count
-        op = tape.op_count
+        log.in_call = True
+        op = log.op_count
         started = perf_counter_ns()
         try:
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs) if kwargs else func(*args)
         except BaseException as error:
-            ended, tape.layer = perf_counter_ns(), NONE
-            tape.failed_calls.note(error, tape.call_count)
-            tape.add_call(self._row(func, op, started, ended, None)._replace(failed=True))
+            ended, log.in_call = perf_counter_ns(), False
+            chain = log.chain(_not_ours(sys._getframe(1)))
+            end = log.op_count
+            log.write((CALL, end, func, [], None, None, log.run, chain, op, started, ended, error))
+            log.settle()  # and lets go of the error
             raise
-        ended, tape.layer = perf_counter_ns(), NONE
-        if result.__class__ in _PLAIN and tape.op_count == op:
+        ended, log.in_call = perf_counter_ns(), False
+        frame = sys._getframe(1)
+        if log.op_count == op:
+            if result.__class__ in _PLAIN:
+                return result
+        elif result.__class__ is _Tensor and frame.f_code is not _OWN and not _other_modes():
+            live = ref(result)  # nearly always, and short, as caches are cold
+            item = live if id(live) in log.known else log.read(result)
+            node, chain = _node_class(result), log.chain(frame)
+            kept = None if log.keep is None else log.keep(result)
+            log.events.append(
+                (CALL, log.op_count, func, item, kept, node, log.run, chain, op, started, ended)
+            )
+            if log.at_once:
+                log.settle()
             return result
         if _other_modes():  # the user's: they are not to see what is read here
             with torch._C.DisableTorchFunction():
-                self._write(func, args, kwargs, op, started, ended, result)
+                self._write(func, args, kwargs, op, started, ended, result, frame)
         else:
-            self._write(func, args, kwargs, op, started, ended, result)
+            self._write(func, args, kwargs, op, started, ended, result, frame)
         return result
 
     def _write(
@@ -81,34 +98,23 @@ class FunctionCalls(TorchFunctionMode):
         started: int,
         ended: int,
         result: Any,
+        frame: FrameType,
     ) -> None:
-        """Record a call that returned, if it dispatched anything or handed its input on."""
-        is_set = func.__class__ is MethodWrapperType and func.__name__ == "__set__"
-        if is_set and function_name(func) == "data":
-            self._tape.values.forget(args[0])  # `x.data = y` gives x other metadata unseen
-        if self._tape.op_count != op:
-            self._add(func, op, started, ended, result)
-        elif isinstance(result, (_Tensor, tuple, list)) and func not in _ANNOTATIONS:
-            self._hand_on(func, args, kwargs, started, ended, result)
+        """Write a call that returned, if it dispatched anything or handed its input on."""
+        log = self._log
+        if func.__class__ is MethodWrapperType and func.__self__ is _DATA and result is None:
+            log.forget(args[0])  # `x.data = y` gives x other metadata unseen
+        if log.op_count == op:
+            self._write_without_ops(func, args, kwargs, started, ended, result, frame)
+            return
+        tensors = list(tensors_in(result))
+        items, node = list(map(log.read, tensors)), _first_node_class(tensors)
+        kept = None if log.keep is None else list(map(log.keep, tensors))
+        chain = log.chain(_not_ours(frame))
+        # Only now, as a chain that is longer than it should be ends modules.
+        log.write((CALL, log.op_count, func, items, kept, node, log.run, chain, op, started, ended))
 
-    def _add(self, func: Any, op: int, started: int, ended: int, result: Any) -> None:
-        tape = self._tape
-        values = tape.values
-        if result.__class__ is _Tensor and (row := values.find(result)) is not None:
-            tensors: tuple[torch.Tensor, ...] = (result,)  # nearly always
-            returned: tuple[int, ...] = (row,)
-        else:
-            tensors = tuple(tensors_in(result))
-            returned = tuple(map(values.seen, tensors))
-        if tape.payloads is not None or tape.returned is not None:
-            tape.keep(tensors, returned)
-        place = self._place()  # first, as it may end modules
-        tape.write_call(
-            function_name(func), _grad_fn(tensors), returned, tape.module, place, op,
-            tape.op_count, started, ended,
-        )  # fmt: skip
-
-    def _hand_on(
+    def _write_without_ops(
         self,
         func: Any,
         args: tuple[Any, ...],
@@ -116,50 +122,49 @@ class FunctionCalls(TorchFunctionMode):
         started: int,
         ended: int,
         result: Any,
+        frame: FrameType,
     ) -> None:
-        """Record a call that dispatched nothing, if what it returned is what it was given."""
+        """Write a call that dispatched nothing, if what it returned is what it was given."""
+        log = self._log
+        if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
+            return
         if _dispatch_modes() > 1 and is_tracing():
             return
-        tape = self._tape
         tensors = list(tensors_in(result))
         given = {id(tensor) for tensor in tensors_in((args, kwargs))}
         if not tensors or not all(id(tensor) in given for tensor in tensors):
             return
-        rows = tuple(tape.values.seen(tensor) for tensor in tensors)
-        row = self._row(func, tape.op_count, started, ended, _grad_fn(tensors))
-        tape.hand_on(row._replace(received=rows), tensors)
-
-    def _row(self, func: Any, op: int, started: int, ended: int, grad_fn: str | None) -> CallRow:
-        tape, place = self._tape, self._place()
-        return CallRow(
-            function_name(func), tape.module, place, op, tape.op_count, started, ended, grad_fn
-        )
-
-    def _place(self) -> int:
-        frame: FrameType | None = sys._getframe(3)  # the caller is no nearer
-        while frame is not None and frame.f_code.co_filename == __file__:
-            frame = frame.f_back
-        return self._tape.place_of(frame)
+        items, node = list(map(log.read, tensors)), _first_node_class(tensors)
+        kept = None if log.keep is None else list(map(log.keep, tensors))
+        chain, op = log.chain(_not_ours(frame)), log.op_count
+        log.write((HANDED_CALL, op, func, items, kept, node, log.run, chain, started, ended))
 
 
-def _grad_fn(tensors: Sequence[torch.Tensor]) -> str | None:
-    for tensor in tensors:
-        try:
-            node = tensor.grad_fn
-        except RuntimeError:  # a view made in no_grad, whose base was written with grad on
-            continue
-        if node is not None:
-            return node.__class__.__name__
-    return None
+_OWN = FunctionCalls.__torch_function__.__code__
 
 
-def function_name(func: Any) -> str:
-    """Return a torch function's name; a property's for the read of a property."""
-    if func.__class__ is MethodWrapperType:
-        owner: Any = func.__self__
-        name = getattr(owner, "__name__", None) or getattr(owner.fget, "__name__", "property")
-        return str(name)
-    return str(getattr(func, "__name__", func.__class__.__name__))
+def _not_ours(frame: FrameType | None) -> FrameType | None:
+    """Return the caller, past the function mode of another trace inside this one."""
+    while frame is not None and frame.f_code is _OWN:
+        frame = frame.f_back
+    return frame
+
+
+def _has_no_place(func: Any, frame: FrameType) -> bool:
+    """Whether a special function is to be passed over, called from this frame."""
+    return func in _TRANSPARENT or frame.f_code is _FIRST_GRADIENTS
+
+
+def _node_class(tensor: torch.Tensor) -> type | None:
+    try:
+        node = tensor.grad_fn
+    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
+        return None
+    return None if node is None else node.__class__
+
+
+def _first_node_class(tensors: Sequence[torch.Tensor]) -> type | None:
+    return next(filter(None, map(_node_class, tensors)), None)
 
 
 def tensors_in(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:

@@ -1,8 +1,8 @@
 """Which recorded value a tensor is.
 
-A tensor is recognised by its ``id`` and a live weak reference to that very object,
-since ids are reused at once after a free; a storage likewise. Nothing is set on a
-tensor and none is kept alive. A value is a *row*: the tensor object together with its
+A tensor is recognised by the weak reference to it, of which there is one for each object as
+long as it is held, since ``id`` is reused at once after a free; a storage likewise. Nothing is
+set on a tensor and none is kept alive. A value is a *row*: the tensor object together with its
 metadata at one moment, between two writes.
 """
 
@@ -14,22 +14,13 @@ from weakref import ref
 
 import torch
 
+from opscope.capture.log import Live, Log, Sight, hint
 from opscope.capture.originals import Originals
 from opscope.capture.parameters import Parameters
 
 OUTSIDE, FRESH, VIEW, WRITE, HANDED = range(5)
 NO_STORAGE = -1
 _FIRST_SWEEP = 4096
-
-# `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.
-is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
-
-
-def physical(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor that ops see of one that torch.func wrapped; any other as it is."""
-    while is_transformed(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
 
 
 class Values:
@@ -41,14 +32,16 @@ class Values:
         storages: Per row, its storage's number, or NO_STORAGE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
-        originals: Where to keep what comes from outside as it was, if it is to be kept.
+        originals: Where what comes from outside is kept as it was, if it is kept.
         constants: By row, copies of what was made of a few Python numbers.
-        layout_table: Distinct ``(shape, stride, dtype, device, itemsize)``.
+        layout_table: Distinct ``(shape, stride, dtype, device)``.
         handed_from: For HANDED rows, the row that was handed on.
+        rows: By ``id`` of the weak reference to a tensor, the row that it is now.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, log: Log) -> None:
         self._parameters = parameters
+        self._log = log
         self.originals: Originals | None = None
         self.constants: dict[int, torch.Tensor] = {}
         self.origins = bytearray()
@@ -58,68 +51,47 @@ class Values:
         self.layouts = array("i")
         self.layout_table: dict[tuple[Any, ...], int] = {}
         self.handed_from: dict[int, int] = {}
-        self._rows: dict[int, int] = {}
-        self._tensors: list[Any] = []
+        self.rows: dict[int, int] = {}
+        self._tensors: list[Live | None] = []
         self._storage_rows: dict[int, int] = {}
-        self._storage_refs: list[Any] = []
+        self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
         self._sweep_at = _FIRST_SWEEP
-        self._distinct_layouts: list[tuple[Any, ...]] = []
-        # Whether `forget` is called at each `.data = `, which only a function mode sees.
-        self.forgets = False
 
     def __len__(self) -> int:
         return len(self.origins)
 
-    def seen(self, tensor: torch.Tensor) -> int:
-        """Return the row of a tensor that is about to be read; a new one if it is unknown."""
-        row = self._rows.get(id(tensor))
-        if row is not None and self._tensors[row]() is tensor:
-            storage = self.storages[row]
-            # `.data = ` swaps the storage below a tensor without a dispatch.
-            if storage < 0 or (
-                self._storage_refs[storage]() is tensor.untyped_storage()
-                and (self.forgets or self._as_it_was(tensor, row))
-            ):
-                return row
-        return self._add(tensor, OUTSIDE, -1)
+    def seen(self, item: Live | Sight) -> int:
+        """Return the row of what was read: a tensor that has one, or the sight of a new one."""
+        if isinstance(item, tuple):
+            return self._add(item, OUTSIDE, -1)
+        row = self.rows.get(id(item))
+        if row is None:  # an op that is still running has its first sight
+            row = self._add(self._log.known[id(item)], OUTSIDE, -1)
+        return row
 
-    def _as_it_was(self, tensor: torch.Tensor, row: int) -> bool:
-        """Whether no `.data = ` moved a tensor within its storage, which nobody told us of."""
-        shape, stride, dtype, _ = self._distinct_layouts[self.layouts[row]]
-        return (
-            self.offsets[row] == tensor.storage_offset()
-            and shape == tensor.shape
-            and stride == tensor.stride()
-            and dtype is tensor.dtype
-        )
-
-    def find(self, tensor: torch.Tensor) -> int | None:
-        """Return the row of a tensor if it is known, touching no attribute of it."""
-        row = self._rows.get(id(tensor))
-        return row if row is not None and self._tensors[row]() is tensor else None
-
-    def made(self, tensor: torch.Tensor, op: int, *, written: bool = False) -> int:
+    def made(self, sight: Sight, op: int, *, written: bool = False) -> int:
         """Return the row of a tensor that an op returned or wrote."""
-        row = self._rows.get(id(tensor))
-        if row is not None and self._tensors[row]() is tensor:
-            if self.makers[row] == op and self.origins[row] != HANDED:
-                return row
-            # Changed in place, or handed back as it was: a new value of the same tensor.
-            return self._add(tensor, WRITE if written else VIEW, op)
-        return self._add(tensor, WRITE if written else FRESH, op)
+        row = self.rows.get(id(sight[0]))
+        if row is None:
+            return self._add(sight, WRITE if written else FRESH, op)
+        if self.makers[row] == op and self.origins[row] != HANDED:
+            return row
+        # Changed in place, or handed back as it was: a new value of the same tensor.
+        return self._add(sight, WRITE if written else VIEW, op)
 
-    def handed(self, tensor: torch.Tensor, row: int, call: int) -> int:
+    def handed(self, row: int, call: int) -> int:
         """Return a new row for a tensor that a call without ops handed on."""
-        tensor = physical(tensor)
         new = len(self.origins)
         self.origins.append(HANDED)
         self.makers.append(call)
         self.storages.append(self.storages[row])
         self.offsets.append(self.offsets[row])
         self.layouts.append(self.layouts[row])
-        self._tensors.append(self._tensors[row])
+        live = self._tensors[row]
+        self._tensors.append(live)
         self.handed_from[new] = row
-        self._rows[id(tensor)] = new
+        if live is not None:
+            self.rows[id(live)] = new
         return new
 
     def source(self, row: int) -> int:
@@ -128,10 +100,6 @@ class Values:
             row = self.handed_from[row]
         return row
 
-    def forget(self, tensor: torch.Tensor) -> None:
-        """Have the next sight of this tensor make a new row: its metadata was replaced."""
-        self._rows.pop(id(tensor), None)
-
     def tensor(self, row: int) -> torch.Tensor | None:
         """Return the tensor of a row while it is alive."""
         live = self._tensors[row]
@@ -139,8 +107,11 @@ class Values:
 
     def forget_all(self) -> None:
         """Have every tensor be new: the program went on unseen, and may have written any."""
-        self._rows.clear()
+        self._log.known.clear()
+        self.rows.clear()
         self._storage_rows.clear()
+        if self.originals is not None:
+            self.originals.forget_all()
 
     def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
         """Return the number of a tensor's storage, NO_STORAGE if it is not known, and its bytes."""
@@ -148,10 +119,7 @@ class Values:
             storage = tensor.untyped_storage()
         except (RuntimeError, NotImplementedError):
             return NO_STORAGE, tensor.numel() * tensor.element_size()
-        known = self._storage_rows.get(id(storage))
-        if known is None or self._storage_refs[known]() is not storage:
-            return NO_STORAGE, storage.nbytes()
-        return known, storage.nbytes()
+        return self._storage_rows.get(id(ref(storage)), NO_STORAGE), storage.nbytes()
 
     def outside(self, row: int) -> torch.Tensor | None:
         """Return a tensor from outside as it was, or as it is while it is alive."""
@@ -167,100 +135,56 @@ class Values:
         empty = torch.empty(0, dtype=dtype, device=device)
         return empty.set_(storage.clone(), self.offsets[row], shape, stride)
 
-    def _add(self, tensor: torch.Tensor, origin: int, op: int) -> int:
-        if origin == OUTSIDE and is_transformed(tensor):
-            with torch._C._DisableFuncTorch():
-                return self.seen(physical(tensor))
-        try:
-            storage = tensor.untyped_storage()
-            layout = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-            offset = int(tensor.storage_offset())
-        except (RuntimeError, NotImplementedError, ValueError):
-            # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
-            storage = None
-            number, layout, offset = NO_STORAGE, _layout_without_storage(tensor), 0
-        else:
-            known = self._storage_rows.get(id(storage))
-            if known is not None and self._storage_refs[known]() is storage:
-                number = known
-                if origin == FRESH:
-                    origin = VIEW
-            else:
-                number = self._storage_rows[id(storage)] = len(self._storage_refs)
-                self._storage_refs.append(ref(storage))
+    def _add(self, sight: Sight, origin: int, op: int) -> int:
+        live, storage, shape, stride, dtype, device, offset = sight
+        number = NO_STORAGE
+        if storage is not None:
+            number = self._storage_rows.setdefault(id(storage), len(self._storage_refs))
+            if number == len(self._storage_refs):
+                self._storage_refs.append(storage)
+            elif origin == FRESH:
+                origin = VIEW
         row = len(self.origins)
-        if row >= self._sweep_at:
-            self._sweep()
         self.origins.append(origin)
         self.makers.append(op)
+        table = self.layout_table
+        layout = shape, stride, dtype, device
+        try:
+            self.layouts.append(table.setdefault(layout, len(table)))
+        except TypeError:  # a size that is a symbol
+            sizes, steps = (tuple(map(hint, numbers)) for numbers in (shape, stride))
+            self.layouts.append(table.setdefault((sizes, steps, dtype, device), len(table)))
+            number, offset = NO_STORAGE, 0
         self.storages.append(number)
         self.offsets.append(offset)
-        table = self.layout_table
-        try:
-            known_layout = table.setdefault(layout, len(table))
-        except TypeError:  # a size that is a symbol
-            known_layout = len(self._distinct_layouts)
-        if known_layout == len(self._distinct_layouts):
-            known_layout = self._new_layout(layout, tensor)
-        self.layouts.append(known_layout)
-        self._tensors.append(ref(tensor))
-        self._rows[id(tensor)] = row
+        self._tensors.append(live)
+        self.rows[id(live)] = row
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
-            self._parameters.sighted(tensor, row)
+            self._parameters.sighted(live, row)
         if origin == OUTSIDE and self.originals is not None:
-            self.originals.keep(tensor, storage, row, number)
+            self.originals.number(sight, row, number)
         return row
 
-    def _new_layout(self, layout: tuple[Any, ...], tensor: torch.Tensor) -> int:
-        table = self.layout_table
-        if not all(isinstance(size, int) for sizes in layout[:2] for size in sizes):
-            if tensor.is_nested:  # jagged
-                table.pop(layout, None)
-            layout = _in_numbers(layout, tensor)
-            self.storages[-1] = NO_STORAGE
-        number = table.setdefault(layout, len(table))
-        if number == len(self._distinct_layouts):
-            self._distinct_layouts.append(layout)
-        return number
+    def sweep(self) -> None:
+        """Drop dead entries, when the table has grown by as much as there was.
 
-    def _sweep(self) -> None:
-        """Drop dead entries; the next sweep comes when the table has grown by as much again."""
+        Nothing may still refer to a tensor by its weak reference: one that is let go of here
+        gives its ``id`` to another.
+        """
         tensors, storages = self._tensors, self._storage_refs
-        for key, row in list(self._rows.items()):
-            if tensors[row]() is None:
-                del self._rows[key]
-        keep = set(self._rows.values())
+        if len(tensors) < self._sweep_at:
+            return
+        for key, row in list(self.rows.items()):
+            live = tensors[row]
+            if live is None or live() is None:
+                del self.rows[key]
+        keep = set(self.rows.values())
         for row, live in enumerate(tensors):
             if live is not None and row not in keep and live() is None:
                 tensors[row] = None
         for key, row in list(self._storage_rows.items()):
-            if storages[row]() is None:
-                storages[row] = _gone
+            storage = storages[row]
+            if storage is None or storage() is None:
+                storages[row] = None
                 del self._storage_rows[key]
         self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(tensors))
-
-
-def _gone() -> None:
-    """Stand in for the reference to a storage that was swept."""
-
-
-def _in_numbers(layout: tuple[Any, ...], tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Return a layout with symbols as numbers: of a jagged tensor, that of all its rows."""
-    shape, stride, dtype, device = layout
-    if tensor.is_nested:
-        rows: Any = tensor._values
-        return rows.shape, (), dtype, device
-    return (*(tuple(map(_hint, sizes)) for sizes in (shape, stride)), dtype, device)
-
-
-def _hint(size: int | torch.SymInt) -> int:
-    """Return what a symbolic size was made from, 0 if from nothing, without a guard on it."""
-    return size if isinstance(size, int) else int(size.node.hint or 0)
-
-
-def _layout_without_storage(tensor: torch.Tensor) -> tuple[Any, ...]:
-    try:
-        shape: Any = tensor.shape
-    except (RuntimeError, ValueError):  # an uninitialised parameter
-        shape = ()
-    return shape, (), tensor.dtype, tensor.device

@@ -1,24 +1,33 @@
-"""The dispatch mode: every aten op becomes a row of the tape."""
+"""The dispatch mode: every aten op becomes a row of the log."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opscope.capture.operators import Plan, plan_of, unnested
-from opscope.capture.tape import BACKWARD, FAILED, GRAD, INFERENCE, NONE, PACK_OP, Tape, TensorSlot
+from opscope.capture.log import Chain, Sight, look
+from opscope.capture.operators import Plan, Slots, plan_of, unnested
+from opscope.capture.tape import (
+    BACKWARD,
+    FAILED,
+    GRAD,
+    IN_CALL,
+    INFERENCE,
+    NONE,
+    Tape,
+    TensorSlot,
+)
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
-_NOT_TENSORS = frozenset({type(None), int, float, bool, complex})
 _FEW = 512
 _EMPTY: dict[str, Any] = {}
 _ONE = TensorSlot()
@@ -43,6 +52,7 @@ class Interceptor(TorchDispatchMode):
     def __init__(self, tape: Tape) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tape = tape
+        self._log = tape.log
         self._plans: dict[int, Plan] = {}
 
     def writes_to(self, tape: Tape) -> bool:
@@ -72,15 +82,15 @@ class Interceptor(TorchDispatchMode):
             plan = self._learn(func)
         if plan.skip or (_other_modes() and is_tracing()):
             return plan.call(*args, **(kwargs or _EMPTY))
-        tape = self._tape
-        flags = 0
+        log = self._log
+        flags, place = 0, None
+        if log.in_call:
+            flags = IN_CALL
         if _graph_task() != -1:
-            flags = BACKWARD
+            flags |= BACKWARD
             place = self._note_node(sys._getframe().f_back)
-        elif tape.layer == NONE:
-            place = tape.place_of(sys._getframe(1))
-        else:
-            place = NONE
+        elif not flags:
+            place = log.chain(sys._getframe(1))
         if not _function_modes():
             return self._run(plan, plan.call, args, kwargs, place, flags)
         # A function mode is on, and reading `tensor.shape` would be a call that it sees.
@@ -88,57 +98,44 @@ class Interceptor(TorchDispatchMode):
 
             def call(*args: Any, **kwargs: Any) -> Any:
                 # Other function modes see the op; our own must not take it for a call.
-                layer = tape.layer
-                tape.layer = tape.call_count if layer == NONE else layer
+                in_call, log.in_call = log.in_call, True
                 try:
                     with torch._C._EnableTorchFunction():
                         return plan.call(*args, **kwargs)
                 finally:
-                    tape.layer = layer
+                    log.in_call = in_call
 
             return self._run(plan, call, args, kwargs, place, flags)
 
-    def _note_node(self, frame: FrameType | None) -> int:
-        """Note which autograd node the engine runs; return the place of Python code in it.
+    def _note_node(self, frame: FrameType | None) -> Chain | None:
+        """Note which autograd node the engine runs; return the frames of Python code in it.
 
         There is such code in hooks, custom functions and checkpoints.
         """
-        tape = self._tape
+        tape, op = self._tape, self._log.op_count
         node = _autograd_node()
         if node is not None:
             kind, number, parameter = node.__class__, node._sequence_nr(), NONE
             if kind is _AccumulateGrad:
                 number = NONE
                 parameter = tape.parameters.number(node.variable)  # type: ignore[attr-defined]
-            tape.nodes.extend((tape.op_count, kind, number, parameter))
-        if get_ident() != tape.thread:  # each device has a thread of its own
-            tape.threads[tape.op_count] = get_ident()
-        if frame is None or frame.f_code is _ENGINE:
-            return NONE
-        engine: FrameType | None = frame
-        while engine is not None and engine.f_code is not _ENGINE:
-            engine = engine.f_back
-        return tape.places.of(frame, engine, NONE, NONE)
+            tape.nodes.extend((op, kind, number, parameter))
+        if get_ident() != self._log.thread:  # each device has a thread of its own
+            tape.threads[op] = get_ident()
+        chain: Chain = []
+        at = frame
+        while at is not None and at.f_code is not _ENGINE:
+            chain += (at.f_code, at.f_lasti)
+            at = at.f_back
+        return chain or None
 
     def _learn(self, func: Any) -> Plan:
         plan = plan_of(func)
         if plan.name == "aten.lift_fresh.default":
             plan = Plan(func)
             plan.call = self._lift
-        elif plan.opaque:
-            plan = Plan(func)
-            plan.call = partial(self._run_whole, func)
         self._plans[id(func)] = plan
         return plan
-
-    def _run_whole(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a higher-order operator, whose subgraphs are modules that torch made."""
-        tape = self._tape
-        hidden, tape.hidden = tape.hidden, True
-        try:
-            return func(*args, **kwargs)
-        finally:
-            tape.hidden = hidden
 
     def _lift(self, number: torch.Tensor) -> torch.Tensor:
         """Run `lift_fresh`, keeping what `torch.tensor` made of a few Python numbers.
@@ -147,7 +144,7 @@ class Interceptor(TorchDispatchMode):
         """
         if number.numel() <= _FEW:
             with torch._C._DisableTorchDispatch():
-                self._tape.values.constants[self._tape.reads[-1]] = number.detach().clone()
+                self._log.constants[self._log.op_count] = number.detach().clone()
         lifted: torch.Tensor = torch.ops.aten.lift_fresh.default(number)
         return lifted
 
@@ -157,59 +154,80 @@ class Interceptor(TorchDispatchMode):
         call: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
-        place: int,
+        place: Chain | None,
         flags: int,
     ) -> Any:
-        tape = self._tape
+        tape, log = self._tape, self._log
         slots = plan.positional.get(len(args)) or plan.slots(len(args))
-        constants = slots.constants(args)
-        reads, seen = tape.reads, tape.values.seen
-        for tensor in slots.tensors(args):
-            if tensor.__class__ in _NOT_TENSORS:
-                if tensor is not None:
-                    tape.numbers[len(reads)] = tensor
-                reads.append(NONE)
-            else:
-                reads.append(seen(tensor))
+        reads = self._read_tensors(slots, args)
+        constants = () if slots.constants is None else slots.constants(args)
         if slots.lists:
-            constants += self._read_lists(slots.lists, args)
+            constants += self._read_lists(slots.lists, args, reads)
         if plan.opaque:
             numbered = {f"arg{i}": item for i, item in enumerate(args)}
-            named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}))
+            named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}), reads)
         else:
-            named = self._read_named(kwargs) if kwargs else None
-        sequence = _sequence_nr()
+            named = self._read_named(kwargs, reads) if kwargs else None
         if _grad_enabled():
             flags |= GRAD
-        if _inference():
+        elif _inference():
             flags |= INFERENCE
-        if tape.watches:
+        if log.prepares:
             self._prepare(plan, args, kwargs)
-        result = None
+        sequence = _sequence_nr()
+        made: Sight | list[Sight | None] | None = None
+        wrote: Sequence[Sight] = ()
+        kept = None
+        log.hidden = True
         started = perf_counter_ns()
         try:
             result = call(*args, **kwargs) if kwargs else call(*args)
         except BaseException as error:
-            flags |= FAILED
-            tape.failed_ops.note(error, tape.op_count)
-            raise
-        finally:
             ended = perf_counter_ns()
-            if result is not None or plan.writes:
-                self._keep_results(plan, args, kwargs, result, flags)
-            tape.ops += (slots, constants, named)
-            tape.op_numbers += PACK_OP(
-                tape.layer, tape.module, place, flags, len(reads), len(tape.made),
-                len(tape.wrote), sequence, started, ended,
+            flags |= FAILED
+            tape.failed_ops.note(error, log.op_count)
+            raise
+        else:
+            ended = perf_counter_ns()
+            if result.__class__ is _Tensor and not plan.writes and log.keep is None:
+                made = look(result)  # nearly always
+                log.known[id(made[0])] = made
+            else:
+                made, wrote, kept = self._results(plan, args, kwargs, result, place, flags)
+        finally:
+            log.hidden = False
+            log.ops += (
+                slots, reads, constants, named, place, log.run, flags, sequence, started, ended,
+                made, wrote, kept,
             )  # fmt: skip
-            tape.op_count += 1
+            log.op_count += 1
+            if log.op_count >= log.settle_at:
+                log.settle()
         if tape.finite is not None:
             bad = tape.finite.after(plan, args, kwargs or _EMPTY, result)
             if bad is not None:
-                bad.op = tape.op_count - 1
+                bad.op = log.op_count - 1
                 tape.failed_ops.note(bad, bad.op)
                 raise bad
         return result
+
+    def _read_tensors(self, slots: Slots, args: tuple[Any, ...]) -> list[Any]:
+        """Return what the log says of the tensors among the arguments."""
+        log = self._log
+        known, told = log.known, log.told
+        reads: list[Any] = []
+        for position in slots.tensors:
+            tensor = args[position]
+            if tensor is None:
+                reads.append(None)
+                continue
+            try:
+                live = ref(tensor)
+            except TypeError:  # a number, which may stand for a tensor
+                reads.append(tensor)
+                continue
+            reads.append(live if told and id(live) in known else log.read(tensor))
+        return reads
 
     def _prepare(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         """Look at what an op is about to change, as far as that is wanted."""
@@ -220,65 +238,69 @@ class Interceptor(TorchDispatchMode):
         if tape.payloads is not None and plan.writes:
             tape.payloads.before_write(plan.written(args, kwargs))
         if plan.draws and tape.values.originals is not None:
-            tape.values.originals.keep_draw(tape.op_count)
+            tape.values.originals.keep_draw(self._log.op_count)
         if tape.finite is not None:
             tape.finite.before(plan, args, kwargs or _EMPTY)
 
-    def _keep_results(
+    def _results(
         self,
         plan: Plan,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         result: Any,
+        place: Chain | None,
         flags: int,
-    ) -> None:
-        tape = self._tape
-        op, made = tape.op_count, tape.values.made
-        payloads, returned = tape.payloads, tape.returned
-        if tape.layer != NONE:  # the layer's call keeps what it returns
-            returned = None
-            if payloads is not None and not payloads.every_op:
-                payloads = None
-        if flags & BACKWARD:
-            returned = None
-        if plan.writes and not flags & FAILED:
-            for tensor in plan.written(args, kwargs):
-                row = made(tensor, op, written=True)
-                tape.wrote.append(row)
-                if payloads is not None:
-                    payloads.keep(tensor, row)
-                if returned is not None:
-                    returned.wait(tensor, row)
-        for output in (result,) if isinstance(result, _Tensor) else _flat(result):
-            row = NONE if output is None else made(output, op)
-            tape.made.append(row)
-            if output is None:
-                continue
-            if payloads is not None:
-                payloads.keep(output, row)
-            if returned is not None:
-                returned.wait(output, row)
+    ) -> tuple[Sight | list[Sight | None] | None, Sequence[Sight], Sequence[Any] | None]:
+        """Return what an op made and wrote, and what is saved of that."""
+        note = self._log.note
+        written = plan.written(args, kwargs) if plan.writes else ()
+        wrote = [note(tensor) for tensor in written]
+        made: Sight | list[Sight | None] | None = None
+        if isinstance(result, _Tensor):
+            made = note(result)
+        elif result is not None:
+            made = [None if one is None else note(one) for one in _flat(result)]
+        return made, wrote, self._keep(written, result, place, flags)
 
-    def _read_lists(self, lists: Any, args: tuple[Any, ...]) -> tuple[int | None, ...]:
+    def _keep(
+        self, written: Sequence[torch.Tensor], result: Any, place: Chain | None, flags: int
+    ) -> list[Any] | None:
+        """Save what an op wrote and returned, where no layer call does."""
+        tape, keep = self._tape, self._log.keep
+        if keep is None or tape.payloads is None:
+            return None
+        # The layer's call keeps what it returns; and what the engine itself runs is no layer.
+        is_no_layer = flags & IN_CALL or (flags & BACKWARD and place is None)
+        if is_no_layer and not tape.payloads.every_op:
+            return None
+        known = {id(tensor) for tensor in written}
+        outputs = (result,) if isinstance(result, _Tensor) else _flat(result)
+        return [keep(tensor) for tensor in written] + [
+            None if one is None or id(one) in known else keep(one) for one in outputs
+        ]
+
+    def _read_lists(
+        self, lists: Any, args: tuple[Any, ...], reads: list[Any]
+    ) -> tuple[int | None, ...]:
         """Read the lists of tensors among the arguments; return their lengths."""
-        reads, seen = self._tape.reads, self._tape.values.seen
+        read = self._log.read
         lengths = []
         for position, _ in lists:
             items = unnested(args[position])
             lengths.append(None if items is None else len(items))
-            reads.extend(NONE if tensor is None else seen(tensor) for tensor in items or ())
+            reads += [None if tensor is None else read(tensor) for tensor in items or ()]
         return tuple(lengths)
 
-    def _read_named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _read_named(self, kwargs: dict[str, Any], reads: list[Any]) -> dict[str, Any]:
         """Read the tensors among the named arguments; return the rest with slots for them."""
-        reads, seen = self._tape.reads, self._tape.values.seen
+        read = self._log.read
         named: dict[str, Any] = {}
         for name, value in kwargs.items():
             if isinstance(value, _Tensor):
-                reads.append(seen(value))
+                reads.append(read(value))
                 named[name] = _ONE
             elif isinstance(value, (list, tuple)) and any(isinstance(v, _Tensor) for v in value):
-                reads.extend(seen(v) if isinstance(v, _Tensor) else NONE for v in value)
+                reads += [read(v) if isinstance(v, _Tensor) else None for v in value]
                 named[name] = TensorSlot(len(value))
             elif callable(value) and not isinstance(value, (torch.dtype, torch.device)):
                 named[name] = getattr(value, "__name__", type(value).__name__)

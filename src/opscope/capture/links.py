@@ -129,15 +129,15 @@ class _Nodes:
     def __init__(self, tape: Tape, rows: Sequence[OpRow]) -> None:
         self._rows = rows
         self._threads = tape.threads
-        self._thread = tape.thread
+        self._thread = tape.log.thread
         self._made: dict[tuple[int, int], _Made] = {}
         self._numbers: dict[int, int] = {}
         last: dict[int, tuple[int, int]] = {}  # per thread the op before, and the number it read
         starts = dict(tape.starts)
         for index, row in enumerate(rows):
             if index in starts:
-                last[tape.thread] = index, starts[index]
-            thread = tape.threads.get(index, tape.thread)
+                last[tape.log.thread] = index, starts[index]
+            thread = tape.threads.get(index, tape.log.thread)
             before, known = last.get(thread, (index, max(row.sequence - 1, 0)))
             for number in range(known, row.sequence):
                 exact = number == row.sequence - 1 and bool(row.flags & GRAD)

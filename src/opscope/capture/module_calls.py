@@ -22,16 +22,18 @@ from torch.nn.modules.module import (
 from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
-from opscope.capture.compiling import Compiling, is_fused, is_wrapper, step_aside, wrapped
-from opscope.capture.tape import NONE, CallRow, ModuleRun, Tape, stay
+from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
+from opscope.capture.log import ENTER, LEAVE, stay
+from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 
 if TYPE_CHECKING:
     from opscope.capture.function_calls import FunctionCalls
-    from opscope.records.recording import CallKind
+    from opscope.capture.log import Live, Sight
 
 _Tensor = torch.Tensor
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_compiling = torch.compiler.is_dynamo_compiling
 _graph_task = torch._C._current_graph_task_id
 _DEEPEST = 8  # containers one inside the other
 _DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
@@ -42,36 +44,56 @@ _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.Transformer
 
 
 class Known:
-    """A module that has an address."""
+    """A module that has an address.
 
-    __slots__ = ("active", "address", "aliases", "calls", "class_name", "index", "live", "training")
+    Attributes:
+        odd: Whether more is to be done when it runs than to write it down.
+    """
+
+    aliases: tuple[str, ...] = ()
 
     def __init__(self, index: int, module: nn.Module, address: str) -> None:
         self.index = index
         self.live = ref(module)
         self.address = address
-        self.aliases: tuple[str, ...] = ()
-        self.class_name = type(module).__name__
+        self.class_name = module.__class__.__name__
+        self.odd = isinstance(module, _FAST_PATHS)
         # A frozen scripted module is never in training, and does not even say so.
         self.training = getattr(module, "training", False)
-        self.calls = 0
-        self.active: ModuleRun | None = None
+
+
+class _Odd:
+    """What is to be undone when a run ends, and what stands for what.
+
+    Attributes:
+        inner: The module itself, if a compiled one that stands for it was called.
+        last_hook: A forward hook of the module's, after all others.
+        region: What Inductor made of the module, while it runs unseen.
+        resume: Whether the function mode stepped aside.
+    """
+
+    __slots__ = ("inner", "last_hook", "region", "resume")
+
+    def __init__(self, inner: nn.Module | None) -> None:
+        self.inner = inner
+        self.last_hook: RemovableHandle | None = None
+        self.region: Region | None = None
+        self.resume = False
 
 
 class _Path(NamedTuple):
-    """One way to a module from the model."""
+    """The modules above one, on the way to it from the model."""
 
-    name: str
     module: nn.Module
-    parent: _Path | None
+    above: _Path | None
 
-    def is_cyclic(self) -> bool:
-        """Whether the way passes through the module before."""
-        at = self.parent
+    def has(self, module: nn.Module) -> bool:
+        """Whether it passes through a module."""
+        at: _Path | None = self
         while at is not None:
-            if at.module is self.module:
+            if at.module is module:
                 return True
-            at = at.parent
+            at = at.above
         return False
 
 
@@ -88,21 +110,29 @@ class ModuleCalls:
         self, tape: Tape, functions: FunctionCalls | None, model: nn.Module | None
     ) -> None:
         self._tape = tape
+        self._log = tape.log
         self._functions = functions
         self._known: dict[int, Known] = {}
-        self._stack: list[ModuleRun] = []
+        # Of each run that is going on: what torch calls hooks with, the frame that calls it, the
+        # run's number and that of its first op, NONE for the model itself; for some there is more
+        # to be done at the end.
+        self._stack: list[tuple[nn.Module, FrameType, int, int]] = []
+        self._odd: dict[int, _Odd] = {}
         self._handles: list[Any] = []
         self._compiling: Compiling | None = None
         self.modules: list[Known] = []
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
-        if model is not None:
-            self._learn(wrapped(model), "")
+        self._model = model
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
-        self._tape.unwind = self._unwind
+        if self._model is not None:
+            with torch._C.DisableTorchFunction():
+                self._learn(wrapped(self._model), "")
+            self._model = None
+        self._log.unwind = self._unwind
         self._hook()
         self._compiling = Compiling(self._hook, self._unhook)
         self._compiling.start()
@@ -127,39 +157,38 @@ class ModuleCalls:
             self._compiling.stop()
         self._compiling = None  # nor this cycle
         self._unhook()
-        innermost = self._stack[-1].index if self._stack else None
+        innermost = self._stack[-1][2] if self._stack else None
         while self._stack:
-            self._close(self._stack[-1], failed=True)
-        self._tape.unwind = stay  # without this cycle a trace is gone as soon as it is let go of
+            self._close(None, failed=True)
+        self._log.unwind = stay  # without this cycle a trace is gone as soon as it is let go of
         return innermost
 
     def _learn(self, model: nn.Module, address: str) -> Known:
         """Give addresses to a module and all below it, as `named_modules` would."""
         first = len(self.modules)
-        pending = [_Path(address, model, None)]
+        known_of, learn = self._known, self._tape.parameters.learn
+        pending: list[tuple[str, nn.Module, _Path | None]] = [(address, model, None)]
         while pending:
-            path = pending.pop()
-            name, module = path.name, path.module
-            known = self._known.get(id(module))
+            name, module, path = pending.pop()
+            known = known_of.get(id(module))
             if known is None or known.live() is not module:
-                known = Known(len(self.modules), module, name)
-                self._known[id(module)] = known
+                known = known_of[id(module)] = Known(len(self.modules), module, name)
                 self.modules.append(known)
-            elif len(known.aliases) < _MOST_ALIASES and not path.is_cyclic():
+            elif len(known.aliases) < _MOST_ALIASES and not (path and path.has(module)):
                 known.aliases += (name,)
             else:
                 continue
             if module._parameters or module._buffers:
-                self._tape.parameters.learn(module, name)
+                learn(module, name)
             if module._modules:
-                prefix = f"{name}." if name else ""
-                pending += [
-                    _Path(f"{prefix}{child}", wrapped(inner), path)
-                    for child, inner in reversed(module._modules.items())
-                    if inner is not None
-                ]
+                prefix, path = f"{name}." if name else "", _Path(module, path)
+                for child, inner in reversed(module._modules.items()):
+                    if inner is not None:
+                        pending.append((prefix + child, wrapped(inner), path))
         if self.root is None:
             self.root = self.modules[first]
+            self.root.odd = True
+            self._tape.root = first
         return self.modules[first]
 
     def _address_of_stranger(self, module: nn.Module) -> str:
@@ -173,97 +202,132 @@ class ModuleCalls:
             name = f"{type(module).__name__}#{count}"
         return name
 
+    # Both hooks have a short way for nearly all calls: what runs right after an op runs with
+    # cold caches, and costs the more the more code there is.
+
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling() or get_ident() != self._tape.thread:
+        log = self._log
+        if _is_compiling() or log.hidden or self._is_elsewhere():
             return
-        if self._tape.hidden or (_dispatch_modes() > 1 and is_tracing()):
+        frame = sys._getframe(1)
+        known = self._known.get(id(module))
+        if (
+            known is None
+            or known.odd
+            or self._odd
+            or module._forward_hooks
+            or module._compiled_call_impl is not None
+            or known.live() is not module
+        ):
+            self._enter_odd(module, args, frame)
             return
-        if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
+        chain = log.chain(frame)  # first, as it may end modules
+        items = self._items(args[0] if len(args) == 1 else args)
+        log.events.append(
+            (ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns())
+        )
+        self._stack.append((module, frame, log.run_count, log.op_count))
+        log.run, log.boundary = log.run_count, frame
+        log.run_count += 1
+        if log.at_once:
+            log.settle()
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        stack, log = self._stack, self._log
+        if _is_compiling() or not stack:
             return
-        tape = self._tape
-        called = module
+        called, boundary, run, op = stack[-1]
+        # The same frame: it was entered, so it is watched, and it did not fail.
+        if called is not module or sys._getframe(1) is not boundary or self._odd:
+            self._leave_odd(module, output, sys._getframe(1))
+            return
+        items = self._items(output)
+        stack.pop()
+        _, log.boundary, log.run, _ = stack[-1] if stack else (None, self.outermost, NONE, 0)
+        kept = None
+        if log.keep is not None and op in (log.op_count, NONE):  # it may be a call of its own
+            kept = self._keep(output)
+        log.events.append((LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept))
+        if log.at_once:
+            log.settle()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether a module runs that is no part of the program that is watched."""
+        return (
+            get_ident() != self._log.thread
+            or _graph_task() != -1  # a checkpoint runs it again: `links` says for which ops
+            or (_dispatch_modes() > 1 and is_tracing())
+        )
+
+    def _enter_odd(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
+        """Enter the model itself, or a module that is compiled, fused or has hooks of its own."""
+        called, log = module, self._log
+        if any(odd.inner is called for odd in self._odd.values()):
+            return  # by the compiled module that stands for it, which was told of
+        known = self._known.get(id(module))
+        if known is None or known.live() is not module:
+            module, known = self._meet(module)
+        chain = log.chain(frame)
+        compiled = called is not module or module._compiled_call_impl is not None
+        given: Any = args[0] if len(args) == 1 else args
+        # A global hook is not handed the keyword arguments; the calling frame has them.
+        if (known is self.root or compiled) and (named := frame.f_locals.get("kwargs")):
+            given = {**{str(i): value for i, value in enumerate(args)}, **named}
+        run, items = log.run_count, self._items(given)
+        kept = self._keep(given) if known is self.root else None
+        now = perf_counter_ns()
+        log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
+        first = NONE if known is self.root else log.op_count
+        self._stack.append((called, frame, run, first))
+        log.run, log.boundary = run, frame
+        log.run_count += 1
+        odd = _Odd(None if called is module else module)
+        if compiled:
+            odd.resume = self._step_aside()
+            if is_fused(called):
+                odd.region = step_aside(self._tape, module, list(leaves(given)))
+        elif module._forward_hooks:
+            odd.last_hook = self._wait_for_hooks(module, run)
+        if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
+            odd.resume = odd.resume or self._step_aside()
+        if odd.resume or odd.region or odd.last_hook or odd.inner:
+            self._odd[run] = odd
+
+    def _meet(self, module: nn.Module) -> tuple[nn.Module, Known]:
+        """Return a module that is called by another name or the first time, and what is known."""
         if self._compiling is not None and is_wrapper(module):
             self._compiling.listen()
             module = wrapped(module)
-        known = self._known.get(id(module))
-        if known is not None and known.active is not None and known.active.inner is called:
-            return  # by the compiled module that stands for it, which was told of
-        if known is None or known.live() is not module:
-            known = self._learn(module, self._address_of_stranger(module))
-        frame = sys._getframe(1)
-        self._unwind(frame)
-        known.calls += 1
-        run = ModuleRun(len(tape.runs), known.index, known.calls, tape.module)
-        site = tape.places.of(frame, tape.boundary, tape.place, known.index)
-        run.is_root = known is self.root and known.active is None
-        if known.active is not None:  # recursion: another pass through the same context
-            run.place = known.active.place
-        else:
-            run.place = tape.places.root(known.index, site) if run.is_root else site
-            known.active = run
-        run.boundary = frame
-        run.op_start, run.call_start = tape.op_count, tape.call_count
-        given: Any = args[0] if len(args) == 1 else args
-        compiled = called is not module or module._compiled_call_impl is not None
-        # A global hook is not handed the keyword arguments; the calling frame has them.
-        if (run.is_root or compiled) and (named := frame.f_locals.get("kwargs")):
-            given = {**{str(i): value for i, value in enumerate(args)}, **named}
-        run.inputs = self._rows(given)
-        if run.is_root:
-            run.inputs = [(path, tape.given_to_model(row)) for path, row in run.inputs]
-            run.inputs = self._pass_border(run, "input", run.inputs, given)
-            run.call_start = tape.call_count
-        tape.runs.append(run)
-        self._stack.append(run)
-        if module._forward_hooks and not compiled:
-            self._wait_for_hooks(run, module)
-        self._set_current()
-        if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
-            run.resume = self._step_aside()
-        elif compiled:
-            run.inner = None if called is module else module
-            run.resume = self._step_aside()
-            if is_fused(called):
-                run.region = step_aside(tape, module, list(leaves(given)))
-        run.start = perf_counter_ns()
+            known = self._known.get(id(module))
+            if known is not None and known.live() is module:
+                return module, known
+        return module, self._learn(module, self._address_of_stranger(module))
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_compiling() or get_ident() != self._tape.thread:
+    def _leave_odd(self, module: nn.Module, output: Any, frame: FrameType) -> None:
+        """Leave what was entered so, or failed, or was never entered."""
+        if self._is_elsewhere() or all(called is not module for called, *_ in self._stack):
             return
-        if _dispatch_modes() > 1 and is_tracing():
+        while self._stack[-1][0] is not module:  # left open by a BaseException
+            self._close(None, failed=True)
+        _, boundary, run, _ = self._stack[-1]
+        odd = self._odd.get(run)
+        if self._log.hidden and (odd is None or odd.region is None):
             return
-        if _graph_task() != -1:  # a checkpoint runs it again: `links` says for which ops
-            return
-        called, module = module, wrapped(module)
-        known = self._known.get(id(module))
-        if known is None or not self._stack:
-            return
-        if self._tape.hidden and self._stack[-1].region is None:
-            return
-        if known.active is not None and known.active.inner is called:
-            return
-        if self._stack[-1].module != known.index and all(
-            run.module != known.index for run in self._stack
-        ):
-            return
-        while self._stack[-1].module != known.index:  # left open by a BaseException
-            self._close(self._stack[-1], failed=True)
-        run = self._stack[-1]
         # After an exception torch calls the hooks from another frame than it does otherwise.
-        failed = sys._getframe(1) is not run.boundary
+        failed = frame is not boundary
         error = sys.exc_info()[1] if failed else None
         if error is not None:
-            self._tape.failed_runs.note(error, run.index)
-        if run.region is not None:
-            run.region.record([t for _, t in leaves(output)], run.index, run.place, error)
-            run.region.come_back()
-            run.region = None
-        if run.last_hook is not None and not failed:
+            self._tape.failed_runs.note(error, run)
+        if odd is not None and odd.region is not None:
+            odd.region.record([t for _, t in leaves(output)], run, error)
+            odd.region.come_back()
+            odd.region = None
+        if odd is not None and odd.last_hook is not None and not failed:
             return  # the module's own hooks come next, and may give another output
-        self._end(run, output, failed=failed)
+        self._close(output, failed=failed)
 
-    def _wait_for_hooks(self, run: ModuleRun, module: nn.Module) -> None:
-        """Have the run end after the module's own forward hooks, by one more while it runs.
+    def _wait_for_hooks(self, module: nn.Module, run: int) -> RemovableHandle:
+        """Have a run end after the module's own forward hooks, by one more while it runs.
 
         Global hooks are called before those, and what they compute and replace is part of
         what the module gives.
@@ -271,94 +335,34 @@ class ModuleCalls:
 
         # A function, as a copy of the model that its forward makes must not copy the tape.
         def last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if get_ident() == self._tape.thread and self._stack and self._stack[-1] is run:
-                self._end(run, output, failed=False)
+            ours = get_ident() == self._log.thread
+            if ours and self._stack and self._stack[-1][2] == run:
+                self._close(output, failed=False)
 
-        run.last_hook = RemovableHandle(module._forward_hooks)
-        module._forward_hooks[run.last_hook.id] = last
-
-    def _end(self, run: ModuleRun, output: Any, *, failed: bool) -> None:
-        """Note what a run gives, and close it."""
-        run.outputs = self._rows(output)
-        if run.outputs and run.call_start == self._tape.call_count:
-            self._hand_on(run, output)
-        self._close(run, failed=failed)
-        if run.is_root:
-            self._pass_border(run, "output", run.outputs, output)
-
-    def _hand_on(self, run: ModuleRun, output: Any) -> None:
-        """Record a module that returned just what it was given, as a call without ops."""
-        tape = self._tape
-        if run.op_start != tape.op_count:
-            return
-        received = {row for _, row in run.inputs}
-        if not all(row in received for _, row in run.outputs):
-            return
-        row = CallRow(
-            "identity", run.index, run.place, tape.op_count, tape.op_count,
-            run.start, perf_counter_ns(), None, kind="identity",
-            received=tuple(row for _, row in run.outputs),
-        )  # fmt: skip
-        new = tape.hand_on(row, [tensor for _, tensor in leaves(output)])
-        run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
-
-    def _pass_border(
-        self, run: ModuleRun, kind: CallKind, rows: list[tuple[str, int]], value: Any
-    ) -> list[tuple[str, int]]:
-        """Record each tensor that enters or leaves the model as a call of its own.
-
-        One that is given twice enters once: nobody can tell which of the two is read.
-        """
-        tape = self._tape
-        now, op = perf_counter_ns(), tape.op_count
-        result = []
-        entered: dict[int, int] = {}
-        for (path, row), (_, tensor) in zip(rows, leaves(value), strict=True):
-            if row in entered:
-                result.append((path, entered[row]))
-                continue
-            call = CallRow(
-                kind, run.parent, run.place, op, op, now, now, None,
-                received=(row,), kind=kind, path=path,
-            )  # fmt: skip
-            result.append((path, tape.hand_on(call, [tensor])[0]))
-            if kind == "input":
-                entered[row] = result[-1][1]
-        return result
+        handle = RemovableHandle(module._forward_hooks)
+        module._forward_hooks[handle.id] = last
+        return handle
 
     def _unwind(self, frame: FrameType | None) -> None:
-        """End the calls that a BaseException left open: those not running below ``frame``."""
-        while self._stack and not _is_below(frame, self._stack[-1].boundary):
-            self._close(self._stack[-1], failed=True)
+        """End the runs that a BaseException left open: those not running below ``frame``."""
+        while self._stack and not _is_below(frame, self._stack[-1][1]):
+            self._close(None, failed=True)
 
-    def _close(self, run: ModuleRun, *, failed: bool) -> None:
-        run.end = perf_counter_ns()
-        run.op_end, run.call_end = self._tape.op_count, self._tape.call_count
-        run.failed = failed
-        run.boundary = run.inner = None
-        if run.last_hook is not None:
-            run.last_hook.remove()
-            run.last_hook = None
-        if run.region is not None:
-            run.region.come_back()
-            run.region = None
-        known = self.modules[run.module]
-        if known.active is run:
-            known.active = None
-        self._stack.pop()
-        if run.resume and self._functions is not None:
-            _push_mode(self._functions)
-        self._set_current()
-
-    def _set_current(self) -> None:
-        tape = self._tape
-        if self._stack:
-            run = self._stack[-1]
-            tape.module, tape.module_number = run.index, run.module
-            tape.boundary, tape.place = run.boundary, run.place
-        else:
-            tape.module = tape.module_number = tape.place = NONE
-            tape.boundary = self.outermost
+    def _close(self, output: Any, *, failed: bool) -> None:
+        """End the innermost run."""
+        log, stack = self._log, self._stack
+        items, kept = self._items(output), self._keep(output)
+        _, _, run, _ = stack.pop()
+        _, log.boundary, log.run, _ = stack[-1] if stack else (None, self.outermost, NONE, 0)
+        odd = self._odd.pop(run, None)
+        if odd is not None:
+            if odd.last_hook is not None:
+                odd.last_hook.remove()
+            if odd.region is not None:
+                odd.region.come_back()
+            if odd.resume and self._functions is not None:
+                _push_mode(self._functions)
+        log.write((LEAVE, log.op_count, run, items, perf_counter_ns(), failed, kept))
 
     def _step_aside(self) -> bool:
         """Take the function mode off the stack if it is the one on top."""
@@ -367,18 +371,21 @@ class ModuleCalls:
         _pop_mode()
         return True
 
-    def _rows(self, value: Any) -> list[tuple[str, int]]:
-        values = self._tape.values
-        if value.__class__ is _Tensor and (row := values.find(value)) is not None:
-            return [("", row)]  # nearly always
-        found = []
-        for path, tensor in leaves(value):
-            row = values.find(tensor)
-            if row is None:
-                with torch._C.DisableTorchFunction():
-                    row = values.seen(tensor)
-            found.append((path, row))
-        return found
+    def _items(self, value: Any) -> Live | list[tuple[str, Live | Sight]]:
+        """Return what the log says of the tensors in a value, each with its path."""
+        log = self._log
+        if value.__class__ is _Tensor:
+            live = ref(value)
+            if id(live) in log.known:
+                return live  # nearly always
+        with torch._C.DisableTorchFunction():
+            return [(path, log.read(tensor)) for path, tensor in leaves(value)]
+
+    def _keep(self, value: Any) -> list[Any] | None:
+        """Save the tensors in a value, if activations are saved."""
+        if self._log.keep is None:
+            return None
+        return [self._log.keep(tensor) for _, tensor in leaves(value)]
 
 
 def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:

@@ -67,17 +67,12 @@ def is_uninitialised(operator: str) -> bool:
     return operator.rpartition(".")[0] in _UNINITIALISED
 
 
-def _nothing(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return ()
-
-
-def _getter(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """Return a function that takes these positions of a tuple, always as a tuple."""
+def _getter(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
+    """Return a function that takes these positions of a tuple, as a tuple; None for none."""
     if not positions:
-        return _nothing
+        return None
     if len(positions) == 1:
-        only = positions[0]
-        return lambda args: (args[only],)
+        return itemgetter(slice(positions[0], positions[0] + 1))
     return itemgetter(*positions)
 
 
@@ -209,11 +204,11 @@ class Slots:
         tensors = [i for i in range(count) if kinds[i] == "tensor"]
         constants = [i for i in range(count) if kinds[i] == "other" and not plan.opaque]
         self.plan = plan
-        self.tensors = _getter(tensors)
+        self.tensors = tuple(tensors)
         self.tensor_names = tuple(names[i] for i in tensors)
         self.lists = tuple((i, names[i]) for i in range(count) if kinds[i] == "list")
         self.constants = _getter(constants)
-        if plan.objects.intersection(constants):
+        if self.constants is not None and plan.objects.intersection(constants):
             self.constants = _in_words(self.constants)
         self.constant_names = tuple(names[i] for i in constants)
         self.writes = tuple(i for i in range(count) if names[i] in plan.writes)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from opscope.capture.log import Sight
+
 _PLAIN: Any = torch.Tensor.__torch_dispatch__
 _no_dispatch = torch._C._DisableTorchDispatch
 
@@ -44,16 +46,32 @@ class Originals:
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: dict[str, torch.Tensor] = {}
         self.draws: dict[int, dict[str, torch.Tensor]] = {}
+        # What has no number yet: by the weak references in a sight, and those to keep the keys.
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._copied: dict[int, object] = {}
 
-    def keep(
-        self, tensor: torch.Tensor, storage: torch.UntypedStorage | None, row: int, number: int
-    ) -> None:
-        """Copy a tensor from outside, unless its storage was seen before."""
+    def keep(self, tensor: torch.Tensor, sight: Sight) -> None:
+        """Copy a tensor from outside, unless its storage was copied before."""
+        live, storage = sight[:2]
         with unseen(tensor), torch._C.DisableTorchFunction(), torch.no_grad():
             if storage is None or has_own_dispatch(tensor):
-                self.tensors[row] = tensor.detach().clone()
-            elif number not in self.storages:
-                self.storages[number] = storage.clone()
+                self._tensors[id(live)] = tensor.detach().clone()
+            elif id(storage) not in self._copied:
+                self._copied[id(storage)] = storage
+                self._storages[id(storage)] = tensor.untyped_storage().clone()
+
+    def forget_all(self) -> None:
+        """Copy again what is seen again: the program went on unseen, and may have written it."""
+        self._copied.clear()
+
+    def number(self, sight: Sight, row: int, number: int) -> None:
+        """Give a copy the numbers that the tensor and its storage have got."""
+        live, storage = sight[:2]
+        if id(live) in self._tensors:
+            self.tensors[row] = self._tensors.pop(id(live))
+        if id(storage) in self._storages:
+            self.storages[number] = self._storages.pop(id(storage))
 
     def keep_generators(self) -> None:
         """Take down the state of the default generators."""

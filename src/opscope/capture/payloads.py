@@ -11,7 +11,7 @@ import torch
 from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from opscope.capture.identity import Values, is_transformed, physical
+from opscope.capture.log import Sight, is_transformed, physical
 from opscope.capture.originals import has_own_dispatch, unseen
 
 
@@ -34,105 +34,126 @@ class SaveOptions:
     gradient_transform: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
+class Kept:
+    """One saved tensor.
+
+    Attributes:
+        tensor: It; None where its memory was written since, unseen.
+        storage: The storage that it shares with the program, by ``id`` of the weak reference;
+            None once it has memory of its own.
+    """
+
+    __slots__ = ("storage", "tensor")
+
+    def __init__(self, tensor: torch.Tensor | None, storage: int | None) -> None:
+        self.tensor = tensor
+        self.storage = storage
+
+
 class Payloads:
     """The tensors saved in one trace, by row.
 
     What is saved is the tensor, or a detached alias of it. It shares the tensor's memory
-    until an op is about to write that memory, and is cloned then.
+    until an op is about to write that memory, and is cloned then. It is taken when a call
+    returns, and given its row when that is known.
 
     Args:
-        values: Where rows are looked up.
         every_op: Whether what ops return is saved, for want of layers.
         options: How they are saved.
     """
 
-    def __init__(self, values: Values, *, every_op: bool, options: SaveOptions) -> None:
+    def __init__(self, *, every_op: bool, options: SaveOptions) -> None:
         self.every_op = every_op
         self.settled = False
-        self._values = values
         self._options = options
-        self._aliases: dict[int, torch.Tensor] = {}
-        self._sharing: dict[int, list[int]] = {}
+        self._rows: dict[int, Kept] = {}
+        # By ``id`` of the weak reference to a storage, that, and what shares it.
+        self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[Kept]]] = {}
         self._versions: dict[int, tuple[ref[torch.Tensor], int]] = {}
 
-    def keep(self, tensor: torch.Tensor, row: int) -> None:
-        """Save a tensor, whose row this is, as it is now."""
-        if row in self._aliases:
-            return
+    def take(self, tensor: torch.Tensor) -> Kept:
+        """Save a tensor as it is now."""
         if is_transformed(tensor):
             with torch._C._DisableFuncTorch():
-                self.keep(physical(tensor), row)
-            return
+                return self.take(physical(tensor))
         options = self._options
-        storage = self._values.storages[row]
         with torch._C.DisableTorchFunction(), unseen(tensor):
+            storage = _storage_of(tensor)
             kept = tensor.detach() if options.detach else tensor
             if options.device is not None or options.dtype is not None:
                 kept = kept.to(device=options.device, dtype=options.dtype)
-            if storage < 0:  # a sparse tensor, whose memory no write can be told to be in
+            if storage is None:  # a sparse tensor, whose memory no write can be told to be in
                 kept = kept.clone()
             if options.transform is not None:
                 kept = options.transform(kept)
-            shares = storage >= 0 and _shares_memory(kept, tensor)
-        self._aliases[row] = kept
-        if shares:
-            self._sharing.setdefault(storage, []).append(row)
+            if storage is None or _storage_of(kept) is not storage:
+                return Kept(kept, None)
+        found = Kept(kept, id(storage))
+        self._sharing.setdefault(id(storage), (storage, []))[1].append(found)
+        return found
+
+    def put(self, row: int, kept: Kept) -> None:
+        """Note whose value was saved."""
+        self._rows.setdefault(row, kept)
+
+    def of_row(self, row: int) -> Kept | None:
+        """Return what was saved of a row."""
+        return self._rows.get(row)
 
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
         for tensor in _with_parts(tensors):
-            row = self._values.find(tensor)
-            if row is None:
-                continue
-            for shared in self._sharing.pop(self._values.storages[row], ()):
-                alias = self._aliases[shared]
-                if _is_there(alias):
-                    self._aliases[shared] = self._copy(alias, in_op=True)
+            _, sharing = self._sharing.pop(id(_storage_of(tensor)), (None, ()))
+            for kept in sharing:
+                self._part(kept, in_op=True)
 
-    def _copy(self, alias: torch.Tensor, *, in_op: bool) -> torch.Tensor:
+    def _part(self, kept: Kept, *, in_op: bool = False) -> None:
+        """Give a saved tensor memory of its own."""
+        alias = kept.tensor
+        if alias is None or not _is_there(alias):
+            return
         if self._options.detach:
             with unseen(alias), torch.no_grad():
-                return alias.clone()
-        # In an op back above autograd, so that the copy is in the graph like the tensor itself.
-        with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
-            return alias.clone()
+                kept.tensor = alias.clone()
+        else:
+            # In an op back above autograd, so that the copy is in the graph like the tensor itself.
+            with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
+                kept.tensor = alias.clone()
+        kept.storage = None
 
-    def seal(self, uncounted: Iterable[int] = ()) -> None:
+    def seal(self, buffers: Iterable[torch.Tensor], known: Iterable[Sight]) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.
 
         From here on no dispatch tells of a write, but a tensor's version counter does. Not so
-        for ``uncounted`` storages, of which copies are made now: those of buffers, as batch
-        norm writes its statistics past the counter.
+        for ``buffers``, of which copies are made now: batch norm writes its statistics past
+        the counter.
         """
-        for storage in uncounted:
-            for row in self._sharing.pop(storage, ()):
-                if _is_there(self._aliases[row]):
-                    self._aliases[row] = self._copy(self._aliases[row], in_op=False)
-        with torch._C.DisableTorchFunction():
-            for row in range(len(self._values) - 1, -1, -1):
-                storage = self._values.storages[row]
-                if storage in self._sharing and storage not in self._versions:
-                    tensor = self._values.tensor(row)
-                    if tensor is not None and not tensor.is_inference():
-                        self._versions[storage] = (ref(tensor), tensor._version)
+        for buffer in buffers:
+            _, sharing = self._sharing.pop(id(_storage_of(buffer)), (None, ()))
+            for kept in sharing:
+                self._part(kept)
+        for live, storage, *_ in known:
+            if id(storage) in self._sharing and id(storage) not in self._versions:
+                tensor = live()
+                if tensor is not None and not tensor.is_inference():
+                    self._versions[id(storage)] = (ref(tensor), tensor._version)
 
     def part(self) -> None:
         """Have all that is saved in memory of its own: writes to the rest will not be noticed."""
-        for row in [row for rows in self._sharing.values() for row in rows]:
-            alias = self._aliases.get(row)
-            if alias is not None and _is_there(alias) and not self._was_written(row):
-                self._aliases[row] = self._copy(alias, in_op=False)
-            else:
-                self._aliases.pop(row, None)
+        for _, sharing in self._sharing.values():
+            for kept in sharing:
+                if self._was_written(kept):
+                    kept.tensor = None
+                self._part(kept)
         self._sharing.clear()
         self._versions.clear()
         self.settled = False
 
-    def _was_written(self, row: int) -> bool:
+    def _was_written(self, kept: Kept) -> bool:
         """Whether the memory of a saved tensor was written after the block."""
-        if row not in self._sharing.get(self._values.storages[row], ()):
+        if kept.storage is None:
             return False
-        live, version = self._versions.get(self._values.storages[row], (None, 0))
+        live, version = self._versions.get(kept.storage, (None, 0))
         tensor = None if live is None else live()
         return tensor is not None and tensor._version != version
 
@@ -140,21 +161,25 @@ class Payloads:
         """Drop all but these rows, once and for all."""
         wanted = set(rows)
         self.settled = True
-        self._aliases = {row: kept for row, kept in self._aliases.items() if row in wanted}
+        self._rows = {row: kept for row, kept in self._rows.items() if row in wanted}
+        self._sharing = {
+            key: (storage, [kept for kept in self._rows.values() if kept.storage == key])
+            for key, (storage, _) in self._sharing.items()
+        }
 
     def rows(self) -> set[int]:
         """Return the rows that are saved."""
-        return set(self._aliases)
+        return set(self._rows)
 
     def get(self, row: int) -> torch.Tensor | None:
         """Return the tensor saved for a row.
 
         None if there is none, or if its memory was freed, or written after the block.
         """
-        alias = self._aliases.get(row)
-        if alias is None or not _is_there(alias) or self._was_written(row):
+        kept = self._rows.get(row)
+        if kept is None or kept.tensor is None or self._was_written(kept):
             return None
-        return alias
+        return kept.tensor if _is_there(kept.tensor) else None
 
 
 def _with_parts(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -172,13 +197,12 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
-def _shares_memory(kept: torch.Tensor, tensor: torch.Tensor) -> bool:
-    if kept is tensor:
-        return True
+def _storage_of(tensor: torch.Tensor) -> ref[torch.UntypedStorage] | None:
+    """Return the weak reference to a tensor's storage, of which there is one while it is held."""
     try:
-        return bool(kept.untyped_storage()._cdata == tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):
-        return False
+        return ref(tensor.untyped_storage())
+    except (RuntimeError, NotImplementedError, ValueError):
+        return None
 
 
 def _is_there(alias: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 A *place* is a number for one such chain, from the calling frame up to the frame that
 runs the enclosing module (or the ``with`` block), on top of that module's own place.
-Taking one costs a dictionary look-up; files and lines are worked out afterwards.
+Files and lines are worked out where they are asked for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import sys
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Literal
 
 import torch
 
+from opscope.capture.log import Chain
 from opscope.records.recording import Frame
 
 NO_PLACE = -1
@@ -26,40 +27,25 @@ _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
 
 
 class Places:
-    """Numbers for calling contexts.
-
-    Attributes:
-        overran: Whether the last chain ended without meeting its boundary.
-    """
+    """Numbers for calling contexts."""
 
     def __init__(self) -> None:
-        self.overran = False
         self._numbers: dict[tuple[int, ...], int] = {}
         self._chains: dict[tuple[int, ...], int] = {}  # without the compiler's duplicates
         # Code objects are keyed by id (their own hash reads the bytecode) and held here.
         self._codes: dict[int, CodeType] = {}
         self._site_of_root: dict[int, int] = {}
 
-    def of(
-        self, frame: FrameType | None, boundary: FrameType | None, parent: int, module: int
-    ) -> int:
-        """Return the number of the chain from ``frame`` up to ``boundary``, which is left out."""
-        key = [parent, module]
-        at = frame
-        while at is not boundary and at is not None:
-            key.append(id(at.f_code))
-            key.append(at.f_lasti)
-            at = at.f_back
-        self.overran = at is None and boundary is not None
-        chain = tuple(key)
+    def of(self, frames: Chain, parent: int, module: int) -> int:
+        """Return the number of a chain of frames, see `Log.chain`, in a module at a place."""
+        codes = frames[::2]
+        chain = (parent, module, *map(id, codes), *frames[1::2])
         number = self._numbers.get(chain)
         if number is None:
-            while frame is not boundary and frame is not None:
-                self._codes[id(frame.f_code)] = frame.f_code
-                frame = frame.f_back
             written = [parent, module]
-            for code, lasti in zip(chain[2::2], chain[3::2], strict=True):
-                written += (code, _first_copies(self._codes[code])[lasti // 2])
+            for code, lasti in zip(codes, frames[1::2], strict=True):
+                self._codes[id(code)] = code
+                written += (id(code), _first_copies(code)[lasti // 2])
             number = self._numbers[chain] = self._number(tuple(written))
         return number
 

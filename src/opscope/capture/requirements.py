@@ -29,7 +29,6 @@ NEEDED = {
     "overrides._push_mode": "to step aside for fused kernels",
     "nn.modules.module.register_module_forward_pre_hook": "to see modules",
     "nn.modules.module.register_module_forward_hook": "to see modules",
-    "nn.parameter.is_lazy": "to leave lazy parameters alone",
     "compiler.is_compiling": "to leave compilers alone",
     "autograd._get_sequence_nr": "to link backward ops to forward ones",
     "autograd._make_grads.__code__": "to tell where a backward begins",

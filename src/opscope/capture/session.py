@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
-from threading import get_ident, local
+from threading import Lock, get_ident, local
 from time import perf_counter_ns
 from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
@@ -26,11 +26,13 @@ from opscope.capture import (
     function_calls,
     identity,
     interceptor,
+    log,
     module_calls,
     originals,
     parameters,
     payloads,
     places,
+    settling,
     tracers,
 )
 from opscope.capture import finite as finite_room
@@ -48,6 +50,7 @@ from opscope.capture.originals import Originals
 from opscope.capture.payloads import Payloads, SaveOptions
 from opscope.capture.returned import Returned
 from opscope.capture.saved_tensors import SavedTensors
+from opscope.capture.settling import Settling
 from opscope.capture.tape import Tape
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
@@ -96,16 +99,20 @@ class Session:
         self.duration_ns = 0
         self.started_ns = self._entered_ns = 0
         self.failure: Failure | None = None
-        self._functions = FunctionCalls(self.tape) if layers else None
-        self.tape.values.forgets = layers
+        self._functions = FunctionCalls(self.tape.log) if layers else None
+        self.tape.log.told = layers
+        self.settle = Settling(self.tape)
+        self.reading = Lock()  # what reads a trace first settles it, and several threads may
         self._interceptor = Interceptor(self.tape)
         self.modules = ModuleCalls(self.tape, self._functions, model)
         if save is not None or replayable:
             every_op = replayable or not layers
             options = SaveOptions() if save is None or replayable else save
-            self.tape.payloads = Payloads(self.tape.values, every_op=every_op, options=options)
+            self.tape.payloads = Payloads(every_op=every_op, options=options)
+            self.tape.log.keep = self.tape.payloads.take
         if replayable:
             self.tape.values.originals = Originals()
+            self.tape.log.originals = self.tape.values.originals.keep
         values = self.tape.values
         self.gradients = None if gradients is None else Gradients(gradients)
         self.saved_tensors = SavedTensors(values) if saved_for_backward else None
@@ -114,7 +121,9 @@ class Session:
         if stop_on_nonfinite:
             self.tape.finite = FiniteCheck()
         wanted = (self.tape.payloads, values.originals, self.tape.returned, self.tape.finite)
-        self.tape.watches = any(part is not None for part in wanted)
+        self.tape.log.prepares = any(part is not None for part in wanted)
+        if self.tape.returned is not None:
+            self.tape.log.at_once, self.tape.log.settle_at = True, 0
 
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block.
@@ -133,10 +142,11 @@ class Session:
             self._resume()
         else:
             self.seed = torch.initial_seed()
-        self.tape.thread = get_ident()
+        self.tape.log.thread = get_ident()
+        self.tape.log.settle = self.settle
         self.tape.note_start()
         outermost = None if frame is None else frame.f_back
-        self.modules.outermost = self.tape.boundary = outermost
+        self.modules.outermost = self.tape.log.boundary = outermost
         if self.tape.values.originals is not None and not self.started_ns:
             self.tape.values.originals.keep_generators()
         if self.tape.returned is not None:
@@ -153,7 +163,12 @@ class Session:
     def _resume(self) -> None:
         """Go on after a time in which nothing was watched."""
         self.failure = None
+        self.settle()
+        if not self.tape.log.at_once:
+            self.tape.log.settle_at = self.tape.log.op_count + log.FIRST
         self.tape.values.forget_all()
+        with torch._C.DisableTorchFunction():
+            self.tape.parameters.measure()
         if self.tape.payloads is not None:
             self.tape.payloads.part()
         if self.gradients is not None:
@@ -161,7 +176,7 @@ class Session:
 
     def can_stop(self) -> bool:
         """Whether this is the thread that it watches, the only one that can take modes off."""
-        return self.tape.thread == get_ident()
+        return self.tape.log.thread == get_ident()
 
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
         """End watching, whatever happened, and keep what is known of a failure."""
@@ -173,23 +188,19 @@ class Session:
         if self._functions is not None:
             modes = _get_current_function_mode_stack()
             _leave(self._functions, modes, _pop_function_mode, _push_function_mode)
-        self.modules.outermost = self.tape.boundary = None
+        self.modules.outermost = self.tape.log.boundary = None
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
-            self.tape.parameters.measure()
+            self.tape.parameters.measure(lazy_only=True)
             if self.tape.payloads is not None:
-                self.tape.payloads.seal(self._buffer_storages())
+                buffers = self.tape.parameters.buffers()
+                self.tape.payloads.seal(buffers, self.tape.log.known.values())
             if self.tape.returned is not None:
                 self.tape.returned.flush()
         if error is not None:
             self.failure = self._describe(error, trace_back, still_running)
+        self.tape.log.settle = log.never  # without this cycle it is gone when it is let go of
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
             mark.forget()
-
-    def _buffer_storages(self) -> set[int]:
-        """Return the numbers of the storages of buffers."""
-        table, values = self.tape.parameters, self.tape.values
-        rows = (row for row, n in table.of_row.items() if table.entries[n].kind == "buffer")
-        return {values.storages[row] for row in rows}
 
     def _describe(
         self,
@@ -250,9 +261,9 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, finite_room, function_calls, gradients_room, identity, interceptor, module_calls,
-        operators_room, originals, parameters, payloads, places, returned_room,
-        saved_tensors_room, tape_room, tracers,
+        compiling, finite_room, function_calls, gradients_room, identity, interceptor, log,
+        module_calls, operators_room, originals, parameters, payloads, places, returned_room,
+        saved_tensors_room, settling, tape_room, tracers,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

@@ -1,37 +1,33 @@
-"""What the watchers write while torch runs: flat columns, and nothing derived.
+"""What the watchers wrote, settled: flat columns, and nothing derived.
 
 Ops and layer calls are rows of fixed width: their numbers packed into bytes, their objects in
 one flat list each, so that the garbage collector has little to visit and a long record stays
-small. `develop` turns a tape into records.
+small. `settling` makes the rows of the log; `develop` turns a tape into records.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from opscope.capture.identity import Values
+from opscope.capture.log import Log
 from opscope.capture.parameters import Parameters
 from opscope.capture.places import Places
 from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
-    from torch import nn
-    from torch.utils.hooks import RemovableHandle
-
-    from opscope.capture.compiling import Region
     from opscope.capture.finite import FiniteCheck
     from opscope.capture.operators import Slots
     from opscope.capture.payloads import Payloads
     from opscope.capture.returned import Returned
 
 NONE = -1
-GRAD, INFERENCE, BACKWARD, FAILED = 1, 2, 4, 8
+GRAD, INFERENCE, BACKWARD, FAILED, IN_CALL = 1, 2, 4, 8, 16
 
 
 class OpRow(NamedTuple):
@@ -40,7 +36,6 @@ class OpRow(NamedTuple):
     slots: Slots
     constants: tuple[Any, ...]
     named: dict[str, Any] | None
-    layer: int
     module: int
     place: int
     flags: int
@@ -52,7 +47,7 @@ class OpRow(NamedTuple):
     ended: int
 
 
-_OP = Struct("=7i3q")
+_OP = Struct("=6i3q")
 PACK_OP = _OP.pack
 
 
@@ -132,18 +127,18 @@ class FailureMark:
 
 
 class ModuleRun:
-    """One run of a module while it is recorded.
+    """One run of a module.
 
     Attributes:
-        inner: The module itself, if a compiled one that stands for it was called.
-        region: Set while what Inductor made of the module runs, unseen.
+        number: Which run of the module it is, counted from 1.
+        parent: The run that it is in.
+        inputs: The rows it was given, each with its path.
+        outputs: The rows it gave.
     """
 
     __slots__ = (
-        "boundary", "call_end", "call_start", "end", "failed", "index", "inner", "inputs",
-        "is_root", "last_hook", "module", "number", "op_end", "op_start", "outputs", "parent",
-        "place", "region",
-        "resume", "start",
+        "call_end", "call_start", "end", "failed", "index", "inputs", "is_root", "module", "number",
+        "op_end", "op_start", "outputs", "parent", "place", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -152,50 +147,35 @@ class ModuleRun:
         self.number = number
         self.parent = parent
         self.place = NONE
-        self.is_root = False
-        self.failed = False
-        self.boundary: FrameType | None = None
-        self.resume = False
-        self.last_hook: RemovableHandle | None = None
-        self.inner: nn.Module | None = None
-        self.region: Region | None = None
+        self.is_root = self.failed = False
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
         self.op_start = self.op_end = self.call_start = self.call_end = 0
         self.start = self.end = 0
 
 
-def stay(frame: FrameType | None) -> None:
-    """Do nothing: no modules are watched."""
-
-
 class Tape:
-    """All columns of one trace, and what is running now.
+    """All columns of one trace, and what is wanted of it besides.
 
     Attributes:
-        layer: The layer call that is running, NONE between calls.
-        module: The innermost module call that is running, NONE outside.
-        unwind: Ends the module calls that are no longer running below a frame.
-        boundary: The frame at which a calling context ends.
-        place: The place of the innermost module call.
-        watches: Whether anything but the record is wanted: payloads, gradients, a check.
-        thread: The thread that is watched.
-        hidden: Whether the modules that run are inside of an op.
+        log: What is not settled yet.
         starts: For each time that the block was entered, the next op, and autograd's number for
             the next node: those below it were made unseen.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
         threads: For ops that the engine ran in other threads, which.
+        odd_calls: The layer calls that have more to tell than a row of `calls`.
+        root: The number of the module that the names start from.
+        runs: The runs of modules, in the order in which they began.
     """
 
     def __init__(self) -> None:
+        self.log = Log()
         self.parameters = Parameters()
-        self.values = Values(self.parameters)
+        self.values = Values(self.parameters, self.log)
         self.places = Places()
-        self.unwind: Callable[[FrameType | None], None] = stay
         self.payloads: Payloads | None = None
         self.returned: Returned | None = None
         self.finite: FiniteCheck | None = None
-        self.watches = False
         self.op_count = 0
         self.ops: list[Any] = []
         self.op_numbers = bytearray()
@@ -205,32 +185,17 @@ class Tape:
         self.numbers: dict[int, Any] = {}
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
-        self.thread = 0
         self.starts: list[tuple[int, int]] = []
-        self.hidden = False
         self.call_count = 0
         self.calls: list[Any] = []  # function and grad_fn
         self.call_numbers = bytearray()
         self.returned_rows = array("i")
-        self.odd_calls: dict[int, CallRow] = {}  # those that have more to tell
+        self.odd_calls: dict[int, CallRow] = {}
+        self.root = NONE
         self.runs: list[ModuleRun] = []
         self.failed_ops = FailureMark()
         self.failed_calls = FailureMark()
         self.failed_runs = FailureMark()
-        self.layer = NONE
-        self.module = NONE
-        self.module_number = NONE
-        self.boundary: FrameType | None = None
-        self.place = NONE
-
-    def place_of(self, frame: FrameType | None) -> int:
-        """Return the place of a call from ``frame``, in the module that is running."""
-        places = self.places
-        number = places.of(frame, self.boundary, self.place, self.module_number)
-        if places.overran:  # that module was left by a BaseException, which no hook is told of
-            self.unwind(frame)
-            number = places.of(frame, self.boundary, self.place, self.module_number)
-        return number
 
     def add_call(self, row: CallRow) -> None:
         """Append a layer call."""
@@ -282,15 +247,18 @@ class Tape:
     def note_start(self) -> None:
         """Note that from here on all that runs is seen."""
         first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-        self.starts.append((self.op_count, first))
+        self.starts.append((self.log.op_count, first))
 
-    def keep(self, tensors: Sequence[torch.Tensor], rows: Sequence[int]) -> None:
-        """Save what a call returned, and look at its autograd node, as far as that is wanted."""
-        for tensor, row in zip(tensors, rows, strict=True):
-            if self.payloads is not None:
-                self.payloads.keep(tensor, row)
-            if self.returned is not None:
-                self.returned.offer(tensor, row)
+    def keep(self, rows: Sequence[int], kept: Any) -> None:
+        """Note what a call returned, or that it is what was saved, as far as that is wanted."""
+        if self.payloads is not None:
+            for row, saved in zip(rows, kept or (), strict=bool(kept)):
+                self.payloads.put(row, saved)
+        if self.returned is not None:
+            for row in rows:
+                tensor = self.values.tensor(row)
+                if tensor is not None:
+                    self.returned.offer(tensor, row)
 
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""
@@ -302,12 +270,9 @@ class Tape:
             row = values.handed_from[row]
         return row
 
-    def hand_on(self, row: CallRow, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    def hand_on(self, row: CallRow, kept: Any) -> tuple[int, ...]:
         """Append a call that only handed on what ``row.received`` says; return the new rows."""
-        new = tuple(
-            self.values.handed(tensor, value, self.call_count)
-            for tensor, value in zip(tensors, row.received, strict=True)
-        )
-        self.keep(tensors, new)
+        new = tuple(self.values.handed(value, self.call_count) for value in row.received)
+        self.keep(new, kept)
         self.add_call(row._replace(returned=new))
         return new

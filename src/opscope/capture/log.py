@@ -1,0 +1,242 @@
+"""What the watchers write while torch runs: raw, with nothing looked up or worked out.
+
+Next to an op caches are cold, and a step of Python costs many times what it does in a loop.
+So only what would be gone is taken down there: who was read and made, sizes, the frames of
+the caller, the time. `settling` makes rows of the tape of it, many ops at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NamedTuple
+from weakref import ref
+
+import torch
+
+# Kinds of events.
+CALL, HANDED_CALL, ENTER, LEAVE = range(4)
+
+# How many ops wait until the trace is read: to settle them takes time, which a model that runs
+# should not. Of a longer trace the rest is settled a few at a time, so that what waits is not
+# much for the garbage collector.
+FIRST, BATCH = 4096, 256
+_FEW = 512
+
+Live = ref[torch.Tensor]
+# A tensor at one moment: itself, its storage, sizes, strides, dtype, device and offset.
+Sight = tuple[Any, ...]
+Chain = list[Any]  # by turns code and a position in it
+
+
+def never() -> None:
+    """Stand in for `Settling`."""
+
+
+def stay(frame: FrameType | None) -> None:
+    """Do nothing: no modules are watched."""
+
+
+class LogRow(NamedTuple):
+    """One op.
+
+    Attributes:
+        slots: Where its arguments are.
+        reads: What it read: tensors, None and numbers.
+        constants: The other positional arguments, and the lengths of lists of tensors.
+        named: The named ones, with slots for tensors.
+        place: The frames that called it; or the module run that it stands for; or None.
+        run: The innermost module run.
+        flags: See `tape`.
+        sequence: Autograd's number for the next node, before the op.
+        started: In nanoseconds.
+        ended: In nanoseconds.
+        made: The sight of what it returned, or a list of them, None for what is absent.
+        wrote: The sights of what it wrote.
+        kept: What was saved of ``wrote`` and then ``made``, None for what was not.
+    """
+
+    slots: Any
+    reads: list[Any]
+    constants: tuple[Any, ...]
+    named: dict[str, Any] | None
+    place: Any
+    run: int
+    flags: int
+    sequence: int
+    started: int
+    ended: int
+    made: Sight | list[Sight | None] | None
+    wrote: Sequence[Sight]
+    kept: Sequence[Any] | None
+
+
+class Log:
+    """All that is not settled yet, and what is running now.
+
+    A tensor is written as a weak reference to it, of which there is one for each tensor: as
+    long as that is held, its ``id`` is of this tensor only. Where it was not seen before, or
+    was given other metadata unseen, its sight is written instead.
+
+    Attributes:
+        ops: Flat rows of `LogRow`.
+        events: What happened between ops: tuples of a kind, the number of ops before it, and
+            what `settling` says.
+        constants: By op, copies of what it was given that nothing else holds.
+        known: By ``id`` of the weak reference, the last sight of each tensor.
+        op_count: How many ops there were since the trace began.
+        in_call: Whether a layer call is running.
+        run: The innermost module run, -1 outside.
+        run_count: How many there were.
+        boundary: The frame at which a calling context ends.
+        told: Whether `forget` is called at each ``.data = ``, which only a function mode sees.
+        hidden: Whether an op is running, and modules that run are inside of it.
+        thread: The thread that is watched.
+        settle: Settles all there is.
+        at_once: Whether that is to be done after each op and event.
+        settle_at: The number of ops at which to settle next.
+        unwind: Ends the module runs that are no longer running below a frame.
+        keep: Saves a tensor, if activations are saved.
+        prepares: Whether ops are looked at before they run.
+        originals: Called with each tensor from outside and its sight, before an op can change it.
+    """
+
+    __slots__ = (
+        "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep", "known",
+        "op_count", "ops", "originals", "prepares", "run", "run_count", "settle", "settle_at", "sweep_at", "thread", "told",
+        "unwind",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ops: list[Any] = []
+        self.events: list[tuple[Any, ...]] = []
+        self.constants: dict[int, torch.Tensor] = {}
+        self.known: dict[int, Sight] = {}
+        self.op_count = 0
+        self.in_call = False
+        self.run = -1
+        self.run_count = 0
+        self.boundary: FrameType | None = None
+        self.told = False
+        self.hidden = False
+        self.thread = 0
+        self.settle: Callable[[], None] = never
+        self.at_once = False
+        self.settle_at = FIRST
+        self.sweep_at = _FEW
+        self.unwind: Callable[[FrameType | None], None] = stay
+        self.keep: Callable[[torch.Tensor], Any] | None = None
+        self.prepares = False
+        self.originals: Callable[[torch.Tensor, Sight], None] | None = None
+
+    def write(self, event: tuple[Any, ...]) -> None:
+        """Write an event: its kind, the number of ops, and what `settling` says of its kind."""
+        self.events.append(event)
+        if self.at_once:
+            self.settle()
+
+    def read(self, tensor: torch.Tensor) -> Live | Sight:
+        """Return what to write for a tensor that is about to be read, or was handed over."""
+        live = ref(tensor)
+        sight = self.known.get(id(live))
+        if sight is not None:
+            if self.told:
+                return live
+            _, storage, shape, stride, dtype, _, offset = sight
+            # Whether no `.data = ` gave it another storage, or moved it within its own.
+            if storage is None or (
+                storage() is tensor.untyped_storage()
+                and offset == tensor.storage_offset()
+                and shape == tensor.shape
+                and stride == tensor.stride()
+                and dtype is tensor.dtype
+            ):
+                return live
+        if is_transformed(tensor):
+            with torch._C._DisableFuncTorch():
+                return self.read(physical(tensor))
+        sight = self.known[id(live)] = look(tensor)
+        if self.originals is not None:
+            self.originals(tensor, sight)
+        return sight
+
+    def note(self, tensor: torch.Tensor) -> Sight:
+        """Return what to write for a tensor that an op made or wrote."""
+        sight = look(tensor)
+        self.known[id(sight[0])] = sight
+        return sight
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Have the next sight of this tensor be a new one: its metadata was replaced."""
+        self.known.pop(id(ref(tensor)), None)
+
+    def chain(self, frame: FrameType | None) -> Chain:
+        """Return the code and the position in it of each frame up to the boundary."""
+        boundary = self.boundary
+        found: Chain = []
+        at = frame
+        while at is not boundary and at is not None:
+            found.append(at.f_code)
+            found.append(at.f_lasti)
+            at = at.f_back
+        if at is None and boundary is not None:
+            self.unwind(frame)  # a BaseException left that module, which no hook is told of
+            if self.boundary is not boundary:
+                return self.chain(frame)
+        return found
+
+    def sweep(self) -> None:
+        """Drop what was known of tensors that are gone, when it has become much."""
+        if len(self.known) > self.sweep_at:
+            self.known = {key: sight for key, sight in self.known.items() if sight[0]() is not None}
+            self.sweep_at = _FEW + 2 * len(self.known)
+
+
+# `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.
+is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def physical(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor that ops see of one that torch.func wrapped; any other as it is."""
+    while is_transformed(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def look(tensor: torch.Tensor) -> Sight:
+    """Return the sight of a tensor."""
+    try:
+        sight: Sight = (
+            ref(tensor), ref(tensor.untyped_storage()), tensor.shape, tensor.stride(),
+            tensor.dtype, tensor.device, tensor.storage_offset(),
+        )  # fmt: skip
+    except (RuntimeError, NotImplementedError, ValueError):
+        # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
+        return (ref(tensor), None, *_layout_without_storage(tensor), 0)
+    if tensor.__class__ is not torch.Tensor and not all(
+        isinstance(size, int) for size in (*sight[2], *sight[3], sight[6])
+    ):
+        return (ref(tensor), None, *_in_numbers(sight[2:6], tensor), 0)
+    return sight
+
+
+def _in_numbers(layout: tuple[Any, ...], tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return a layout with symbols as numbers: of a jagged tensor, that of all its rows."""
+    shape, stride, dtype, device = layout
+    if tensor.is_nested:
+        rows: Any = tensor._values
+        return rows.shape, (), dtype, device
+    return (*(tuple(map(hint, sizes)) for sizes in (shape, stride)), dtype, device)
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """Return what a symbolic size was made from, 0 if from nothing, without a guard on it."""
+    return size if isinstance(size, int) else int(size.node.hint or 0)
+
+
+def _layout_without_storage(tensor: torch.Tensor) -> tuple[Any, ...]:
+    try:
+        shape: Any = tensor.shape
+    except (RuntimeError, ValueError):  # an uninitialised parameter
+        shape = ()
+    return shape, (), tensor.dtype, tensor.device

@@ -1,0 +1,269 @@
+"""From the log to the tape: which values the tensors were, where the calls came from, in order.
+
+Each kind of event of the log has a method here, whose arguments are what the event says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from types import MethodWrapperType
+from typing import Any
+from weakref import ref
+
+from opscope.capture.log import BATCH, Chain, Live, LogRow, Sight
+from opscope.capture.payloads import Kept
+from opscope.capture.tape import (
+    BACKWARD,
+    IN_CALL,
+    NONE,
+    PACK_OP,
+    CallRow,
+    ModuleRun,
+    Tape,
+)
+from opscope.records.recording import CallKind
+
+Items = Live | list[tuple[str, Live | Sight]]
+_WIDTH = len(LogRow._fields)
+
+
+class Settling:
+    """Moves what is in the log of a tape into its columns."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        # The outermost run of each module that is running, and how often each has run.
+        self._running: dict[int, ModuleRun] = {}
+        self._runs_of: dict[int, int] = {}
+
+    def __call__(self) -> None:
+        """Settle all there is."""
+        tape, log = self._tape, self._tape.log
+        rows, log.ops = log.ops, []
+        events, log.events = log.events, []
+        pending = zip(*[iter(rows)] * _WIDTH, strict=True)
+        for event in events:
+            self._ops(islice(pending, event[1] - tape.op_count))
+            _OF_KIND[event[0]](self, *event[2:])
+        self._ops(pending)
+        if not log.at_once:
+            log.settle_at = log.op_count + BATCH
+        log.sweep()
+        tape.values.sweep()
+
+    def _ops(self, rows: Iterator[tuple[Any, ...]]) -> None:
+        tape, values, constants = self._tape, self._tape.values, self._tape.log.constants
+        reads, made, wrote, numbers = tape.reads, tape.made, tape.wrote, tape.numbers
+        row_of = values.rows
+        for (
+            slots, read, constant, named, place, run, flags, sequence, started, ended, given,
+            written, kept,
+        ) in rows:  # fmt: skip
+            op = tape.op_count
+            for item in read:
+                if item.__class__ is ref and (row := row_of.get(id(item))) is not None:
+                    reads.append(row)  # nearly always
+                elif item.__class__ is ref or item.__class__ is tuple:
+                    reads.append(values.seen(item))
+                else:
+                    if item is not None:
+                        numbers[len(reads)] = item
+                    reads.append(NONE)
+            if op in constants:
+                values.constants[reads[-1]] = constants.pop(op)
+            if written:
+                wrote.extend([values.made(sight, op, written=True) for sight in written])
+            if given.__class__ is tuple:
+                made.append(values.made(given, op))
+            elif given is not None:
+                made.extend([NONE if sight is None else values.made(sight, op) for sight in given])
+            tape.ops += (slots, constant, named)
+            tape.op_numbers += PACK_OP(
+                run, NONE if place is None else self._place(place, run, flags),
+                flags, len(reads), len(made), len(wrote), sequence, started, ended,
+            )  # fmt: skip
+            tape.op_count = op + 1
+            if kept is not None or tape.returned is not None:
+                self._look_at(flags, written, given, kept)
+
+    def _look_at(
+        self,
+        flags: int,
+        written: Sequence[Sight],
+        given: Sight | list[Sight | None] | None,
+        kept: Sequence[Kept | None] | None,
+    ) -> None:
+        """Note what was saved of the last op, and have its autograd nodes looked at."""
+        tape, returned = self._tape, self._tape.returned
+        if flags & (IN_CALL | BACKWARD):  # the layer's call tells of what it returns
+            returned = None
+        sights = (*written, *(given if isinstance(given, list) else (given,)))
+        for number, sight in enumerate(sights):
+            if sight is None:
+                continue
+            row, saved = tape.values.rows[id(sight[0])], kept[number] if kept else None
+            if saved is not None and tape.payloads is not None:
+                tape.payloads.put(row, saved)
+            if returned is not None and (tensor := sight[0]()) is not None:
+                returned.wait(tensor, row)
+
+    def _place(self, place: Chain | int, run: int, flags: int = 0) -> int:
+        if isinstance(place, int):
+            return self._tape.runs[place].place
+        if run == NONE or flags & BACKWARD:
+            return self._tape.places.of(place, NONE, NONE)
+        outer = self._tape.runs[run]
+        return self._tape.places.of(place, outer.place, outer.module)
+
+    def _call(
+        self,
+        func: Any,
+        items: Live | Sight | list[Live | Sight],
+        kept: Kept | list[Kept] | None,
+        grad_fn: type | None,
+        run: int,
+        chain: Chain,
+        op_start: int,
+        started: int,
+        ended: int,
+        error: BaseException | None = None,
+    ) -> None:
+        """Append the call of a torch function that ran ops."""
+        tape = self._tape
+        seen = tape.values.seen
+        returned = tuple(map(seen, items)) if isinstance(items, list) else (seen(items),)
+        place = self._place(chain, run)
+        name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
+        if error is not None:
+            tape.failed_calls.note(error, tape.call_count)
+            end = tape.op_count
+            tape.add_call(CallRow(name, run, place, op_start, end, started, ended, node, True))
+            return
+        if kept is not None or tape.returned is not None:
+            tape.keep(returned, [kept] if isinstance(kept, Kept) else kept)
+        tape.write_call(name, node, returned, run, place, op_start, tape.op_count, started, ended)
+
+    def _handed_call(
+        self,
+        func: Any,
+        items: Sequence[Live | Sight],
+        kept: list[Kept] | None,
+        grad_fn: type | None,
+        run: int,
+        chain: Chain,
+        started: int,
+        ended: int,
+    ) -> None:
+        """Append the call of a torch function that returned what it was given."""
+        tape = self._tape
+        rows = tuple(map(tape.values.seen, items))
+        row = CallRow(
+            function_name(func), run, self._place(chain, run), tape.op_count, tape.op_count,
+            started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
+        )  # fmt: skip
+        tape.hand_on(row, kept)
+
+    def _enter(
+        self,
+        module: int,
+        chain: Chain,
+        items: Items,
+        parent: int,
+        started: int,
+        kept: list[Kept] | None = None,
+    ) -> None:
+        """Begin the run of a module: where it was called, and what it was given."""
+        tape, places = self._tape, self._tape.places
+        number = self._runs_of[module] = self._runs_of.get(module, 0) + 1
+        run = ModuleRun(len(tape.runs), module, number, parent)
+        tape.runs.append(run)
+        run.start, run.op_start = started, tape.op_count
+        site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
+        outer = self._running.setdefault(module, run)
+        if outer is not run:  # recursion: another pass through the same context
+            run.place = outer.place
+        elif module == tape.root:
+            run.is_root, run.place = True, places.root(module, site)
+        else:
+            run.place = site
+        run.inputs = self._leaves(items)
+        if run.is_root:
+            run.inputs = [(path, tape.given_to_model(row)) for path, row in run.inputs]
+            run.inputs = self._pass_border(run, "input", run.inputs, kept)
+        run.call_start = tape.call_count
+
+    def _leave(
+        self, index: int, items: Items, ended: int, failed: bool, kept: list[Kept] | None
+    ) -> None:
+        """End it: what it gave, with a call of its own where that is just what it was given."""
+        tape = self._tape
+        run = tape.runs[index]
+        run.end, run.op_end, run.failed = ended, tape.op_count, failed
+        if self._running[run.module] is run:
+            del self._running[run.module]
+        run.outputs = self._leaves(items)
+        if run.outputs and run.op_start == run.op_end and run.call_start == tape.call_count:
+            received = {row for _, row in run.inputs}
+            if all(row in received for _, row in run.outputs):
+                self._identity(run, kept)
+        run.call_end = tape.call_count
+        if run.is_root:
+            self._pass_border(run, "output", run.outputs, kept)
+
+    def _leaves(self, items: Items) -> list[tuple[str, int]]:
+        seen = self._tape.values.seen
+        if isinstance(items, list):
+            return [(path, seen(item)) for path, item in items]
+        return [("", seen(items))]
+
+    def _identity(self, run: ModuleRun, kept: list[Kept] | None) -> None:
+        op = self._tape.op_count
+        row = CallRow(
+            "identity", run.index, run.place, op, op, run.start, run.end, None,
+            kind="identity", received=tuple(row for _, row in run.outputs),
+        )  # fmt: skip
+        new = self._tape.hand_on(row, kept)
+        run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
+
+    def _pass_border(
+        self,
+        run: ModuleRun,
+        kind: CallKind,
+        leaves: Sequence[tuple[str, int]],
+        kept: list[Kept] | None,
+    ) -> list[tuple[str, int]]:
+        """Record each tensor that enters or leaves the model as a call of its own.
+
+        One that is given twice enters once: nobody can tell which of the two is read.
+        """
+        op, now = self._tape.op_count, run.start if kind == "input" else run.end
+        result = []
+        entered: dict[int, int] = {}
+        for number, (path, row) in enumerate(leaves):
+            if row not in entered:
+                call = CallRow(
+                    kind, run.parent, run.place, op, op, now, now, None,
+                    received=(row,), kind=kind, path=path,
+                )  # fmt: skip
+                new = self._tape.hand_on(call, kept and [kept[number]])[0]
+                result.append((path, new))
+                if kind == "input":
+                    entered[row] = new
+            else:
+                result.append((path, entered[row]))
+        return result
+
+
+_OF_KIND: tuple[Callable[..., None], ...] = (
+    Settling._call, Settling._handed_call, Settling._enter, Settling._leave,
+)  # fmt: skip
+
+
+def function_name(func: Any) -> str:
+    """Return a torch function's name; a property's for the read of a property."""
+    if func.__class__ is MethodWrapperType:
+        owner: Any = func.__self__
+        name = getattr(owner, "__name__", None) or getattr(owner.fget, "__name__", "property")
+        return str(name)
+    return str(getattr(func, "__name__", func.__class__.__name__))
