@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from models import Case
 from torch.profiler import ProfilerActivity, profile
@@ -14,6 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import opscope
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,32 @@ def profiler(case: Case) -> profile:
     return profile(activities=activities, record_shapes=True)
 
 
+def profiler_table(case: Case) -> None:
+    """Run the case in torch's profiler and print its table to a string."""
+    with profiler(case) as found:
+        case.step()
+    found.key_averages(group_by_input_shape=True).table()
+
+
+@contextmanager
+def hooks(model: nn.Module) -> Iterator[dict[str, object]]:
+    """Save what every module returns, by hooks of one's own."""
+    saved: dict[str, object] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            saved[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(n)) for n, module in model.named_modules()]
+    try:
+        yield saved
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def contenders() -> dict[str, Contender]:
     """Return all that can be measured here, the bare model first."""
     found = {
@@ -70,8 +103,12 @@ def contenders() -> dict[str, Contender]:
         "FLOP counter": inside(lambda _: FlopCounterMode(display=False)),
         "Debug mode": inside(lambda _: DebugMode()),
         "profiler": inside(profiler),
+        "profiler table": Contender(profiler_table),
+        "module hooks": inside(lambda case: hooks(case.model)),
     }
-    peers = {"torchinfo": torchinfo, "torchview": torchview, "torchlens": torchlens}
+    peers = {
+        "torchinfo": torchinfo, "torchview": torchview, "nnsight": nnsight, "torchlens": torchlens,
+    }  # fmt: skip
     for package, peer in peers.items():
         if find_spec(package):
             found |= peer()
@@ -112,6 +149,37 @@ def torchview() -> dict[str, Contender]:
         draw_graph(case.model, input_data=case.x, device=case.x.device)
 
     return {"torchview": Contender(run, patches=True, no_backward="runs the forward itself")}
+
+
+def nnsight() -> dict[str, Contender]:
+    """Return nnsight saving the output of every innermost module, each the first time it runs."""
+    from nnsight import NNsight
+
+    nets: WeakKeyDictionary[nn.Module, tuple[NNsight, list[object]]] = WeakKeyDictionary()
+
+    def wrap(model: nn.Module, x: torch.Tensor) -> tuple[NNsight, list[object]]:
+        """Wrap a copy, whose modules have to be asked for in the order in which they run."""
+        copy = deepcopy(model)
+        with hooks(copy) as saved:
+            copy(x)
+        names = [name for name in saved if name and not list(copy.get_submodule(name).children())]
+        net = NNsight(copy)
+        return net, [net.get(name) for name in names]
+
+    def run(case: Case) -> None:
+        if case.model not in nets:  # in the first run, which is not timed
+            nets[case.model] = wrap(case.model, case.x)
+        net, modules = nets[case.model]
+        with net.trace(case.x):
+            saved = list().save()  # noqa: C408
+            for module in modules:
+                saved.append(module.output)
+            output = net.output.save()
+        if case.trains:
+            case.loss(output).backward()
+            net._module.zero_grad()
+
+    return {"nnsight": Contender(run)}
 
 
 def torchlens() -> dict[str, Contender]:
