@@ -224,3 +224,12 @@ def test_what_is_saved_is_the_value_of_that_moment(make, change, mode, replayabl
         if expected.layout is not torch.strided:
             saved, expected = saved.to_dense(), expected.to_dense()
         assert torch.equal(saved, expected)
+
+
+def test_what_was_chosen_and_lost_its_memory_before_a_write_is_refused():
+    with opscope.trace(save=["mul"]) as trace:
+        y = torch.ones(8) * 2
+        y.untyped_storage().resize_(16)
+        y[:2].zero_()
+    with pytest.raises(opscope.NotSaved, match="its memory was freed"):
+        _ = trace["mul"].activation

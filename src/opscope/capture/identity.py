@@ -57,9 +57,6 @@ class Values:
         self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
         self._sweep_at = _FIRST_SWEEP
 
-    def __len__(self) -> int:
-        return len(self.origins)
-
     def seen(self, item: Live | Sight) -> int:
         """Return the row of what was read: a tensor that has one, or the sight of a new one."""
         if isinstance(item, tuple):

@@ -103,8 +103,8 @@ class Log:
 
     __slots__ = (
         "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep", "known",
-        "op_count", "ops", "originals", "prepares", "run", "run_count", "settle", "settle_at", "sweep_at", "thread", "told",
-        "unwind",
+        "op_count", "ops", "originals", "prepares", "run", "run_count", "settle", "settle_at",
+        "sweep_at", "thread", "told", "unwind",
     )  # fmt: skip
 
     def __init__(self) -> None:

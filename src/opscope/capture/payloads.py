@@ -96,10 +96,6 @@ class Payloads:
         """Note whose value was saved."""
         self._rows.setdefault(row, kept)
 
-    def of_row(self, row: int) -> Kept | None:
-        """Return what was saved of a row."""
-        return self._rows.get(row)
-
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
         for tensor in _with_parts(tensors):
@@ -109,7 +105,7 @@ class Payloads:
 
     def _part(self, kept: Kept, *, in_op: bool = False) -> None:
         """Give a saved tensor memory of its own."""
-        alias = kept.tensor
+        alias, kept.storage = kept.tensor, None
         if alias is None or not _is_there(alias):
             return
         if self._options.detach:
@@ -119,7 +115,6 @@ class Payloads:
             # In an op back above autograd, so that the copy is in the graph like the tensor itself.
             with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
                 kept.tensor = alias.clone()
-        kept.storage = None
 
     def seal(self, buffers: Iterable[torch.Tensor], known: Iterable[Sight]) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.
@@ -162,10 +157,10 @@ class Payloads:
         wanted = set(rows)
         self.settled = True
         self._rows = {row: kept for row, kept in self._rows.items() if row in wanted}
-        self._sharing = {
-            key: (storage, [kept for kept in self._rows.values() if kept.storage == key])
-            for key, (storage, _) in self._sharing.items()
-        }
+        self._sharing = {key: (storage, []) for key, (storage, _) in self._sharing.items()}
+        for kept in self._rows.values():
+            if kept.storage is not None:
+                self._sharing[kept.storage][1].append(kept)
 
     def rows(self) -> set[int]:
         """Return the rows that are saved."""
