@@ -230,7 +230,7 @@ class Trace(Recorded):
     def _parameter(self, number: int) -> torch.Tensor | None:
         """Return a parameter or buffer; as it was, if it is gone and was kept."""
         session, record = self._session, self.recording.parameters[number]
-        tensor = session.tape.parameters.entries[number].live()
+        tensor = session.tape.parameters.tensor(number)
         if tensor is None and record.value is not None:
             tensor = session.tape.values.outside(record.value)
             if tensor is not None and record.kind == "parameter":

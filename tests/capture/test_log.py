@@ -11,7 +11,7 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
-from opscope.capture.log import FIRST, Log, look
+from opscope.capture.log import FIRST, SEEN, SIGHT, Log, look
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,12 @@ def test_it_is_the_same_after_only_autograd_held_the_tensor():
 def test_a_tensor_is_looked_at_once_until_its_data_is_replaced():
     log, x = Log(), torch.zeros(4)
     log.told = True
-    sight = log.read(x)
-    assert sight[2:] == (x.shape, x.stride(), x.dtype, x.device, 0)
-    assert log.read(x) is sight[0]
+    assert log.read(x) is log.read(x) is weakref.ref(x)
+    assert log.events == [SEEN, 0, *look(x)]
+    assert look(x)[2:] == (x.shape, x.stride(), x.dtype, x.device, 0)
     log.forget(x)
-    assert isinstance(log.read(x), tuple)
+    log.read(x)
+    assert log.events == [SEEN, 0, *look(x)] * 2
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,11 @@ def test_data_that_was_replaced_unheard_is_noticed(moved):
     log, x = Log(), torch.zeros(4)
     log.read(x)
     assert log.read(x) is weakref.ref(x)
+    assert log.events == [SEEN, 0, *look(x)]
     x.data = moved(x)
-    assert isinstance(log.read(x), tuple)
+    log.read(x)
+    assert log.events[-SIGHT:] == [*look(x)]
+    assert len(log.events) == 2 * (2 + SIGHT)
 
 
 def test_what_was_known_of_tensors_that_are_gone_is_dropped():
@@ -139,3 +143,28 @@ def test_several_threads_may_read_a_trace_first():
     for thread in threads:
         thread.join()
     assert seen == [2001] * 4
+
+
+def test_the_garbage_collector_visits_two_objects_an_op(layers):
+    model = nn.Sequential(nn.Flatten(0), nn.Hardtanh())
+
+    def visited(ops):
+        gc.collect()
+        before = len(gc.get_objects())
+        with torch.no_grad(), opscope.trace(model, layers=layers) as trace:
+            x = torch.zeros(2, 3)
+            for _ in range(ops // 4):
+                x = model(x.view(3, 2) + 1)
+        for generation in (0, 1):  # what holds nothing that is visited is found out
+            gc.collect(generation)
+        assert trace._session.tape.op_count == 0
+        assert trace._session.tape.log.op_count == ops + 1
+        return len(gc.get_objects()) - before
+
+    gc.disable()
+    try:
+        visited(4)
+        # Its weak reference and that to its storage, of which views have none of their own.
+        assert (visited(1204) - visited(4)) / 1200 <= 2
+    finally:
+        gc.enable()

@@ -195,9 +195,10 @@ class Region:
             self._tape.failed_ops.note(error, log.op_count)
         with torch._C.DisableTorchFunction():
             written = [t for t, version in self._versions.values() if t._version != version]
+            made = [part for tensor in outputs for part in log.note(tensor)]
+            wrote = [part for tensor in written for part in log.note(tensor)]
             row = LogRow(
                 slots=_SLOTS,
-                reads=list(self._reads.values()),
                 constants=(),
                 named=dict.fromkeys(self._reads, TensorSlot()),
                 place=run,
@@ -206,11 +207,12 @@ class Region:
                 sequence=torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
                 started=self._started,
                 ended=ended,
-                made=[log.note(tensor) for tensor in outputs],
-                wrote=[log.note(tensor) for tensor in written],
                 kept=None if log.keep is None else list(map(log.keep, (*written, *outputs))),
+                reads=len(self._reads),
+                made=len(made),
+                wrote=len(wrote),
             )
-        log.ops += row
+        log.ops += (*row, *self._reads.values(), *made, *wrote)
         log.op_count += 1
         if log.at_once:
             log.settle()

@@ -224,7 +224,10 @@ def _arguments(
 
     for name in slots.tensor_names:
         take(name)
-    constants = row.constants[: len(slots.constant_names)]
+    constants = [
+        list(value) if value.__class__ is tuple else value
+        for value in row.constants[: len(slots.constant_names)]
+    ]
     others.extend(zip(slots.constant_names, constants, strict=True))
     for (_, name), length in zip(slots.lists, row.constants[len(constants) :], strict=True):
         if not length:
@@ -251,16 +254,16 @@ def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]
     records = tuple(
         Parameter(
             index=number,
-            name=entry.name,
-            aliases=tuple(entry.aliases),
-            kind=entry.kind,
-            shape=tuple(entry.shape),
-            dtype=str(entry.dtype).removeprefix("torch."),
-            itemsize=entry.dtype.itemsize,
-            trainable=entry.trainable,
+            name=row.name,
+            aliases=table.aliases.get(number, ()),
+            kind=row.kind,
+            shape=row.shape,
+            dtype=str(row.dtype).removeprefix("torch."),
+            itemsize=row.dtype.itemsize,
+            trainable=row.trainable,
             value=first_value.get(number),
         )
-        for number, entry in enumerate(table.entries)
+        for number, row in enumerate(table.rows())
     )
     return records, dict(table.of_row)
 

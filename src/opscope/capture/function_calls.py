@@ -76,9 +76,9 @@ class FunctionCalls(TorchFunctionMode):
             item = live if id(live) in log.known else log.read(result)
             node, chain = _node_class(result), log.chain(frame)
             kept = None if log.keep is None else log.keep(result)
-            log.events.append(
-                (CALL, log.op_count, func, item, kept, node, log.run, chain, op, started, ended)
-            )
+            log.events += (
+                CALL, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
+            )  # fmt: skip
             if log.at_once:
                 log.settle()
             return result
@@ -112,7 +112,9 @@ class FunctionCalls(TorchFunctionMode):
         kept = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
         # Only now, as a chain that is longer than it should be ends modules.
-        log.write((CALL, log.op_count, func, items, kept, node, log.run, chain, op, started, ended))
+        log.write(
+            (CALL, log.op_count, func, items, kept, node, log.run, chain, op, started, ended, None)
+        )
 
     def _write_without_ops(
         self,

@@ -57,14 +57,13 @@ class Values:
         self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
         self._sweep_at = _FIRST_SWEEP
 
-    def seen(self, item: Live | Sight) -> int:
-        """Return the row of what was read: a tensor that has one, or the sight of a new one."""
-        if isinstance(item, tuple):
-            return self._add(item, OUTSIDE, -1)
-        row = self.rows.get(id(item))
-        if row is None:  # an op that is still running has its first sight
-            row = self._add(self._log.known[id(item)], OUTSIDE, -1)
-        return row
+    def found(self, sight: Sight) -> int:
+        """Return a new row, for a tensor that came from outside."""
+        return self._add(sight, OUTSIDE, -1)
+
+    def seen(self, live: Live) -> int:
+        """Return the row of a tensor that has one."""
+        return self.rows[id(live)]
 
     def made(self, sight: Sight, op: int, *, written: bool = False) -> int:
         """Return the row of a tensor that an op returned or wrote."""
@@ -104,7 +103,7 @@ class Values:
 
     def forget_all(self) -> None:
         """Have every tensor be new: the program went on unseen, and may have written any."""
-        self._log.known.clear()
+        self._log.forget_all()
         self.rows.clear()
         self._storage_rows.clear()
         if self.originals is not None:

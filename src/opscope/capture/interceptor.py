@@ -13,7 +13,7 @@ from weakref import ref
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opscope.capture.log import Chain, Sight, look
+from opscope.capture.log import ABSENT, Chain
 from opscope.capture.operators import Plan, Slots, plan_of, unnested
 from opscope.capture.tape import (
     BACKWARD,
@@ -122,12 +122,12 @@ class Interceptor(TorchDispatchMode):
             tape.nodes.extend((op, kind, number, parameter))
         if get_ident() != self._log.thread:  # each device has a thread of its own
             tape.threads[op] = get_ident()
-        chain: Chain = []
+        chain: list[Any] = []
         at = frame
         while at is not None and at.f_code is not _ENGINE:
             chain += (at.f_code, at.f_lasti)
             at = at.f_back
-        return chain or None
+        return tuple(chain) or None
 
     def _learn(self, func: Any) -> Plan:
         plan = plan_of(func)
@@ -175,8 +175,8 @@ class Interceptor(TorchDispatchMode):
         if log.prepares:
             self._prepare(plan, args, kwargs)
         sequence = _sequence_nr()
-        made: Sight | list[Sight | None] | None = None
-        wrote: Sequence[Sight] = ()
+        made: Sequence[Any] = ()
+        wrote: Sequence[Any] = ()
         kept = None
         log.hidden = True
         started = perf_counter_ns()
@@ -190,15 +190,14 @@ class Interceptor(TorchDispatchMode):
         else:
             ended = perf_counter_ns()
             if result.__class__ is _Tensor and not plan.writes and log.keep is None:
-                made = look(result)  # nearly always
-                log.known[id(made[0])] = made
+                made = log.note(result)  # nearly always
             else:
                 made, wrote, kept = self._results(plan, args, kwargs, result, place, flags)
         finally:
             log.hidden = False
             log.ops += (
-                slots, reads, constants, named, place, log.run, flags, sequence, started, ended,
-                made, wrote, kept,
+                slots, constants, named, place, log.run, flags, sequence, started, ended,
+                kept, len(reads), len(made), len(wrote), *reads, *made, *wrote,
             )  # fmt: skip
             log.op_count += 1
             if log.op_count >= log.settle_at:
@@ -250,16 +249,16 @@ class Interceptor(TorchDispatchMode):
         result: Any,
         place: Chain | None,
         flags: int,
-    ) -> tuple[Sight | list[Sight | None] | None, Sequence[Sight], Sequence[Any] | None]:
-        """Return what an op made and wrote, and what is saved of that."""
+    ) -> tuple[list[Any], list[Any], Sequence[Any] | None]:
+        """Return the sights of what an op made and wrote, and what is saved of that."""
         note = self._log.note
         written = plan.written(args, kwargs) if plan.writes else ()
-        wrote = [note(tensor) for tensor in written]
-        made: Sight | list[Sight | None] | None = None
-        if isinstance(result, _Tensor):
-            made = note(result)
-        elif result is not None:
-            made = [None if one is None else note(one) for one in _flat(result)]
+        made: list[Any] = []
+        wrote: list[Any] = []
+        for tensor in written:
+            wrote += note(tensor)
+        for one in _flat(result):
+            made += ABSENT if one is None else note(one)
         return made, wrote, self._keep(written, result, place, flags)
 
     def _keep(
@@ -274,9 +273,8 @@ class Interceptor(TorchDispatchMode):
         if is_no_layer and not tape.payloads.every_op:
             return None
         known = {id(tensor) for tensor in written}
-        outputs = (result,) if isinstance(result, _Tensor) else _flat(result)
         return [keep(tensor) for tensor in written] + [
-            None if one is None or id(one) in known else keep(one) for one in outputs
+            None if one is None or id(one) in known else keep(one) for one in _flat(result)
         ]
 
     def _read_lists(
@@ -311,7 +309,9 @@ class Interceptor(TorchDispatchMode):
 
 def _flat(result: Any) -> Iterator[torch.Tensor | None]:
     """Yield the tensors of an op's result, None for each absent one."""
-    if isinstance(result, (tuple, list)):
+    if isinstance(result, _Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
         for item in result:
             if item is None or isinstance(item, _Tensor):
                 yield item

@@ -15,7 +15,7 @@ from weakref import ref
 import torch
 
 # Kinds of events.
-CALL, HANDED_CALL, ENTER, LEAVE = range(4)
+CALL, HANDED_CALL, ENTER, LEAVE, SEEN = range(5)
 
 # How many ops wait until the trace is read: to settle them takes time, which a model that runs
 # should not. Of a longer trace the rest is settled a few at a time, so that what waits is not
@@ -26,7 +26,9 @@ _FEW = 512
 Live = ref[torch.Tensor]
 # A tensor at one moment: itself, its storage, sizes, strides, dtype, device and offset.
 Sight = tuple[Any, ...]
-Chain = list[Any]  # by turns code and a position in it
+SIGHT = 7
+ABSENT: Sight = (None,) * SIGHT
+Chain = tuple[Any, ...]  # by turns code and a position in it
 
 
 def never() -> None:
@@ -38,11 +40,10 @@ def stay(frame: FrameType | None) -> None:
 
 
 class LogRow(NamedTuple):
-    """One op.
+    """One op, without the tensors.
 
     Attributes:
         slots: Where its arguments are.
-        reads: What it read: tensors, None and numbers.
         constants: The other positional arguments, and the lengths of lists of tensors.
         named: The named ones, with slots for tensors.
         place: The frames that called it; or the module run that it stands for; or None.
@@ -51,13 +52,13 @@ class LogRow(NamedTuple):
         sequence: Autograd's number for the next node, before the op.
         started: In nanoseconds.
         ended: In nanoseconds.
-        made: The sight of what it returned, or a list of them, None for what is absent.
-        wrote: The sights of what it wrote.
-        kept: What was saved of ``wrote`` and then ``made``, None for what was not.
+        kept: What was saved of what it wrote and then returned, None for what was not.
+        reads: How much of what it read follows the row: tensors, None and numbers.
+        made: How much then follows of the sights of what it returned, `ABSENT` among them.
+        wrote: How much of the sights of what it wrote.
     """
 
     slots: Any
-    reads: list[Any]
     constants: tuple[Any, ...]
     named: dict[str, Any] | None
     place: Any
@@ -66,24 +67,29 @@ class LogRow(NamedTuple):
     sequence: int
     started: int
     ended: int
-    made: Sight | list[Sight | None] | None
-    wrote: Sequence[Sight]
     kept: Sequence[Any] | None
+    reads: int
+    made: int
+    wrote: int
 
 
 class Log:
     """All that is not settled yet, and what is running now.
 
     A tensor is written as a weak reference to it, of which there is one for each tensor: as
-    long as that is held, its ``id`` is of this tensor only. Where it was not seen before, or
-    was given other metadata unseen, its sight is written instead.
+    long as that is held, its ``id`` is of this tensor only. One that was not seen before, or
+    was given other metadata unseen, is an event of its own, before what reads it.
+
+    All is flat, as every object that is kept costs about 1 µs more in the garbage collector.
 
     Attributes:
-        ops: Flat rows of `LogRow`.
-        events: What happened between ops: tuples of a kind, the number of ops before it, and
-            what `settling` says.
+        ops: Flat rows of `LogRow`, each followed by the op's tensors.
+        events: Flat rows of what happened between ops: a kind, the number of ops before it,
+            and what `settling` says of its kind.
         constants: By op, copies of what it was given that nothing else holds.
-        known: By ``id`` of the weak reference, the last sight of each tensor.
+        known: By ``id`` of it, the weak reference to each tensor that was seen.
+        storages: The storage that each then had, unless ``told``.
+        layouts: Likewise the rest of its last sight.
         op_count: How many ops there were since the trace began.
         in_call: Whether a layer call is running.
         run: The innermost module run, -1 outside.
@@ -103,15 +109,17 @@ class Log:
 
     __slots__ = (
         "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep", "known",
-        "op_count", "ops", "originals", "prepares", "run", "run_count", "settle", "settle_at",
-        "sweep_at", "thread", "told", "unwind",
+        "layouts", "op_count", "ops", "originals", "prepares", "run", "run_count", "settle",
+        "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.ops: list[Any] = []
-        self.events: list[tuple[Any, ...]] = []
+        self.events: list[Any] = []
         self.constants: dict[int, torch.Tensor] = {}
-        self.known: dict[int, Sight] = {}
+        self.known: dict[int, Live] = {}
+        self.storages: dict[int, ref[torch.UntypedStorage] | None] = {}
+        self.layouts: dict[int, tuple[Any, ...]] = {}
         self.op_count = 0
         self.in_call = False
         self.run = -1
@@ -131,18 +139,19 @@ class Log:
 
     def write(self, event: tuple[Any, ...]) -> None:
         """Write an event: its kind, the number of ops, and what `settling` says of its kind."""
-        self.events.append(event)
+        self.events += event
         if self.at_once:
             self.settle()
 
-    def read(self, tensor: torch.Tensor) -> Live | Sight:
+    def read(self, tensor: torch.Tensor) -> Live:
         """Return what to write for a tensor that is about to be read, or was handed over."""
         live = ref(tensor)
-        sight = self.known.get(id(live))
-        if sight is not None:
-            if self.told:
+        if self.told:
+            if id(live) in self.known:
                 return live
-            _, storage, shape, stride, dtype, _, offset = sight
+        elif (layout := self.layouts.get(id(live))) is not None:
+            storage = self.storages[id(live)]
+            shape, stride, dtype, _, offset = layout
             # Whether no `.data = ` gave it another storage, or moved it within its own.
             if storage is None or (
                 storage() is tensor.untyped_storage()
@@ -155,25 +164,35 @@ class Log:
         if is_transformed(tensor):
             with torch._C._DisableFuncTorch():
                 return self.read(physical(tensor))
-        sight = self.known[id(live)] = look(tensor)
+        sight = self.note(tensor)
         if self.originals is not None:
             self.originals(tensor, sight)
-        return sight
+        self.write((SEEN, self.op_count, *sight))
+        return live
 
     def note(self, tensor: torch.Tensor) -> Sight:
         """Return what to write for a tensor that an op made or wrote."""
         sight = look(tensor)
-        self.known[id(sight[0])] = sight
+        live = sight[0]
+        self.known[id(live)] = live
+        if not self.told:
+            self.storages[id(live)], self.layouts[id(live)] = sight[1], sight[2:]
         return sight
 
     def forget(self, tensor: torch.Tensor) -> None:
         """Have the next sight of this tensor be a new one: its metadata was replaced."""
         self.known.pop(id(ref(tensor)), None)
 
+    def forget_all(self) -> None:
+        """Have the next sight of every tensor be a new one."""
+        self.known.clear()
+        self.storages.clear()
+        self.layouts.clear()
+
     def chain(self, frame: FrameType | None) -> Chain:
         """Return the code and the position in it of each frame up to the boundary."""
         boundary = self.boundary
-        found: Chain = []
+        found: list[Any] = []
         at = frame
         while at is not boundary and at is not None:
             found.append(at.f_code)
@@ -183,12 +202,15 @@ class Log:
             self.unwind(frame)  # a BaseException left that module, which no hook is told of
             if self.boundary is not boundary:
                 return self.chain(frame)
-        return found
+        return tuple(found)
 
     def sweep(self) -> None:
         """Drop what was known of tensors that are gone, when it has become much."""
         if len(self.known) > self.sweep_at:
-            self.known = {key: sight for key, sight in self.known.items() if sight[0]() is not None}
+            self.known = {key: live for key, live in self.known.items() if live() is not None}
+            if not self.told:
+                self.storages = {key: self.storages[key] for key in self.known}
+                self.layouts = {key: self.layouts[key] for key in self.known}
             self.sweep_at = _FEW + 2 * len(self.known)
 
 
@@ -207,7 +229,7 @@ def look(tensor: torch.Tensor) -> Sight:
     """Return the sight of a tensor."""
     try:
         sight: Sight = (
-            ref(tensor), ref(tensor.untyped_storage()), tensor.shape, tensor.stride(),
+            ref(tensor), ref(tensor.untyped_storage()), tuple(tensor.shape), tensor.stride(),
             tensor.dtype, tensor.device, tensor.storage_offset(),
         )  # fmt: skip
     except (RuntimeError, NotImplementedError, ValueError):

@@ -29,7 +29,7 @@ from opscope.capture.tracers import is_tracing
 
 if TYPE_CHECKING:
     from opscope.capture.function_calls import FunctionCalls
-    from opscope.capture.log import Live, Sight
+    from opscope.capture.log import Live
 
 _Tensor = torch.Tensor
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -223,9 +223,9 @@ class ModuleCalls:
             return
         chain = log.chain(frame)  # first, as it may end modules
         items = self._items(args[0] if len(args) == 1 else args)
-        log.events.append(
-            (ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns())
-        )
+        log.events += (
+            ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
+        )  # fmt: skip
         self._stack.append((module, frame, log.run_count, log.op_count))
         log.run, log.boundary = log.run_count, frame
         log.run_count += 1
@@ -247,7 +247,7 @@ class ModuleCalls:
         kept = None
         if log.keep is not None and op in (log.op_count, NONE):  # it may be a call of its own
             kept = self._keep(output)
-        log.events.append((LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept))
+        log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept)
         if log.at_once:
             log.settle()
 
@@ -371,7 +371,7 @@ class ModuleCalls:
         _pop_mode()
         return True
 
-    def _items(self, value: Any) -> Live | list[tuple[str, Live | Sight]]:
+    def _items(self, value: Any) -> Live | list[tuple[str, Live]]:
         """Return what the log says of the tensors in a value, each with its path."""
         log = self._log
         if value.__class__ is _Tensor:

@@ -88,6 +88,13 @@ def _in_words(get: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
     return lambda args: tuple(map(described, get(args)))
 
 
+def _with_tuples(get: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
+    """Return a getter of tuples instead of lists, which the garbage collector visits for ever."""
+    return lambda args: tuple(
+        [tuple(value) if value.__class__ is list else value for value in get(args)]
+    )
+
+
 def described(value: Any) -> Any:
     """Return what a record says of an argument: a process group by its name and ranks."""
     if not isinstance(value, torch.ScriptObject):
@@ -118,13 +125,14 @@ class Plan:
         flag: Place and name of the argument without which it writes none of them.
         skip: Whether it is no computation (the profiler's own marks, reads of metadata).
         draws: Whether it draws random numbers.
+        numbers: The places of arguments that are lists of numbers.
         objects: The places of arguments that are objects of C++, such as process groups.
         opaque: Whether nothing is known of its arguments: a higher-order operator.
     """
 
     __slots__ = (
-        "arguments", "call", "draws", "flag", "func", "kinds", "name", "objects", "opaque",
-        "positional", "skip", "writes",
+        "arguments", "call", "draws", "flag", "func", "kinds", "name", "numbers", "objects",
+        "opaque", "positional", "skip", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -135,10 +143,10 @@ class Plan:
         self.draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
-        self.objects = frozenset(
-            place
-            for place, argument in enumerate(() if schema is None else schema.arguments)
-            if "torch.classes" in str(argument.type)
+        types = [str(argument.type) for argument in (() if schema is None else schema.arguments)]
+        self.objects = frozenset(i for i, name in enumerate(types) if "torch.classes" in name)
+        self.numbers = frozenset(
+            i for i, name in enumerate(types) if "List[" in name and _kind(name) == "other"
         )
         if schema is None:
             self.arguments: tuple[str, ...] = ()
@@ -146,7 +154,7 @@ class Plan:
             self.writes: frozenset[str] = frozenset()
         else:
             self.arguments = tuple(argument.name for argument in schema.arguments)
-            self.kinds = tuple(_kind(str(argument.type)) for argument in schema.arguments)
+            self.kinds = tuple(map(_kind, types))
             declared = {
                 argument.name
                 for argument in schema.arguments
@@ -210,6 +218,8 @@ class Slots:
         self.constants = _getter(constants)
         if self.constants is not None and plan.objects.intersection(constants):
             self.constants = _in_words(self.constants)
+        if self.constants is not None and plan.numbers.intersection(constants):
+            self.constants = _with_tuples(self.constants)
         self.constant_names = tuple(names[i] for i in constants)
         self.writes = tuple(i for i in range(count) if names[i] in plan.writes)
 

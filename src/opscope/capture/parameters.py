@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 from weakref import ref
 
 import torch
@@ -12,37 +12,35 @@ from torch import nn
 Kind = Literal["parameter", "buffer"]
 
 
-class ParameterEntry:
+class ParameterRow(NamedTuple):
     """One parameter or buffer, however many names it has, as it is when the block is entered."""
 
-    aliases: tuple[str, ...] = ()
-    is_lazy = False
+    live: ref[torch.Tensor]
+    name: str
+    kind: Kind
+    trainable: bool
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
-    def __init__(
-        self, live: ref[torch.Tensor], tensor: torch.Tensor, name: str, kind: Kind
-    ) -> None:
-        self.live = live
-        self.name = name
-        self.kind: Kind = kind
-        self.measure(tensor)
 
-    def measure(self, tensor: torch.Tensor) -> None:
-        """Take down its shape and whether it is trained."""
-        self.trainable = self.kind == "parameter" and tensor.requires_grad
-        self.dtype = tensor.dtype
-        try:
-            self.shape = tensor.shape
-        except RuntimeError:  # it has none until it is used
-            self.shape, self.is_lazy = torch.Size(), True
+_WIDTH = len(ParameterRow._fields)
+_MEASURED = 3  # from here on it is what `_measured` says
 
 
 class Parameters:
-    """The parameters and buffers of all modules with an address, and the rows they are."""
+    """The parameters and buffers of all modules with an address, and the rows they are.
+
+    Attributes:
+        of_row: By the row of a value, the number of the parameter that it is.
+        aliases: By number, the other names that it has.
+    """
 
     def __init__(self) -> None:
-        self.entries: list[ParameterEntry] = []
         self.of_row: dict[int, int] = {}
+        self.aliases: dict[int, tuple[str, ...]] = {}
+        self._rows: list[Any] = []  # flat: an object for each would cost as much as an op
         self._numbers: dict[int, int] = {}
+        self._lazy: set[int] = set()
 
     def learn(self, module: nn.Module, address: str) -> None:
         """Name what a module itself holds."""
@@ -62,28 +60,50 @@ class Parameters:
         """Return the number of a parameter, -1 for any other tensor."""
         return self._numbers.get(id(ref(tensor)), -1)
 
+    def rows(self) -> Iterator[ParameterRow]:
+        """Return all of them, by number."""
+        return map(ParameterRow._make, zip(*[iter(self._rows)] * _WIDTH, strict=True))
+
+    def tensor(self, number: int) -> torch.Tensor | None:
+        """Return one of them while it is alive."""
+        live: ref[torch.Tensor] = self._rows[number * _WIDTH]
+        return live()
+
     def buffers(self) -> Iterator[torch.Tensor]:
         """Return the buffers that are there."""
-        for entry in self.entries:
-            if entry.kind == "buffer" and (tensor := entry.live()) is not None:
+        for row in self.rows():
+            if row.kind == "buffer" and (tensor := row.live()) is not None:
                 yield tensor
 
     def measure(self, *, lazy_only: bool = False) -> None:
         """Take down again what changed since: shapes, and what is trained."""
-        for entry in self.entries:
-            if not lazy_only or entry.is_lazy:
-                tensor = entry.live()
-                if tensor is not None:
-                    entry.measure(tensor)
+        for number in list(self._lazy) if lazy_only else range(len(self._rows) // _WIDTH):
+            tensor = self.tensor(number)
+            if tensor is not None:
+                at = number * _WIDTH
+                kind = ParameterRow(*self._rows[at : at + _WIDTH]).kind
+                self._rows[at + _MEASURED : at + _WIDTH] = self._measured(tensor, kind, number)
 
     def _add(self, tensors: Mapping[str, torch.Tensor | None], prefix: str, kind: Kind) -> None:
-        numbers, entries = self._numbers, self.entries
+        numbers, count = self._numbers, len(self._numbers)
         for name, tensor in tensors.items():
             if tensor is None:
                 continue
             live = ref(tensor)  # the only one there is, while it is held
-            number = numbers.setdefault(id(live), len(entries))
-            if number < len(entries):
-                entries[number].aliases += (prefix + name,)
+            number = numbers.setdefault(id(live), count)
+            if number < count:
+                self.aliases[number] = (*self.aliases.get(number, ()), prefix + name)
             else:
-                entries.append(ParameterEntry(live, tensor, prefix + name, kind))
+                count += 1
+                self._rows += (live, prefix + name, kind, *self._measured(tensor, kind, number))
+
+    def _measured(
+        self, tensor: torch.Tensor, kind: Kind, number: int
+    ) -> tuple[bool, torch.dtype, tuple[int, ...]]:
+        """Return whether it is trained, its type and its shape."""
+        try:
+            shape = tuple(tensor.shape)
+        except RuntimeError:  # it has none until it is used
+            shape = ()
+            self._lazy.add(number)
+        return kind == "parameter" and tensor.requires_grad, tensor.dtype, shape

@@ -11,7 +11,7 @@ import torch
 from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from opscope.capture.log import Sight, is_transformed, physical
+from opscope.capture.log import Live, is_transformed, physical
 from opscope.capture.originals import has_own_dispatch, unseen
 
 
@@ -116,7 +116,7 @@ class Payloads:
             with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
                 kept.tensor = alias.clone()
 
-    def seal(self, buffers: Iterable[torch.Tensor], known: Iterable[Sight]) -> None:
+    def seal(self, buffers: Iterable[torch.Tensor], known: Iterable[Live]) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.
 
         From here on no dispatch tells of a write, but a tensor's version counter does. Not so
@@ -127,11 +127,13 @@ class Payloads:
             _, sharing = self._sharing.pop(id(_storage_of(buffer)), (None, ()))
             for kept in sharing:
                 self._part(kept)
-        for live, storage, *_ in known:
-            if id(storage) in self._sharing and id(storage) not in self._versions:
-                tensor = live()
-                if tensor is not None and not tensor.is_inference():
-                    self._versions[id(storage)] = (ref(tensor), tensor._version)
+        for live in known:
+            tensor = live()
+            if tensor is None or tensor.is_inference():
+                continue
+            storage = id(_storage_of(tensor))
+            if storage in self._sharing and storage not in self._versions:
+                self._versions[storage] = (live, tensor._version)
 
     def part(self) -> None:
         """Have all that is saved in memory of its own: writes to the rest will not be noticed."""

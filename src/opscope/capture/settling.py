@@ -5,13 +5,12 @@ Each kind of event of the log has a method here, whose arguments are what the ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from types import MethodWrapperType
 from typing import Any
 from weakref import ref
 
-from opscope.capture.log import BATCH, Chain, Live, LogRow, Sight
+from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Sight
 from opscope.capture.payloads import Kept
 from opscope.capture.tape import (
     BACKWARD,
@@ -24,7 +23,7 @@ from opscope.capture.tape import (
 )
 from opscope.records.recording import CallKind
 
-Items = Live | list[tuple[str, Live | Sight]]
+Items = Live | list[tuple[str, Live]]
 _WIDTH = len(LogRow._fields)
 
 
@@ -42,42 +41,47 @@ class Settling:
         tape, log = self._tape, self._tape.log
         rows, log.ops = log.ops, []
         events, log.events = log.events, []
-        pending = zip(*[iter(rows)] * _WIDTH, strict=True)
-        for event in events:
-            self._ops(islice(pending, event[1] - tape.op_count))
-            _OF_KIND[event[0]](self, *event[2:])
-        self._ops(pending)
+        at = end = 0
+        while end < len(events):
+            start = end
+            settle, width = _OF_KIND[events[start]]
+            end += width
+            at = self._ops(rows, at, events[start + 1])
+            settle(self, *events[start + 2 : end])
+        self._ops(rows, at, tape.op_count + len(rows))
         if not log.at_once:
             log.settle_at = log.op_count + BATCH
         log.sweep()
         tape.values.sweep()
 
-    def _ops(self, rows: Iterator[tuple[Any, ...]]) -> None:
+    def _ops(self, rows: list[Any], at: int, op_end: int) -> int:
+        """Settle the rows from a position on, up to an op; return where the next row begins."""
         tape, values, constants = self._tape, self._tape.values, self._tape.log.constants
         reads, made, wrote, numbers = tape.reads, tape.made, tape.wrote, tape.numbers
         row_of = values.rows
-        for (
-            slots, read, constant, named, place, run, flags, sequence, started, ended, given,
-            written, kept,
-        ) in rows:  # fmt: skip
-            op = tape.op_count
-            for item in read:
-                if item.__class__ is ref and (row := row_of.get(id(item))) is not None:
-                    reads.append(row)  # nearly always
-                elif item.__class__ is ref or item.__class__ is tuple:
-                    reads.append(values.seen(item))
+        while at < len(rows) and (op := tape.op_count) < op_end:
+            (
+                slots, constant, named, place, run, flags, sequence, started, ended, kept, read_end,
+                made_end, wrote_end,
+            ) = rows[at : at + _WIDTH]  # fmt: skip
+            at += _WIDTH
+            read_end += at
+            made_end += read_end
+            wrote_end += made_end
+            for item in rows[at:read_end]:
+                if item.__class__ is ref:
+                    reads.append(row_of[id(item)])
                 else:
                     if item is not None:
                         numbers[len(reads)] = item
                     reads.append(NONE)
             if op in constants:
                 values.constants[reads[-1]] = constants.pop(op)
-            if written:
-                wrote.extend([values.made(sight, op, written=True) for sight in written])
-            if given.__class__ is tuple:
-                made.append(values.made(given, op))
-            elif given is not None:
-                made.extend([NONE if sight is None else values.made(sight, op) for sight in given])
+            given = [tuple(rows[i : i + SIGHT]) for i in range(read_end, made_end, SIGHT)]
+            written = [tuple(rows[i : i + SIGHT]) for i in range(made_end, wrote_end, SIGHT)]
+            at = wrote_end
+            wrote.extend([values.made(sight, op, written=True) for sight in written])
+            made.extend([NONE if sight[0] is None else values.made(sight, op) for sight in given])
             tape.ops += (slots, constant, named)
             tape.op_numbers += PACK_OP(
                 run, NONE if place is None else self._place(place, run, flags),
@@ -86,26 +90,26 @@ class Settling:
             tape.op_count = op + 1
             if kept is not None or tape.returned is not None:
                 self._look_at(flags, written, given, kept)
+        return at
 
     def _look_at(
         self,
         flags: int,
         written: Sequence[Sight],
-        given: Sight | list[Sight | None] | None,
+        given: Sequence[Sight],
         kept: Sequence[Kept | None] | None,
     ) -> None:
         """Note what was saved of the last op, and have its autograd nodes looked at."""
         tape, returned = self._tape, self._tape.returned
         if flags & (IN_CALL | BACKWARD):  # the layer's call tells of what it returns
             returned = None
-        sights = (*written, *(given if isinstance(given, list) else (given,)))
-        for number, sight in enumerate(sights):
-            if sight is None:
+        for number, (live, *_) in enumerate((*written, *given)):
+            if live is None:
                 continue
-            row, saved = tape.values.rows[id(sight[0])], kept[number] if kept else None
+            row, saved = tape.values.rows[id(live)], kept[number] if kept else None
             if saved is not None and tape.payloads is not None:
                 tape.payloads.put(row, saved)
-            if returned is not None and (tensor := sight[0]()) is not None:
+            if returned is not None and (tensor := live()) is not None:
                 returned.wait(tensor, row)
 
     def _place(self, place: Chain | int, run: int, flags: int = 0) -> int:
@@ -116,10 +120,14 @@ class Settling:
         outer = self._tape.runs[run]
         return self._tape.places.of(place, outer.place, outer.module)
 
+    def _seen(self, *sight: Any) -> None:
+        """Have a row for a tensor from outside."""
+        self._tape.values.found(sight)
+
     def _call(
         self,
         func: Any,
-        items: Live | Sight | list[Live | Sight],
+        items: Live | list[Live],
         kept: Kept | list[Kept] | None,
         grad_fn: type | None,
         run: int,
@@ -127,7 +135,7 @@ class Settling:
         op_start: int,
         started: int,
         ended: int,
-        error: BaseException | None = None,
+        error: BaseException | None,
     ) -> None:
         """Append the call of a torch function that ran ops."""
         tape = self._tape
@@ -147,7 +155,7 @@ class Settling:
     def _handed_call(
         self,
         func: Any,
-        items: Sequence[Live | Sight],
+        items: Sequence[Live],
         kept: list[Kept] | None,
         grad_fn: type | None,
         run: int,
@@ -171,7 +179,7 @@ class Settling:
         items: Items,
         parent: int,
         started: int,
-        kept: list[Kept] | None = None,
+        kept: list[Kept] | None,
     ) -> None:
         """Begin the run of a module: where it was called, and what it was given."""
         tape, places = self._tape, self._tape.places
@@ -255,9 +263,14 @@ class Settling:
         return result
 
 
-_OF_KIND: tuple[Callable[..., None], ...] = (
-    Settling._call, Settling._handed_call, Settling._enter, Settling._leave,
-)  # fmt: skip
+# By kind: what settles an event, and how wide it is: the kind, a number of ops, the arguments.
+_OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
+    (Settling._call, 12),
+    (Settling._handed_call, 10),
+    (Settling._enter, 8),
+    (Settling._leave, 7),
+    (Settling._seen, 2 + SIGHT),
+)
 
 
 def function_name(func: Any) -> str:
