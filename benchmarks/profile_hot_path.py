@@ -26,7 +26,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.capture import interceptor
 from opscope.capture.log import Log, LogRow, look
 from opscope.capture.session import Session
 
@@ -90,12 +89,11 @@ class Nowhere(Log):
     __slots__ = ()
 
     def chain(self, frame):
-        return []
+        return ()
 
 
 def no_sights(session: Session) -> None:
     session.tape.log.__class__ = Blind
-    interceptor.look = lambda _: SIGHT
 
 
 def no_rows(session: Session) -> None:
@@ -131,7 +129,6 @@ def record(case: Case, leave_out: Callable[[Session], None] = keep, *, layers: b
     session.start(sys._getframe())
     case.step()
     session.stop(None, None)
-    interceptor.look = look
 
 
 def enter_and_leave(case: Case) -> None:
