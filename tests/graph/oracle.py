@@ -280,10 +280,18 @@ class _Change(_Watcher):
     def after(self, op, produced):
         if op == self.target:
             for tensor in produced:
-                tensor.copy_(_other(tensor))
+                _put(tensor, _other(tensor))
         elif self.hold or not any((op, name) in self.differ for name, _ in self.base.given[op]):
             for tensor, copy in zip(produced, self.base.produced[op], strict=True):
-                tensor.copy_(copy)
+                _put(tensor, copy)
+
+
+def _put(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Write values to a tensor, whose elements may be one and the same along some dimensions."""
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[dim] > 1:
+            tensor, values = tensor.narrow(dim, 0, 1), values.narrow(dim, 0, 1)
+    tensor.copy_(values)
 
 
 def _arguments(func, args, kwargs) -> Iterator[tuple[str, torch.Tensor]]:
