@@ -118,21 +118,33 @@ def test_each_op_belongs_to_one_layer_in_order(name, training, layers):
         assert all(len(call.ops) <= 1 for call in calls)
 
 
+class Counting(torch.overrides.TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 def test_a_function_mode_of_the_users_own_still_sees_every_function():
-    class Counting(torch.overrides.TorchFunctionMode):
-        def __init__(self):
-            super().__init__()
-            self.names = []
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            self.names.append(func.__name__)
-            return func(*args, **(kwargs or {}))
-
     x = torch.ones(3)
     with Counting() as outer, opscope.trace() as trace, Counting() as inner:
         x.sin().cos()
     assert outer.names == inner.names == ["sin", "cos"]
     assert [layer.type for layer in trace.layers] == ["input", "sin", "cos", "output"]
+
+
+@pytest.mark.parametrize("layers", [True, False], ids=["layers", "ops"])
+def test_a_function_mode_of_the_users_own_sees_the_same_of_a_model_that_is_met_in_the_block(layers):
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), torch.ones(2, 3)
+    with Counting() as alone:
+        model(x)
+    with Counting() as outer, opscope.trace(layers=layers) as trace, Counting() as inner:
+        model(x)
+    assert outer.names == inner.names == alone.names
+    assert len(trace.recording.parameters) == 7
 
 
 def test_a_layer_knows_the_autograd_node_that_it_made():

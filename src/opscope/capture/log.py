@@ -216,6 +216,7 @@ class Log:
 
 # `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.
 is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+_SIZES_ARE_NUMBERS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def physical(tensor: torch.Tensor) -> torch.Tensor:
@@ -235,7 +236,7 @@ def look(tensor: torch.Tensor) -> Sight:
     except (RuntimeError, NotImplementedError, ValueError):
         # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
         return (ref(tensor), None, *_layout_without_storage(tensor), 0)
-    if tensor.__class__ is not torch.Tensor and not all(
+    if tensor.__class__ not in _SIZES_ARE_NUMBERS and not all(
         isinstance(size, int) for size in (*sight[2], *sight[3], sight[6])
     ):
         return (ref(tensor), None, *_in_numbers(sight[2:6], tensor), 0)

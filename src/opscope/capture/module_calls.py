@@ -50,9 +50,10 @@ class Known:
         odd: Whether more is to be done when it runs than to write it down.
     """
 
-    aliases: tuple[str, ...] = ()
+    __slots__ = ("address", "aliases", "class_name", "index", "live", "odd", "training")
 
     def __init__(self, index: int, module: nn.Module, address: str) -> None:
+        self.aliases: tuple[str, ...] = ()
         self.index = index
         self.live = ref(module)
         self.address = address
@@ -301,7 +302,8 @@ class ModuleCalls:
             known = self._known.get(id(module))
             if known is not None and known.live() is module:
                 return module, known
-        return module, self._learn(module, self._address_of_stranger(module))
+        with torch._C.DisableTorchFunction():  # to name parameters is to read their sizes
+            return module, self._learn(module, self._address_of_stranger(module))
 
     def _leave_odd(self, module: nn.Module, output: Any, frame: FrameType) -> None:
         """Leave what was entered so, or failed, or was never entered."""
