@@ -347,6 +347,8 @@ def _module_call(run: ModuleRun, calls: _Calls, start: int) -> ModuleCall:
         is_root=run.is_root,
         inputs=tuple(Leaf(path, row) for path, row in run.inputs),
         outputs=tuple(Leaf(path, row) for path, row in run.outputs),
+        input_structure=run.given,
+        output_structure=run.gave,
         ops=range(run.op_start, run.op_end),
         layer_calls=range(
             calls.before(run.call_start, run.op_start), calls.before(run.call_end, run.op_end)

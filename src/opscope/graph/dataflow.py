@@ -13,12 +13,12 @@ op that the tensor came from: without that there is no tensor to read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from opscope.graph.regions import Region, last_writers, region
 from opscope.records.layers import loose_ends
-from opscope.records.recording import Op, Read, Recording, Value
+from opscope.records.recording import Op, Read, Recording
 
 EdgeKind = Literal["data", "alias", "write"]
 
@@ -56,8 +56,9 @@ class Dependency:
 class _Memory:
     """What was written to each storage so far."""
 
-    def __init__(self, values: tuple[Value, ...]) -> None:
-        self._values = values
+    def __init__(self, recording: Recording) -> None:
+        self._values = recording.values
+        self._twins = _twins(recording)
         self._logs: dict[int, list[tuple[int, Region]]] = {}
         # How long its storage's log was when a value came to be: only later writes matter.
         self._since: dict[int, int] = {}
@@ -105,6 +106,8 @@ class _Memory:
         value = self._values[read.value]
         viewed = value.origin == "view"
         own = Dependency(value.index, read.argument, "alias" if viewed else "data")
+        if value.index in self._twins:
+            return [replace(own, source=twin) for twin in self._twins[value.index]]
         log = () if value.storage is None else self._logs.get(value.storage, ())
         later = list(log[self._since[value.index] :])
         if value.index in self._widened and value.storage is not None:
@@ -120,9 +123,23 @@ class _Memory:
         return writes if (covered or inside) and not viewed else [own, *writes]
 
 
+def _twins(recording: Recording) -> dict[int, tuple[int, ...]]:
+    """Return, for each input that was given several times, the values that it entered as.
+
+    It is one tensor, and nobody can tell which of the arguments an op has read.
+    """
+    entered: dict[tuple[int, int | None], list[int]] = {}
+    for run in recording.module_calls:
+        for leaf in run.inputs if run.is_root else ():
+            given = recording.values[leaf.value].handed_from
+            entered.setdefault((run.index, given), []).append(leaf.value)
+    together = (tuple(values) for values in entered.values() if len(values) > 1)
+    return {value: values for values in together for value in values}
+
+
 def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency]]]:
     """Yield each reader with what it depends on, in the order of execution."""
-    memory = _Memory(recording.values)
+    memory = _Memory(recording)
     for reader, reads, makes in _events(recording):
         found: list[Dependency] = []
         for read in reads:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
+
 T = TypeVar("T")
 
 Origin = Literal["outside", "fresh", "view", "write", "handed"]
@@ -203,8 +205,8 @@ class LayerCall:
 class Leaf:
     """A tensor found in a module's inputs or outputs, with the path that leads to it.
 
-    The path is empty for a lone tensor; otherwise such as ``"attention_mask"``,
-    ``"1"`` or ``"past_key_values.0.1"``.
+    The path is empty for a lone tensor. That of an input begins with the argument's place
+    or name: ``"1"``, ``"attention_mask"`` or ``"past_key_values.0.1"``.
     """
 
     path: str
@@ -222,8 +224,10 @@ class ModuleCall:
         parent: Index of the module call around it.
         place: Number of the calling context.
         is_root: Whether it is a call of the traced model from outside.
-        inputs: Tensors passed in; keyword arguments are known for root calls only.
+        inputs: Tensors passed in, by place or by name.
         outputs: Tensors returned.
+        input_structure: The arguments it was called with, the inputs numbered in them.
+        output_structure: What it returned, the outputs numbered in it.
         ops: Indices of the ops that ran inside, at any depth.
         layer_calls: Indices of the layer calls that ran inside, at any depth.
         started_ns: Nanoseconds since the trace began.
@@ -239,6 +243,8 @@ class ModuleCall:
     is_root: bool = False
     inputs: tuple[Leaf, ...] = ()
     outputs: tuple[Leaf, ...] = ()
+    input_structure: Structure = LONE_ARGUMENT
+    output_structure: Structure = LONE
     ops: range = range(0)
     layer_calls: range = range(0)
     started_ns: int = 0
