@@ -39,7 +39,7 @@ from opscope.records.recording import (
     Value,
 )
 
-_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed")
+_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
 
 
 @paused()
@@ -217,7 +217,7 @@ def _arguments(
         nonlocal at
         value = tape.reads[at]
         if value != NONE:
-            reads.append(Read(value, name))
+            reads.append(Read(value, name, name.partition("[")[0] in slots.plan.overwrites))
         else:
             others.append((name, tape.numbers.get(at)))
         at += 1

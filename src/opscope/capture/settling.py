@@ -59,7 +59,7 @@ class Settling:
         """Settle the rows from a position on, up to an op; return where the next row begins."""
         tape, values, constants = self._tape, self._tape.values, self._tape.log.constants
         reads, made, wrote, numbers = tape.reads, tape.made, tape.wrote, tape.numbers
-        row_of = values.rows
+        current = values.current
         while at < len(rows) and (op := tape.op_count) < op_end:
             (
                 slots, constant, named, place, run, flags, sequence, started, ended, kept, read_end,
@@ -71,7 +71,7 @@ class Settling:
             wrote_end += made_end
             for item in rows[at:read_end]:
                 if item.__class__ is ref:
-                    reads.append(row_of[id(item)])
+                    reads.append(current(item))
                 else:
                     if item is not None:
                         numbers[len(reads)] = item
@@ -140,8 +140,8 @@ class Settling:
     ) -> None:
         """Append the call of a torch function that ran ops."""
         tape = self._tape
-        seen = tape.values.seen
-        returned = tuple(map(seen, items)) if isinstance(items, list) else (seen(items),)
+        current = tape.values.current
+        returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
         place = self._place(chain, run)
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         if error is not None:
@@ -166,7 +166,7 @@ class Settling:
     ) -> None:
         """Append the call of a torch function that returned what it was given."""
         tape = self._tape
-        rows = tuple(map(tape.values.seen, items))
+        rows = tuple(map(tape.values.current, items))
         row = CallRow(
             function_name(func), run, self._place(chain, run), tape.op_count, tape.op_count,
             started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
@@ -222,10 +222,10 @@ class Settling:
 
     def _leaves(self, items: Items, lone: Structure) -> tuple[list[tuple[str, int]], Structure]:
         """Return the row of each tensor with its path, and the structure they are in."""
-        seen = self._tape.values.seen
+        current = self._tape.values.current
         if not isinstance(items, Nested):
-            return [("", seen(items))], lone
-        rows = map(seen, items.tensors)
+            return [("", current(items))], lone
+        rows = map(current, items.tensors)
         return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
     def _identity(self, run: ModuleRun, kept: list[Kept] | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from opscope.capture.identity import Values
+from opscope.capture.identity import HANDED, Values
 from opscope.capture.log import Log
 from opscope.capture.parameters import Parameters
 from opscope.capture.places import Places
@@ -268,7 +268,7 @@ class Tape:
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""
         values = self.values
-        while row in values.handed_from:
+        while values.origins[row] == HANDED:
             call = self.odd_calls.get(values.makers[row])
             if call is None or call.kind != "input":
                 break
