@@ -41,13 +41,15 @@ class Kept:
         tensor: It; None where its memory was written since, unseen.
         storage: The storage that it shares with the program, by ``id`` of the weak reference;
             None once it has memory of its own.
+        writes: How often the memory of what was saved had been written then.
     """
 
-    __slots__ = ("storage", "tensor")
+    __slots__ = ("storage", "tensor", "writes")
 
-    def __init__(self, tensor: torch.Tensor | None, storage: int | None) -> None:
+    def __init__(self, tensor: torch.Tensor | None, storage: int | None, writes: int) -> None:
         self.tensor = tensor
         self.storage = storage
+        self.writes = writes
 
 
 class Payloads:
@@ -70,6 +72,23 @@ class Payloads:
         # By ``id`` of the weak reference to a storage, that, and what shares it.
         self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[Kept]]] = {}
         self._versions: dict[int, tuple[ref[torch.Tensor], int]] = {}
+        # How often each storage was written, and what was saved last of each tensor.
+        self._writes: dict[int, int] = {}
+        self._last: dict[int, tuple[Live, Kept]] = {}
+
+    def take_again(self, tensor: torch.Tensor) -> Kept:
+        """Save a tensor as it is now, unless that was done."""
+        live, kept = self._last.get(id(ref(tensor)), (None, None))
+        if live is not None and kept is not None and live() is tensor:
+            with torch._C.DisableTorchFunction():
+                storage = _storage_of(tensor)
+            if storage is not None and self._writes.get(id(storage), 0) == kept.writes:
+                return kept
+        return self.take(tensor)
+
+    def sweep(self) -> None:
+        """Drop what was known of tensors that are gone."""
+        self._last = {key: pair for key, pair in self._last.items() if pair[0]() is not None}
 
     def take(self, tensor: torch.Tensor) -> Kept:
         """Save a tensor as it is now."""
@@ -86,10 +105,14 @@ class Payloads:
                 kept = kept.clone()
             if options.transform is not None:
                 kept = options.transform(kept)
+            writes = self._writes.get(id(storage), 0)
             if storage is None or _storage_of(kept) is not storage:
-                return Kept(kept, None)
-        found = Kept(kept, id(storage))
-        self._sharing.setdefault(id(storage), (storage, []))[1].append(found)
+                found = Kept(kept, None, writes)
+            else:
+                found = Kept(kept, id(storage), writes)
+                self._sharing.setdefault(id(storage), (storage, []))[1].append(found)
+        live = ref(tensor)
+        self._last[id(live)] = live, found
         return found
 
     def put(self, row: int, kept: Kept) -> None:
@@ -99,7 +122,9 @@ class Payloads:
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
         for tensor in _with_parts(tensors):
-            _, sharing = self._sharing.pop(id(_storage_of(tensor)), (None, ()))
+            storage = id(_storage_of(tensor))
+            self._writes[storage] = self._writes.get(storage, 0) + 1
+            _, sharing = self._sharing.pop(storage, (None, ()))
             for kept in sharing:
                 self._part(kept, in_op=True)
 

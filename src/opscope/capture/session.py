@@ -111,6 +111,7 @@ class Session:
             options = SaveOptions() if save is None or replayable else save
             self.tape.payloads = Payloads(every_op=every_op, options=options)
             self.tape.log.keep = self.tape.payloads.take
+            self.tape.log.keep_again = self.tape.payloads.take_again
         if replayable:
             self.tape.values.originals = Originals()
             self.tape.log.originals = self.tape.values.originals.keep
