@@ -3,7 +3,8 @@
 A layer is a place in the program, and a pass is one visit to it:
 
 1. Two calls are the same layer only if they are of the same function type.
-2. If the function used parameters of the model, the layer is where the same ones are used.
+2. If the function used parameters of the model, or copies that stand for them such as the
+   casts that autocast keeps, the layer is where the same ones are used.
 3. If it used none, the layer is where the same chain of code positions and module
    addresses leads to it, from the outermost call of the model inwards.
 4. A module that is entered while it already runs (recursion) starts no new chain.
@@ -22,6 +23,7 @@ from typing import Literal
 
 from opscope.collector import paused
 from opscope.records.recording import CallKind, LayerCall, Recording
+from opscope.records.stand_ins import stand_ins
 
 _REFLECTED = frozenset({
     "radd", "rsub", "rmul", "rdiv", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul",
@@ -151,17 +153,26 @@ def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
     return tuple(result)
 
 
-def parameters_of_call(recording: Recording, call: LayerCall) -> tuple[int, ...]:
-    """Return the parameters and buffers that a call's ops read, each once, in order."""
+def parameters_of_call(
+    recording: Recording, call: LayerCall, copies: dict[int, int]
+) -> tuple[int, ...]:
+    """Return the parameters and buffers that a call's ops read, each once, as the model has them.
+
+    Args:
+        recording: What happened.
+        call: The call.
+        copies: The values that stand for parameters, see `stand_ins`.
+    """
     bound = recording.parameter_of_value
     values = [read.value for op in call.ops for read in recording.ops[op].reads]
     found = (_parameter_behind(recording, value) for value in (*values, *call.received))
-    return tuple(dict.fromkeys(bound[value] for value in found if value in bound))
+    numbers = (bound.get(value, copies.get(value)) for value in found)
+    return tuple(sorted({number for number in numbers if number is not None}))
 
 
 def _parameter_behind(recording: Recording, value: int) -> int:
-    while (origin := recording.values[value].handed_from) is not None:
-        value = origin
+    while (known := recording.values[value]).origin == "handed" and known.handed_from is not None:
+        value = known.handed_from
     return value
 
 
@@ -191,8 +202,9 @@ def _find(recording: Recording) -> Iterator[_Found]:
     bordered = any(call.kind == "input" for call in recording.layer_calls)
     if not bordered:
         yield from _border("input", outside_values(recording))
+    copies = stand_ins(recording)
     for call in recording.layer_calls:
-        yield _from_call(recording, call)
+        yield _from_call(recording, call, copies)
     if not any(call.kind == "output" for call in recording.layer_calls):
         yield from _border("output", loose_ends(recording))
 
@@ -204,8 +216,8 @@ def _border(kind: Literal["input", "output"], values: tuple[int, ...]) -> Iterat
         yield _Found((kind, path), kind, kind=kind, path=path, values=(value,))
 
 
-def _from_call(recording: Recording, call: LayerCall) -> _Found:
-    used = parameters_of_call(recording, call)
+def _from_call(recording: Recording, call: LayerCall, copies: dict[int, int]) -> _Found:
+    used = parameters_of_call(recording, call, copies)
     trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
     name = layer_type(call.function)
     identity: Hashable = (call.kind, name, call.place, call.path)
