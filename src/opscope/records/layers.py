@@ -6,7 +6,8 @@ A layer is a place in the program, and a pass is one visit to it:
 2. If the function used parameters of the model, or copies that stand for them such as the
    casts that autocast keeps, the layer is where the same ones are used.
 3. If it used none, the layer is where the same chain of code positions and module
-   addresses leads to it, from the outermost call of the model inwards.
+   addresses leads to it, from the outermost call of the model inwards, and where the same
+   modules run between one visit and the next.
 4. A module that is entered while it already runs (recursion) starts no new chain.
 5. So a loop folds, blocks with their own weights do not, and one `nn.ReLU` called on two
    lines is two layers.
@@ -18,10 +19,11 @@ counted from ``input_1_0``; both numbers advance only at a layer's first pass.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from opscope.collector import paused
+from opscope.records.loops import Turns
 from opscope.records.recording import CallKind, LayerCall, Recording
 from opscope.records.stand_ins import stand_ins
 
@@ -202,9 +204,7 @@ def _find(recording: Recording) -> Iterator[_Found]:
     bordered = any(call.kind == "input" for call in recording.layer_calls)
     if not bordered:
         yield from _border("input", outside_values(recording))
-    copies = stand_ins(recording)
-    for call in recording.layer_calls:
-        yield _from_call(recording, call, copies)
+    yield from _told_apart(recording, list(_calls(recording)))
     if not any(call.kind == "output" for call in recording.layer_calls):
         yield from _border("output", loose_ends(recording))
 
@@ -216,20 +216,39 @@ def _border(kind: Literal["input", "output"], values: tuple[int, ...]) -> Iterat
         yield _Found((kind, path), kind, kind=kind, path=path, values=(value,))
 
 
-def _from_call(recording: Recording, call: LayerCall, copies: dict[int, int]) -> _Found:
-    used = parameters_of_call(recording, call, copies)
-    trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
-    name = layer_type(call.function)
-    identity: Hashable = (call.kind, name, call.place, call.path)
-    if trained and call.ops:
-        identity = (call.kind, name, trained)
-    return _Found(
-        identity=identity,
-        type=name,
-        kind=call.kind,
-        call=call.index,
-        module_call=call.module_call,
-        path=call.path,
-        values=call.returned,
-        parameters=trained,
-    )
+def _calls(recording: Recording) -> Iterator[_Found]:
+    copies = stand_ins(recording)
+    for call in recording.layer_calls:
+        used = parameters_of_call(recording, call, copies)
+        trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
+        name = layer_type(call.function)
+        by_place = (call.kind, name, call.place, call.path)
+        yield _Found(
+            identity=(call.kind, name, trained) if trained and call.ops else by_place,
+            type=name,
+            kind=call.kind,
+            call=call.index,
+            module_call=call.module_call,
+            path=call.path,
+            values=call.returned,
+            parameters=trained,
+        )
+
+
+def _told_apart(recording: Recording, found: list[_Found]) -> Iterator[_Found]:
+    """Tell visits of a place apart where other modules run at each turn of a loop."""
+    with_parameters = {
+        item.call: item.parameters for item in found if item.parameters and item.call is not None
+    }
+    turns = Turns(recording, with_parameters)
+    visits: dict[Hashable, list[LayerCall]] = {}
+    for item in found:
+        if item.kind == "function" and not item.parameters and item.call is not None:
+            visits.setdefault(item.identity, []).append(recording.layer_calls[item.call])
+    group: dict[int, int] = {}
+    for calls in visits.values():
+        if len(calls) > 1:
+            group.update(turns.groups(calls))
+    for item in found:
+        number = 0 if item.call is None else group.get(item.call, 0)
+        yield replace(item, identity=(item.identity, number)) if number else item
