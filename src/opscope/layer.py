@@ -233,12 +233,16 @@ class Layer:
         outputs = ", ".join(f"{value.dtype}{list(value.shape)}" for value in self.outputs)
         return f"<opscope.Layer {self.label}: {outputs or 'no tensor'}>"
 
+    @property
+    def _is_of_copy(self) -> bool:
+        return self._trace._is_copy and self.is_saved
+
     def _corner(self) -> str | None:
         """Return a 5×5 corner of the activation, as torch prints it."""
         try:
             saved = self.activation
         except NotSaved:
-            return None
+            return "(values stayed with the original trace)" if self._is_of_copy else None
         if saved is None or saved == ():
             return None
         first: torch.Tensor = saved[0] if isinstance(saved, tuple) else saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property, reduce
 from operator import add
 from types import TracebackType
@@ -28,7 +29,14 @@ from opscope.errors import (
 from opscope.layer import Layer
 from opscope.records.layers import LayerPass, layer_passes
 from opscope.records.lookup import LayerIndex, Selection
-from opscope.records.recording import Failure, Module, Op, Parameter, Recording
+from opscope.records.recording import (
+    Failure,
+    GradientFlow,
+    Module,
+    Op,
+    Parameter,
+    Recording,
+)
 from opscope.records.totals import Totals, totals
 from opscope.saving import Key, Save, check_save
 
@@ -128,12 +136,16 @@ class Recorded:
             self._check_keys()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the record: all that is pickled or copied.
+        """Return the record and what was asked for: all that is pickled or copied.
 
         The tensors that were saved, and references to those of the model, stay with the
         original, and so does what needs them: activations, `validate` and `to_fx`.
         """
-        return {"recording": self.recording}
+        return {
+            "recording": replace(self.recording, gradient_flow=self._gradient_flow),
+            "_save": self._save,
+            "_save_gradients": self._save_gradients,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
@@ -357,18 +369,22 @@ class Recorded:
             raise NotSaved(message)
         return found[0] if len(found) == 1 else tuple(found)
 
-    def _has_gradient(self, record: LayerPass) -> bool:
+    @property
+    def _gradient_flow(self) -> GradientFlow:
         table = self._session.gradients
-        return table is not None and not table.reached().isdisjoint(record.values)
+        return self.recording.gradient_flow if table is None else table.flow()
+
+    def _has_gradient(self, record: LayerPass) -> bool:
+        return not self._gradient_flow.reached.isdisjoint(record.values)
 
     def _flows(self) -> set[tuple[str, str]]:
         """Return the labels of layers between which gradients flowed, see `with_gradients`."""
-        table = self._session.gradients
-        if table is None:
+        flow = self._gradient_flow
+        if not flow.reached:
             return set()
         labels = {value: item.label for item in self.passes for value in item.values}
-        pairs = {(a, b) for a, b in table.flows() if a in labels and b in labels}
-        pairs.update((value, value) for value in table.reached() if value in labels)
+        pairs = {(a, b) for a, b in flow.pairs if a in labels and b in labels}
+        pairs.update((value, value) for value in flow.reached if value in labels)
         return {(labels[a], labels[b]) for a, b in pairs}
 
     def _backward_ops(self, record: LayerPass) -> tuple[Op, ...]:

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import io
 import pickle
+import re
 import weakref
 
 import pytest
@@ -125,8 +126,92 @@ def test_a_copied_trace_has_no_tensors_and_says_so(trace, made):
     for ask in (lambda: twin["linear_1:1"].activation, twin.validate, twin.to_fx):
         with pytest.raises(NotSaved, match="pickled or copied, which takes the record and no "):
             ask()
-    assert not any(layer.is_saved for layer in twin)
-    assert "linear_1_1" in str(twin["linear_1:1"])
+    assert "(values stayed with the original trace)" in str(twin["linear_1:1"])
+
+
+def chosen():
+    model = zoo.SimpleRecurrent()
+    with opscope.trace(model, save=["linear_1:2", "fc"], gradients=["add_1"]) as trace:
+        model(X).sum().backward()
+    return trace
+
+
+def differentiated():
+    program = zoo.build("gpt2", training=True)
+    with opscope.trace(program.module, save="all", gradients="all") as trace:
+        loss = program.run()["logits"].mean()
+    loss.backward()
+    return trace
+
+
+def kept():
+    program = zoo.build("resnet18", training=True)
+    with opscope.trace(program.module, saved_for_backward=True, replayable=True) as trace:
+        program.run().sum().backward()
+    return trace
+
+
+def failed():
+    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(4, 4))
+    trace = opscope.trace(model, save="all", gradients="all")
+    with pytest.raises(RuntimeError), trace:
+        model(X)
+    return trace
+
+
+def bare():
+    with opscope.trace(gradients="all", save=[0, -1]) as trace:
+        x = torch.ones(2, requires_grad=True)
+        y = torch.zeros(2, 2)
+        y[0] = x * 2
+        y.sum().backward()
+    return trace
+
+
+# A copy says that it has no values where the original shows some.
+VALUES = re.compile(r"\n        .*?(?=\n    Params)", re.DOTALL)
+    r"^        \(values .*\n|^        tensor\((.|\n)*?(?=\n    Params)", re.MULTILINE
+)
+QUESTIONS = {
+    "labels": lambda t: t.layer_labels,
+    "text": str,
+    "layers as text": lambda t: [VALUES.sub("", str(layer)) for layer in t],
+    "what is saved": lambda t: [layer.is_saved for layer in t],
+    "what a gradient reached": lambda t: [layer.has_gradient for layer in t],
+    "parents": lambda t: [[p.label for p in layer.parents] for layer in t],
+    "backward ops": lambda t: [layer.backward_ops for layer in t],
+    "keys": lambda t: [layer.lookup_keys for layer in t],
+    "the table": lambda t: str(t.summary(phase="all")),
+    "edges": lambda t: list(t.graph("layer", phase="all").edges(data=True)),
+    "the picture": lambda t: t.to_dot().to_string(),
+    "what autograd keeps": lambda t: str(t.saved_for_backward),
+    "failure": lambda t: t.failure,
+    "totals": lambda t: t.totals,
+    "activations": lambda t: [layer.activation for layer in t],
+    "gradients": lambda t: [layer.gradient for layer in t],
+    "all gradients": lambda t: [layer.gradients for layer in t],
+    "the first bad number": lambda t: t.first_nonfinite(),
+    "validation": lambda t: t.validate(),
+}
+
+
+def answer(question, trace):
+    try:
+        return question(trace)
+    except NotSaved:
+        return NotSaved
+
+
+@pytest.mark.parametrize("record", [chosen, differentiated, kept, failed, bare])
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+def test_a_copy_answers_as_the_original_or_says_that_it_cannot(record, question):
+    trace = record()
+    for twin in (copy.deepcopy(trace), pickle.loads(pickle.dumps(trace))):
+        found = answer(question, twin)
+        assert found is NotSaved or found == answer(question, trace)
+        again = answer(question, copy.copy(twin))
+        assert (again is NotSaved) == (found is NotSaved)
+        assert found is NotSaved or again == found
 
 
 @copies

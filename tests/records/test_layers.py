@@ -1,7 +1,8 @@
 import pytest
 from tests.builders import Exhibit, Sketch, branch, nested, recurrent
 
-from opscope.records.layers import layer_passes, layer_type, loose_ends, outside_values
+from opscope.records.ends import loose_ends
+from opscope.records.layers import layer_passes, layer_type, outside_values
 
 
 def labels(recording):

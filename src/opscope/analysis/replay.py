@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
 from opscope.capture.originals import has_own_dispatch
+from opscope.records.ends import loose_ends
 from opscope.records.recording import Op, Recording, Value, before_writes
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Report:
             yet (``aten.empty`` and its kin), and the scratch memory of oneDNN's LSTM.
         lost: Values that cannot be compared since their memory was freed, or written to after
             the block.
-        outputs: Of the values compared, those that the model returned.
+        outputs: Of the values compared, those that the model returned, or the program gave.
         difference: The first value that was not reproduced, None if all were.
         refused: Why the record cannot be replayed, None if it can.
     """
@@ -176,13 +177,16 @@ class _Replay:
                     call = next(calls, None)
                 if not op.failed:
                     self._run(op)
+            while call is not None:
+                self._hand_on(call.received, call.returned)
+                call = next(calls, None)
         except _Stop as stop:
             difference = self._difference(stop.op, str(stop))
         except _Refusal as refusal:
             refused = str(refusal)
-        outputs = {
-            leaf.value for run in self.recording.module_calls if run.is_root for leaf in run.outputs
-        }
+        roots = [run for run in self.recording.module_calls if run.is_root]
+        outputs = {leaf.value for run in roots for leaf in run.outputs}
+        outputs.update(loose_ends(self.recording))
         return Report(
             ops=self.ops,
             compared=self.compared,

@@ -73,6 +73,7 @@ def develop(session: Session) -> Recording:
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
         saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
+        alive=None if tape.alive is None else tuple(tape.alive),
     )
 
 
@@ -170,6 +171,7 @@ def _ops(
     start: int,
 ) -> tuple[Op, ...]:
     result: list[Op] = []
+    own_detaches = set(tape.own_detaches)
     read_at = made_at = wrote_at = 0
     for index, row in enumerate(rows):
         reads, arguments = _arguments(row, tape, read_at)
@@ -196,6 +198,7 @@ def _ops(
                 forward_op=link.forward,
                 accumulates=link.parameter if phase[index] == "backward" else None,
                 recomputed=link.recomputed,
+                by_autograd=index in own_detaches,
                 started_ns=row.started - start,
                 duration_ns=row.ended - row.started,
                 failed=bool(row.flags & FAILED),

@@ -15,6 +15,7 @@ from weakref import finalize, ref
 import torch
 
 from opscope.capture.payloads import SaveOptions
+from opscope.records.recording import GradientFlow
 
 
 class Gradients:
@@ -148,18 +149,15 @@ class Gradients:
         """Return the gradients that reached a row, one for each backward."""
         return tuple(self._kept.get(row, ()))
 
-    def flows(self) -> set[tuple[int, int]]:
-        """Return the pairs of rows ``(source, result)`` between which a gradient flowed."""
-        return {
+    def flow(self) -> GradientFlow:
+        """Return where gradients have flowed so far."""
+        pairs = (
             (source, row)
             for row in self._reached
             for source in self._sources.get(row, ())
             if source in self._reached
-        }
-
-    def reached(self) -> set[int]:
-        """Return the rows that a gradient reached."""
-        return set(self._reached)
+        )
+        return GradientFlow(frozenset(self._reached), frozenset(pairs))
 
 
 @cache

@@ -35,6 +35,8 @@ _ONE = TensorSlot()
 _AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
 
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_AD_IN_PLACE_OR_VIEW = torch._C.DispatchKey.ADInplaceOrView
 _graph_task = torch._C._current_graph_task_id
 _autograd_node = torch._C._current_autograd_node
 _sequence_nr = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -134,6 +136,9 @@ class Interceptor(TorchDispatchMode):
         if plan.name == "aten.lift_fresh.default":
             plan = Plan(func)
             plan.call = self._lift
+        elif plan.name == "aten.detach.default":
+            plan = Plan(func)
+            plan.call = self._detach
         self._plans[id(func)] = plan
         return plan
 
@@ -147,6 +152,13 @@ class Interceptor(TorchDispatchMode):
                 self._log.constants[self._log.op_count] = number.detach().clone()
         lifted: torch.Tensor = torch.ops.aten.lift_fresh.default(number)
         return lifted
+
+    def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Run `detach`, and note it where autograd does so to keep a tensor for itself."""
+        if not _is_excluded(_AD_IN_PLACE_OR_VIEW):
+            self._tape.own_detaches.append(self._log.op_count)
+        detached: torch.Tensor = torch.ops.aten.detach.default(tensor)
+        return detached
 
     def _run(
         self,

@@ -125,6 +125,15 @@ class ModuleCalls:
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
         self._model = model
+        # Whether a model was named; the modules that ran in no other one; whether that one did.
+        self._is_named = model is not None
+        self.tops: dict[int, None] = {}
+
+    @property
+    def is_bordered(self) -> bool:
+        """Whether what entered and left the program is known: the model's inputs and outputs."""
+        ran = self.root is not None and self.root.index in self.tops
+        return ran and (self._is_named or len(self.tops) == 1)
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
@@ -226,6 +235,8 @@ class ModuleCalls:
         log.events += (
             ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
         )  # fmt: skip
+        if not self._stack:
+            self.tops[known.index] = None
         self._stack.append((module, frame, log.run_count))
         log.run, log.boundary = log.run_count, frame
         log.run_count += 1
@@ -271,6 +282,8 @@ class ModuleCalls:
         kept = self._keep((args, _named(frame))) if known is self.root else None
         now = perf_counter_ns()
         log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
+        if not self._stack:
+            self.tops[known.index] = None
         self._stack.append((called, frame, run))
         log.run, log.boundary = run, frame
         log.run_count += 1

@@ -126,6 +126,10 @@ class Settling:
         """Have a row for a tensor from outside."""
         self._tape.values.found(sight)
 
+    def _end(self, alive: Sequence[Live]) -> None:
+        """Note what the tensors are that are there when the block ends."""
+        self._tape.alive = list(map(self._tape.values.current, alive))
+
     def _call(
         self,
         func: Any,
@@ -278,6 +282,7 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._enter, 8),
     (Settling._leave, 7),
     (Settling._seen, 2 + SIGHT),
+    (Settling._end, 3),
 )
 
 

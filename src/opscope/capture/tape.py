@@ -168,6 +168,9 @@ class Tape:
             the next node: those below it were made unseen.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
         threads: For ops that the engine ran in other threads, which.
+        own_detaches: The ops by which autograd keeps a tensor for itself.
+        alive: The rows that the tensors were that were there when the block ended, None where
+            that was not noted.
         odd_calls: The layer calls that have more to tell than a row of `calls`.
         root: The number of the module that the names start from.
         runs: The runs of modules, in the order in which they began.
@@ -190,6 +193,8 @@ class Tape:
         self.numbers: dict[int, Any] = {}
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
+        self.own_detaches = array("i")
+        self.alive: list[int] | None = None
         self.starts: list[tuple[int, int]] = []
         self.call_count = 0
         self.calls: list[Any] = []  # function and grad_fn

@@ -278,7 +278,7 @@ class _Program:
         return self.nodes[value]
 
     def _outputs(self, run: ModuleCall | None) -> Any:
-        from opscope.records.layers import loose_ends
+        from opscope.records.ends import loose_ends
 
         if run is None:
             ends = [self._node(value) for value in loose_ends(self.recording)]

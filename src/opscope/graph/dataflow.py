@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from opscope.graph.memory import Dependency, Memory
-from opscope.records.layers import loose_ends
+from opscope.records.ends import loose_ends
 from opscope.records.recording import LayerCall, Op, Read, Recording
 
 # View ops that may show memory of the storage which none of their arguments showed.
@@ -51,10 +51,9 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
     while call is not None:
         yield from _handed(call, memory)
         call = next(calls, None)
-    if not any(entry.kind == "output" for entry in recording.layer_calls):
-        for value in loose_ends(recording):
-            memory.come_to_be(value)
-            yield Reader("end", value), memory.sources(Read(value, "input"))
+    for value in loose_ends(recording):
+        memory.come_to_be(value)
+        yield Reader("end", value), memory.sources(Read(value, "input"))
 
 
 def _handed(call: LayerCall, memory: Memory) -> Iterator[tuple[Reader, list[Dependency]]]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from opscope.collector import paused
+from opscope.records.ends import loose_ends
 from opscope.records.loops import Turns
 from opscope.records.recording import CallKind, LayerCall, Recording
 from opscope.records.stand_ins import stand_ins
@@ -192,21 +193,12 @@ def outside_values(recording: Recording) -> tuple[int, ...]:
     )
 
 
-def loose_ends(recording: Recording) -> tuple[int, ...]:
-    """Return the values that calls returned and that no later op or call took up."""
-    used = {read.value for op in recording.ops for read in op.reads}
-    used.update(value for call in recording.layer_calls for value in call.received)
-    returned = (value for call in recording.layer_calls for value in call.returned)
-    return tuple(dict.fromkeys(value for value in returned if value not in used))
-
-
 def _find(recording: Recording) -> Iterator[_Found]:
     bordered = any(call.kind == "input" for call in recording.layer_calls)
     if not bordered:
         yield from _border("input", outside_values(recording))
     yield from _told_apart(recording, list(_calls(recording)))
-    if not any(call.kind == "output" for call in recording.layer_calls):
-        yield from _border("output", loose_ends(recording))
+    yield from _border("output", loose_ends(recording))
 
 
 def _border(kind: Literal["input", "output"], values: tuple[int, ...]) -> Iterator[_Found]:

@@ -127,6 +127,7 @@ class Op:
         forward_op: In backward, the index of the forward op that it belongs to.
         accumulates: The parameter to whose gradient it adds, an index.
         recomputed: Whether it runs ``forward_op`` again, for a checkpoint.
+        by_autograd: Whether it is a `detach` by which autograd keeps a tensor for itself.
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took under the dispatch mode.
         failed: Whether it raised.
@@ -149,6 +150,7 @@ class Op:
     forward_op: int | None = None
     accumulates: int | None = None
     recomputed: bool = False
+    by_autograd: bool = False
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
@@ -348,6 +350,19 @@ class SavedTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class GradientFlow:
+    """Where gradients were seen to flow, where they were asked for.
+
+    Attributes:
+        reached: The values that a gradient reached.
+        pairs: Values ``(source, result)`` between which one flowed.
+    """
+
+    reached: frozenset[int] = frozenset()
+    pairs: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The exception that left the context, and what was running when it was raised."""
 
@@ -363,7 +378,9 @@ class Failure:
 class Recording:
     """All that was recorded between enter and exit.
 
-    ``places`` holds each calling context's frames, the innermost first.
+    ``places`` holds each calling context's frames, the innermost first; ``alive`` the values that
+    the tensors were that were there when the block ended, None where that is not known; and
+    ``gradient_flow`` where gradients had flowed when the recording was copied.
     """
 
     model_name: str = ""
@@ -379,6 +396,8 @@ class Recording:
     failure: Failure | None = None
     saved_tensors: tuple[SavedTensor, ...] = ()
     parameter_of_value: dict[int, int] = field(default_factory=dict)
+    alive: tuple[int, ...] | None = None
+    gradient_flow: GradientFlow = GradientFlow()
 
     def call_of(self, op: Op) -> int | None:
         """Return the layer call that an op ran in, or in backward belongs to."""
