@@ -170,8 +170,6 @@ def bare():
 
 # A copy says that it has no values where the original shows some.
 VALUES = re.compile(r"\n        .*?(?=\n    Params)", re.DOTALL)
-    r"^        \(values .*\n|^        tensor\((.|\n)*?(?=\n    Params)", re.MULTILINE
-)
 QUESTIONS = {
     "labels": lambda t: t.layer_labels,
     "text": str,
