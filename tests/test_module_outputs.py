@@ -556,3 +556,78 @@ def test_a_layer_is_in_its_own_trace_only(skipping):
     with opscope.trace() as other:
         torch.ones(2).relu()
     assert other["relu"] not in skipping
+
+
+# ------------------------------------------------------------------- modules that are shared
+
+
+class Block(nn.Module):
+    def __init__(self, lin, act, times=1):
+        super().__init__()
+        self.lin, self.act, self.times = lin, act, times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.act(self.lin(x))
+        return x
+
+
+class Shared(nn.Module):
+    def __init__(self, times=1):
+        super().__init__()
+        lin, act = nn.Linear(3, 3), nn.Tanh()
+        self.blocks = nn.ModuleList([Block(lin, act), Block(lin, act, times), Block(lin, act)])
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x))  # the third does not run
+
+
+def test_a_shared_module_is_asked_for_below_the_module_that_ran_it(layers):
+    model = Shared()
+    hooks = witness.OutputWitness(model)
+    with hooks, opscope.trace(model, save="all", layers=layers) as trace:
+        model(X)
+    for number in (1, 2):
+        expected = hooks.seen["blocks.0.act", number][0]
+        assert torch.equal(trace[f"blocks.{number - 1}.act"].activation, expected)
+        assert torch.equal(trace[f"blocks.{number - 1}.act:1"].activation, expected)
+    if layers:
+        assert trace["blocks.1.lin"].label == "linear_1_1:2"
+        assert trace["blocks.1.act"].output_of == ("blocks.1.act", "blocks.1")
+    assert hooks.differences(trace)[0] == []
+    with pytest.raises(LayerNotFound):
+        trace["blocks.0.act:2"]
+    invariants.check(trace)
+
+
+def test_several_runs_below_one_parent_are_numbered_there():
+    model = Shared(times=2)
+    with opscope.trace(model, save=["blocks.1.act:2"]) as trace:
+        model(X)
+    assert trace["blocks.0.lin"].record.number == 1
+    with pytest.raises(AmbiguousLayer, match=r"'blocks\.1\.lin:1' to 'blocks\.1\.lin:2'"):
+        trace["blocks.1.lin"]
+    assert trace["blocks.1.lin:2"].record.number == 3
+    assert trace.layer_labels == [trace["blocks.1.act:2"].label]
+
+
+def test_a_name_under_which_a_shared_module_never_ran_stands_for_all_its_runs():
+    model = Shared()
+    with opscope.trace(model) as trace:
+        model(X)
+    with pytest.raises(AmbiguousLayer, match=r"'blocks\.2\.lin:1' to 'blocks\.2\.lin:2'"):
+        trace["blocks.2.lin"]
+    assert trace["blocks.2.lin:2"].label == "linear_1_1:2"
+
+
+def test_the_table_of_shared_modules_names_each_below_its_parent_and_counts_once():
+    model = Shared(times=2)
+    with opscope.trace(model) as trace:
+        model(X)
+    text = str(trace.summary())
+    rows = [line.strip("│├└─ ").split("  ")[0] for line in text.splitlines()]
+    assert rows.count("lin Linear") == rows.count("act Tanh") == 1
+    assert rows.count("lin (×2) Linear") == rows.count("act (×2) Tanh") == 1
+    assert trace.totals.params == 12
+    times = [run.duration_ns for run in trace.recording.module_calls]
+    assert all(time > 0 for time in times)
