@@ -18,6 +18,8 @@ from opscope.capture.tracers import is_tracing
 _Tensor = torch.Tensor
 # What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
 _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
+# Results of which nobody hears what is read of them, if no argument has a class of its own.
+_UNHEARD = frozenset({_Tensor, torch.nn.Parameter, tuple, list, type(None)})
 _DATA = torch.Tensor.data
 _is_compiling = torch.compiler.is_dynamo_compiling
 _other_modes = torch._C._len_torch_function_stack
@@ -82,7 +84,8 @@ class FunctionCalls(TorchFunctionMode):
             if log.at_once:
                 log.settle()
             return result
-        if _other_modes():  # the user's: they are not to see what is read here
+        # Modes and classes of the user's are not to see what is read here.
+        if types or result.__class__ not in _UNHEARD or _other_modes():
             with torch._C.DisableTorchFunction():
                 self._write(func, args, kwargs, op, started, ended, result, frame)
         else:

@@ -309,12 +309,14 @@ class ModuleCalls:
         """Leave what was entered so, or failed, or was never entered."""
         if self._is_elsewhere() or all(called is not module for called, *_ in self._stack):
             return
+        if self._log.hidden:  # below an op, unless it is what Inductor made of a module that ends
+            called, _, run, _ = self._stack[-1]
+            if called is not module or run not in self._odd or self._odd[run].region is None:
+                return
         while self._stack[-1][0] is not module:  # left open by a BaseException
             self._close(None, failed=True)
         _, boundary, run, _ = self._stack[-1]
         odd = self._odd.get(run)
-        if self._log.hidden and (odd is None or odd.region is None):
-            return
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = frame is not boundary
         error = sys.exc_info()[1] if failed else None

@@ -75,16 +75,26 @@ class Originals:
 
     def keep_generators(self) -> None:
         """Take down the state of the default generators."""
-        self.generators = _generators()
+        self.generators = generators()
 
     def keep_draw(self, op: int) -> None:
         """Take it down again before an op that draws."""
-        self.draws[op] = _generators()
+        self.draws[op] = generators()
 
 
-def _generators() -> dict[str, torch.Tensor]:
+def generators() -> dict[str, torch.Tensor]:
+    """Return the state of each device's default random number generator."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
             states[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def set_generators(states: dict[str, torch.Tensor]) -> None:
+    """Put back the states of random number generators."""
+    for name, state in states.items():
+        if name == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, name)
