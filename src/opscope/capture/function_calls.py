@@ -12,6 +12,7 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
+from opscope.capture.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.log import CALL, HANDED_CALL, Log
 from opscope.capture.tracers import is_tracing
 
@@ -72,6 +73,9 @@ class FunctionCalls(TorchFunctionMode):
         frame = sys._getframe(1)
         if log.op_count == op:
             if result.__class__ in _PLAIN:
+                code = frame.f_code
+                if code is ATTENTION or code is LAYER or code is ENCODER:
+                    wait_for_question(frame, FunctionCalls)
                 return result
         elif result.__class__ is _Tensor and frame.f_code is not _OWN and not _other_modes():
             live = ref(result)  # nearly always, and short, as caches are cold

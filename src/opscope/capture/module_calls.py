@@ -23,6 +23,7 @@ from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
+from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.log import ENTER, LEAVE, stay
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
@@ -39,8 +40,6 @@ _DEEPEST = 8  # containers one inside the other
 _DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
 _NOT_DATA = (nn.Module, type, ModuleType)
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
-# These leave their fused kernels when they see a function mode.
-_FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
 class Known:
@@ -58,7 +57,7 @@ class Known:
         self.live = ref(module)
         self.address = address
         self.class_name = module.__class__.__name__
-        self.odd = isinstance(module, _FAST_PATHS)
+        self.odd = isinstance(module, FAST_PATHS)
         # A frozen scripted module is never in training, and does not even say so.
         self.training = getattr(module, "training", False)
 
@@ -289,7 +288,7 @@ class ModuleCalls:
                 odd.region = step_aside(self._tape, module, list(leaves(given)))
         elif module._forward_hooks:
             odd.last_hook = self._wait_for_hooks(module, run)
-        if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
+        if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
         if odd.resume or odd.region or odd.last_hook or odd.inner:
             self._odd[run] = odd
@@ -399,16 +398,6 @@ def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _may_be_fused(module: nn.Module) -> bool:
-    """Whether a module's fused kernel could run: never in training or under autograd."""
-    if module.training:
-        return False
-    return not (
-        torch.is_grad_enabled()
-        and any(parameter.requires_grad for parameter in module.parameters())
-    )
 
 
 def leaves(

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import (
 from opscope.capture import (
     compiling,
     function_calls,
+    fused_kernels,
     identity,
     interceptor,
     log,
@@ -192,6 +193,7 @@ class Session:
         _started_here.set(tuple(_open.sessions))
         _warning_lines.stop(id(self))
         still_running = self.modules.remove()  # puts the modes back where they stepped aside
+        fused_kernels.come_back()
         _leave(self._interceptor, _get_current_dispatch_mode_stack(), _pop_mode, _push_mode)
         if self._functions is not None:
             modes = _get_current_function_mode_stack()
@@ -269,7 +271,7 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, finite_room, function_calls, gradients_room, identity, interceptor, log,
+        compiling, finite_room, function_calls, fused_kernels, gradients_room, identity, interceptor, log,
         module_calls, operators_room, originals, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip
