@@ -75,14 +75,28 @@ def every_value_has_one_producer(recording):
     for value in recording.values:
         found = makers[value.index]
         _that(len(found) <= 1, f"value {value.index} is made by {', '.join(found)}")
-        expected = 0 if value.origin == "outside" else 1
+        expected = 0 if value.origin in ("outside", "rewritten") else 1
         _that(len(found) == expected, f"value {value.index}, {value.origin}, is made by {found}")
         if value.origin in ("fresh", "view", "write"):
             _that(found == [f"op {value.made_by}"], f"value {value.index} says op {value.made_by}")
         _that(
-            (value.handed_from is not None) == (value.origin == "handed"),
+            (value.handed_from is not None) == (value.origin in ("handed", "rewritten")),
             f"value {value.index}, {value.origin}, was handed from {value.handed_from}",
         )
+        if value.origin == "rewritten":
+            _is_the_same_tensor_written_to(recording, value)
+
+
+def _is_the_same_tensor_written_to(recording, value):
+    before = recording.values[value.handed_from]
+    for name in ("storage", "shape", "stride", "offset", "dtype", "device"):
+        same = getattr(before, name) == getattr(value, name)
+        _that(same, f"value {value.index} has another {name} than value {before.index}")
+    written = [recording.values[index] for index in recording.ops[value.made_by].writes]
+    _that(
+        value.storage in {other.storage for other in written},
+        f"op {value.made_by} does not write to value {value.index}",
+    )
 
 
 def no_op_reads_what_is_not_yet_made(recording):

@@ -275,15 +275,16 @@ def test_tensors_in_nested_inputs_and_outputs_are_layers_with_their_path(build, 
     model = Take(build)
     with opscope.trace(model) as trace:
         model(build(*tensors))
-    for kind in ("input", "output"):
+    below = [f"0.{path}" if path else "" for path in paths]  # the first argument
+    for kind, expected in (("input", below), ("output", paths)):
         found = [item for item in trace.passes if item.kind == kind]
-        assert [item.path for item in found] == paths
+        assert [item.path for item in found] == expected
         assert [item.short_label for item in found] == [
             f"{kind}_{number}" for number in range(1, len(paths) + 1)
         ]
     graph = trace.graph(level="layer")
     ends = [node for node, kind in graph.nodes(data="kind") if kind in {"input", "output"}]
-    assert [graph.nodes[node]["path"] for node in ends] == paths * 2
+    assert [graph.nodes[node]["path"] for node in ends] == below + paths
     assert len(graph) == 3 * len(paths)
     for inner, outer in ((graph.successors, "input"), (graph.predecessors, "output")):
         layers = [item.label for item in trace.passes if item.kind == outer]

@@ -357,9 +357,9 @@ class Recorded:
     @cached_property
     def _layer_graph(self) -> nx.DiGraph:
         from opscope.views.levels import at_level
-        from opscope.views.select import in_phase
+        from opscope.views.select import by_data, in_phase
 
-        return at_level(in_phase(self._op_graph, "forward"), "layer")
+        return at_level(in_phase(by_data(self._op_graph), "forward"), "layer")
 
 
 _WORKED_OUT = frozenset(

@@ -260,6 +260,7 @@ class Trace(Recorded):
         outputs: bool = True,
         parameters: bool = True,
         buffers: bool = True,
+        overwritten: bool = False,
         phase: Phase = "forward",
     ) -> nx.DiGraph:
         """Return the trace as a networkx graph, whose attributes `opscope.graph.build` lists.
@@ -276,6 +277,8 @@ class Trace(Recorded):
             outputs: Whether tensors that leave are nodes.
             parameters: Whether parameters are nodes.
             buffers: Whether buffers are nodes.
+            overwritten: Whether to show where a tensor goes whose contents are overwritten
+                unread, as by ``copy_``, ``zero_`` and ``out=``: edges of kind ``"overwrite"``.
             phase: Which part of a training step to show: ``"forward"``, ``"backward"`` (what the
                 autograd engine ran, each node named after the layer or module it ran for),
                 ``"optimizer"``, ``"other"`` (such as clipping) or ``"all"``.
@@ -294,7 +297,8 @@ class Trace(Recorded):
 
         options = ViewOptions(
             rolled=rolled, module=module, collapse=collapse, expand=expand, inputs=inputs,
-            outputs=outputs, parameters=parameters, buffers=buffers, phase=phase,
+            outputs=outputs, parameters=parameters, buffers=buffers, overwritten=overwritten,
+            phase=phase,
         )  # fmt: skip
         return copied(self._view(level, depth, options))
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
+from opscope.records.recording import before_writes
 
 # ---------------------------------------------------------------------- what stays alive
 
@@ -146,8 +147,11 @@ def test_thousands_of_freed_tensors_do_not_confuse_values(steps, layers):
             churn(list(pool), steps)
         with opscope.trace(layers=layers) as trace:
             churn(list(pool), steps)
-    values = trace.recording.values
-    producers = [(op.operator, [values[r.value].made_by for r in op.reads]) for op in trace.ops]
+    record = trace.recording
+    producers = [
+        (op.operator, [before_writes(record, r.value).made_by for r in op.reads])
+        for op in trace.ops
+    ]
     assert producers == hoarder.producers
 
 

@@ -123,8 +123,9 @@ def test_tensors_are_found_in_what_a_model_is_given(make, paths, layers):
     with opscope.trace(model, layers=layers) as trace:
         model(given)
     (root,) = trace.recording.module_calls
-    assert [leaf.path for leaf in root.inputs] == paths
-    assert [c.path for c in trace.recording.layer_calls if c.kind == "input"] == paths
+    below = [f"0.{path}" if path else "" for path in paths]
+    assert [leaf.path for leaf in root.inputs] == below
+    assert [c.path for c in trace.recording.layer_calls if c.kind == "input"] == below
 
 
 NOTHING = {
@@ -187,10 +188,10 @@ def test_a_data_set_behind_an_object_is_not_read_through():
     with opscope.trace(model) as trace:
         model(batch)
     assert trace.layers[0].type == "input"
-    assert max(read) < 1000
+    assert read == []
 
 
-def test_one_tensor_given_twice_is_one_input_that_has_all_its_readers(layers):
+def test_one_tensor_given_thrice_is_three_inputs_that_all_have_its_readers(layers):
     class Sum(nn.Module):
         def forward(self, a, b, *, c):
             return a * 2 + b - c
@@ -198,11 +199,12 @@ def test_one_tensor_given_twice_is_one_input_that_has_all_its_readers(layers):
     model, x = Sum(), torch.ones(2)
     with opscope.trace(model, layers=layers) as trace:
         model(x, x, c=x)
-    assert [layer.type for layer in trace.layers] == ["input", "mul", "add", "sub", "output"]
-    assert [layer.type for layer in trace["input_1"].children] == ["mul", "add", "sub"]
+    types = ["input", "input", "input", "mul", "add", "sub", "output"]
+    assert [layer.type for layer in trace.layers] == types
+    for label in ("input_1", "input_2", "input_3"):
+        assert [layer.type for layer in trace[label].children] == ["mul", "add", "sub"]
     (root,) = trace.recording.module_calls
     assert [leaf.path for leaf in root.inputs] == ["0", "1", "c"]
-    assert len({leaf.value for leaf in root.inputs}) == 1
     invariants.check(trace)
 
 

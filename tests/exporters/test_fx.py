@@ -12,7 +12,7 @@ from torch.fx.passes.graph_drawer import FxGraphDrawer
 from torch.utils._pytree import tree_leaves, tree_map
 
 import opscope
-from opscope.capture.module_calls import leaves
+from opscope.capture.containers import tensors_of
 
 
 def program_of(model, *args, **kwargs):
@@ -75,7 +75,7 @@ def test_a_program_computes_the_same_as_the_model_on_new_inputs(exported):
         old, new = program.run(), program.call(*args, **kwargs)
         found = tensors(module(*args, **kwargs))
 
-    expected, before = ([tensor for _, tensor in leaves(value)] for value in (new, old))
+    expected, before = (tensors_of(value) for value in (new, old))
     assert [t.shape for t in found] == [t.shape for t in expected]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(found, before, strict=True))

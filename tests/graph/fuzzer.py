@@ -616,8 +616,11 @@ class _Writer:
         return f"{self.new()} = ({name} > 0).long()"
 
     def hand_on(self) -> str:
-        """What may well return its very input."""
+        """What may well return its very input, or several of them."""
         name = self.pick(lambda t: t.dtype in _FLOATS)
+        if self.random.random() < 0.2:
+            other = self.operand(self.namespace[name].shape)
+            return f"{self.new()}, {self.new()} = torch.broadcast_tensors({other}, {name})"
         return f"{self.new()} = " + self.random.choice([
             f"F.dropout({name}, 0.5, training=False)",
             f"{name}.contiguous()",

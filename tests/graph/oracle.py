@@ -20,10 +20,10 @@ What they cannot tell, and `check` therefore leaves open:
 * An ``alias`` edge is about the tensor object: whether the op at its other end was the last
   to return that very object without producing what is in it. That is observed too, but
   apart from contents: such an op produces nothing.
-* An op is *given* memory that it only overwrites (``copy_``, ``fill_``, ``out=``), so an edge
-  to it is true here as it is in opscope: an edge says what an argument holds, not that the
-  op looks at it. Likewise a write counts for the whole argument, also where a mask or an
-  index leaves some of it as it was.
+* A write counts for the whole argument, also where a mask or an index leaves some of it as it
+  was. What an op fills whole, whatever it held (``copy_``, ``fill_``, ``out=``), it does not look
+  at: that is tried, on other values than the program's.
+* A view op looks at the bytes that its results show, and at no others.
 * What a call that dispatched nothing handed on is followed through, not judged.
 * ``reached_from(hold=False)`` misses what a saturating op, a comparison or a cast swallows;
   it never reports too much, since ops that were given the same are made to give the same.
@@ -81,7 +81,10 @@ class _Watcher(TorchDispatchMode):
         return False
 
     def before(self, op: int, given: list[tuple[str, torch.Tensor]]) -> None:
-        """Look at what an op is given."""
+        """Look at the tensors that an op is given."""
+
+    def look(self, op: int, held: list[tuple[str, list[torch.Tensor]]]) -> None:
+        """Look at copies of what an op sees of each argument."""
 
     def after(self, op: int, produced: list[torch.Tensor]) -> None:
         """Change what it produced; each is an alias that autograd does not know."""
@@ -121,6 +124,8 @@ class _Watcher(TorchDispatchMode):
         for _, tensor in given:
             if self.meet(tensor):
                 self.outside(tensor)
+        lain = [_number(tensor) for _, tensor in given]
+        held = [(name, [_copy(tensor)]) for name, tensor in given]
         self.before(op, given)
         before = [] if self.base else [(_alias(tensor), _copy(tensor)) for _, tensor in given]
         result = func(*args, **(kwargs or {}))
@@ -133,12 +138,26 @@ class _Watcher(TorchDispatchMode):
         for tensor in (*(tensor for _, tensor in given), *outputs):
             self.notice_growth(tensor)
         fresh = [item for item in outputs if _number(item) is None]
+        is_view = bool(outputs) and not written and (not fresh or _reshapes(func))
         if fresh and _reshapes(func):  # set_ to a storage that no op was given
             self.meet(fresh[0])
             self.outside(fresh.pop())
         for item in fresh:
             if self.meet(item):
                 self.nobody(_whole(item))
+
+        def shows(name: str, number: int | None, item: torch.Tensor) -> bool:
+            is_set = func.overloadpacket.__name__ == "set_"  # the tensor lets go of what it was
+            return _number(item) == number and not (is_set and name == "self")
+
+        if is_view:
+            held = [
+                (name, [_copy(item) for item in outputs if shows(name, number, item)])
+                for (name, _), number in zip(given, lain, strict=True)
+            ]
+        if self.base is None:
+            self.overwritten |= {(op, name) for name in _overwritten(func, args, kwargs, written)}
+        self.look(op, held)
         produced = [tensor for name, tensor in given if name in written]
         self.name_makers(op, outputs, fresh, produced)
         produced = [_alias(tensor) for tensor in (*produced, *fresh)]
@@ -163,9 +182,10 @@ class Base(_Watcher):
         undeclared: Per op, the arguments that it wrote although its schema is silent.
         viewed_by: Per argument, the op that last returned that tensor object as a view.
         empty: The arguments without elements.
+        overwritten: The arguments that ops fill whole, whatever they held.
         shown: Per storage from outside, for each byte the first op that was given a tensor
             from outside which shows it.
-        given: Per op, copies of what it was given.
+        given: Per op, copies of what it saw of each argument.
         produced: Per op, copies of what it produced.
     """
 
@@ -174,8 +194,9 @@ class Base(_Watcher):
         self.undeclared: list[set[str]] = []
         self.viewed_by: dict[Argument, int] = {}
         self.empty: set[Argument] = set()
+        self.overwritten: set[Argument] = set()
         self.shown: dict[int, torch.Tensor] = {}
-        self.given: list[list[tuple[str, torch.Tensor]]] = []
+        self.given: list[list[tuple[str, list[torch.Tensor]]]] = []
         self.produced: list[list[torch.Tensor]] = []
 
     def before(self, op, given):
@@ -185,8 +206,6 @@ class Base(_Watcher):
                 self._show(op, tensor)
             elif maker is not None:
                 self.viewed_by[op, name] = maker
-            if not tensor.numel():
-                self.empty.add((op, name))
 
     def outside(self, tensor):
         size = tensor.untyped_storage().nbytes()
@@ -204,10 +223,13 @@ class Base(_Watcher):
             places = places[places < len(shown)]  # the rest was added since
             self.shown[number] = shown.scatter(0, places, shown[places].clamp(max=op))
 
+    def look(self, op, held):
+        self.given.append(held)
+        for name, seen in held:
+            if seen and not any(copy.numel() for copy in seen):
+                self.empty.add((op, name))
+
     def notice(self, given, written, before, probed):
-        self.given.append(
-            [(name, copy) for (name, _), (_, copy) in zip(given, before, strict=True)]
-        )
         taken = {_number(tensor) for name, tensor in given if name in written}
         changed = set() if probed is None else probed
         for (name, _), (memory, copy) in zip(given, before, strict=True):
@@ -237,11 +259,12 @@ class _Digits(_Watcher):
         self.digit = digit
         self.read: list[torch.Tensor] = []
 
-    def before(self, op, given):
-        for _, tensor in given:
-            flat = _copy(tensor).reshape(-1)
-            flat = flat if flat.dtype == torch.int64 else flat.view(torch.uint8)
-            self.read.append((flat != 0).to(torch.uint8))
+    def look(self, op, held):
+        for _, seen in held:
+            flat = [copy.reshape(-1) for copy in seen]
+            flat = [item if item.dtype == torch.int64 else item.view(torch.uint8) for item in flat]
+            digits = [(item != 0).to(torch.uint8) for item in flat]
+            self.read.append(torch.cat(digits) if digits else torch.empty(0, dtype=torch.uint8))
 
     def after(self, op, produced):
         for tensor in produced:
@@ -272,9 +295,9 @@ class _Change(_Watcher):
         self.hold = hold
         self.differ: set[Argument] = set()
 
-    def before(self, op, given):
-        for (name, tensor), (_, copy) in zip(given, self.base.given[op], strict=True):
-            if not _same(_copy(tensor), copy):
+    def look(self, op, held):
+        for (name, seen), (_, known) in zip(held, self.base.given[op], strict=True):
+            if not all(map(_same, seen, known)) and (op, name) not in self.base.overwritten:
                 self.differ.add((op, name))
 
     def after(self, op, produced):
@@ -336,6 +359,54 @@ def _probe(func, args, kwargs) -> set[str] | None:
     before = {name: _copy(v) for name, v in trial.items() if isinstance(v, torch.Tensor)}
     func(**trial)
     return {name for name, copy in before.items() if not _same(copy, _copy(trial[name]))}
+
+
+_tried: dict[Argument, bool] = {}
+
+
+def _overwritten(func, args, kwargs, written: set[str]) -> list[str]:
+    """Return the arguments that an op fills whole: what they held makes no difference."""
+    found = []
+    for name in sorted(written):
+        key = str(func), name.partition("[")[0]
+        if key not in _tried and not dict(_arguments(func, args, kwargs or {}))[name].numel():
+            continue
+        if key not in _tried:
+            _tried[key] = all(_fills(func, args, kwargs or {}, name, seed) for seed in range(3))
+        if _tried[key]:
+            found.append(name)
+    return found
+
+
+def _fills(func, args, kwargs, tested: str, seed: int) -> bool:
+    """Whether an op gives the same on two contents of an argument, the others being anything.
+
+    Masks and indices reach next to nothing, so that what they leave alone shows.
+    """
+    outcomes = []
+    for variant in (0, 1):
+        numbers = torch.Generator().manual_seed(seed)
+
+        def other(name: str, value: Any, numbers=numbers, variant=variant) -> Any:
+            if isinstance(value, (list, tuple)):
+                return [other(f"{name}[{place}]", item) for place, item in enumerate(value)]
+            if not isinstance(value, torch.Tensor):
+                return value
+            scale = 1.0 if value.is_floating_point() else 8.0  # no clamp may hide what it was
+            made = (torch.rand(value.shape, generator=numbers) - 0.5) * scale
+            if value.dtype in (torch.bool, torch.int64):
+                scale, made = 1.0, torch.zeros(value.shape)
+            if name == tested:
+                made = made + variant * scale / 4
+            return (made if value.is_floating_point() else made.ceil()).to(value.dtype)
+
+        names = [argument.name for argument in func._schema.arguments]
+        given = [other(name, value) for name, value in zip(names, args, strict=False)]
+        named = {name: other(name, value) for name, value in kwargs.items()}
+        outcome = [item for _, item in _tensors("", func(*given, **named))]
+        outcome += [item for _, item in _arguments(func, given, named)]
+        outcomes.append(list(map(_copy, outcome)))
+    return all(map(_same, *outcomes))
 
 
 def _declared_writes(func, given) -> set[str]:
@@ -403,7 +474,7 @@ def observe(program: Program) -> Base:
 
 
 def writers_of(program: Program, base: Base) -> dict[Argument, frozenset[int]]:
-    """Return, per argument of each op, who wrote the bytes it holds.
+    """Return, per argument of each op, who wrote the bytes that the op looks at.
 
     That is the numbers of ops, NOBODY, and OUTSIDE minus the op that first showed them.
     """
@@ -424,10 +495,11 @@ def writers_of(program: Program, base: Base) -> dict[Argument, frozenset[int]]:
     def writer(number: int) -> int:
         return number - 1 if number <= count else OUTSIDE - (number - 1 - count)
 
-    return {
+    found = {
         argument: frozenset(map(writer, set(piece.tolist())))
         for argument, piece in zip(arguments, pieces, strict=True)
     }
+    return found | dict.fromkeys(base.overwritten, frozenset())
 
 
 def reached_from(program: Program, base: Base, op: int, *, hold: bool) -> set[Argument]:
@@ -474,9 +546,10 @@ def graph_of(program: Program, *, layers: bool) -> nx.DiGraph:
 def check(graph: nx.DiGraph, base: Base, writers: dict[Argument, frozenset[int]]) -> Verdict:
     """Hold a graph against what was observed, argument by argument, both ways.
 
-    Missing: an op wrote bytes that an argument holds, and is neither its source nor behind
+    Missing: an op wrote bytes that an argument shows, and is neither its source nor behind
     it through views alone. False: an edge from an op that wrote none of those bytes, or,
-    for an alias, that did not give that tensor object as a view.
+    for an alias, that did not give that tensor object as a view; an op behind it, through
+    views alone, of whose bytes nothing is left; any edge to what is filled whole.
     """
     verdict = Verdict(ops=len(base.names))
     operators = [data["operator"] for _, data in graph.nodes(data=True) if data["operator"]]
@@ -498,6 +571,15 @@ def check(graph: nx.DiGraph, base: Base, writers: dict[Argument, frozenset[int]]
             if problem := _false(base, argument, source, kind, seen):
                 verdict.false.append(problem)
         verdict.pairs += argument[0] + 1
+        if argument not in base.empty:
+            # One that led to a writer is an ancestor in any case.
+            known = {_op(node) for op in seen for node in _ancestors(graph, op)}
+            verdict.false += [
+                f"{_spell(base, writer)} is behind what {_spell(base, argument[0])} reads as "
+                f"{argument[1]}, though nothing of it is left"
+                for writer in sorted(found - seen - known)
+                if writer >= 0 and base.produced[writer]
+            ]
         # Bytes from outside need an edge if a tensor showed them before they were viewed.
         first = min((op for op in found if op >= 0 and not base.produced[op]), default=argument[0])
         verdict.missing += [
@@ -525,7 +607,7 @@ def _false(base: Base, argument: Argument, source: str, kind: str, seen: frozens
         return ""
     writer = _op(source)
     if kind == "alias":
-        true = base.viewed_by.get(argument) == writer
+        true = base.viewed_by.get(argument) == writer and argument not in base.overwritten
     else:
         true = argument in base.empty or writer in seen
         true |= writer == OUTSIDE and min(seen, default=NOBODY) <= OUTSIDE
@@ -544,6 +626,10 @@ def _behind(graph: nx.DiGraph, source: str, kind: str, known: dict[Any, set[int]
         for before, _, data in graph.in_edges(source, data=True):
             known[source] |= _behind(graph, before, data["kind"], known)
     return known[source]
+
+
+def _ancestors(graph: nx.DiGraph, op: int) -> set[Any]:
+    return nx.ancestors(graph, f"op_{op}") if op >= 0 else set()
 
 
 def _op(node: str) -> int:

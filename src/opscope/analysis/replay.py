@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
 from opscope.capture.originals import has_own_dispatch, set_generators
-from opscope.records.recording import Op, Recording, Value
+from opscope.records.recording import Op, Recording, Value, before_writes
 
 if TYPE_CHECKING:
     from opscope.capture.originals import Originals
@@ -157,6 +157,7 @@ class _Replay:
         self.ops = self.compared = self.uninitialised = self.lost = 0
         self.equal: set[int] = set()
         # Storages on which tensors turn up that no op returned, as autograd's saved ones do.
+        self.rewritten = _rewritten(recording)
         self.turn_up = {v.storage for v in recording.values if v.origin == "outside"} - {None}
         self.last_use = _last_use(recording)
 
@@ -202,8 +203,8 @@ class _Replay:
             raise _Refusal(_name(op), "is a collective, which other processes take part in")
         plan = Plan(func)
         for read in op.reads:
-            value = self.recording.values[read.value]
-            if read.value not in self.tensors and value.origin != "outside":
+            value = self._before_writes(read.value)
+            if value.index not in self.tensors and value.origin != "outside":
                 raise _Stop(op, f"it reads value {read.value}, which nothing made before it")
         arguments = self._arguments(op, plan)
         required = arguments.pop("self", None) if "self" in plan.arguments else None
@@ -231,6 +232,8 @@ class _Replay:
         for index, tensor in made.items():
             if index is not None and tensor is not None:
                 self._settle(op, index, tensor)
+        for index in self.rewritten.get(op.index, ()):
+            self._check(op, index)
         for index in self.last_use.get(op.index, ()):
             self.tensors.pop(index, None)
 
@@ -263,6 +266,17 @@ class _Replay:
         self.compared += 1
         self.equal.add(index)
 
+    def _check(self, op: Op, index: int) -> None:
+        """Compare a tensor that was written through another with what it was then, if known."""
+        expected, tensor = self.saved(index), self._tensor(index)
+        if expected is None or not _can_compare(tensor):
+            return
+        problem = _compare(expected, tensor)
+        if problem is not None:
+            raise _Stop(op, problem)
+        self.compared += 1
+        self.equal.add(index)
+
     def _arguments(self, op: Op, plan: Plan) -> dict[str, Any]:
         """Return an op's arguments by name, its tensors as replayed."""
         if any(isinstance(item, torch.Generator) for _, item in op.arguments):
@@ -273,9 +287,14 @@ class _Replay:
 
     def _tensor(self, index: int) -> torch.Tensor:
         """Return a value; make it again from the originals if it came from outside."""
-        if index not in self.tensors:
-            self.tensors[index] = self._original(self.recording.values[index])
-        return self.tensors[index]
+        value = self._before_writes(index)
+        if value.index not in self.tensors:
+            self.tensors[value.index] = self._original(value)
+        return self.tensors[value.index]
+
+    def _before_writes(self, index: int) -> Value:
+        """Return the value that a tensor was before it was written through another."""
+        return before_writes(self.recording, index)
 
     def _original(self, value: Value) -> torch.Tensor:
         kept = self.originals.tensors.get(value.index)
@@ -314,19 +333,33 @@ def _is_scratch(op: Op, value: int) -> bool:
     return op.operator == _LSTM_BACKWARD and value in op.writes
 
 
+def _rewritten(recording: Recording) -> dict[int, list[int]]:
+    """Return, per op, the values that came to be as it wrote some of their bytes."""
+    found: dict[int, list[int]] = {}
+    for value in recording.values:
+        if value.origin == "rewritten" and value.made_by is not None:
+            found.setdefault(value.made_by, []).append(value.index)
+    return found
+
+
 def _last_use(recording: Recording) -> dict[int, list[int]]:
     """Return, per op, the values that nothing needs after it."""
     last: dict[int, int] = {}
     for op in recording.ops:
         for read in op.reads:
-            last[read.value] = op.index
+            last[before_writes(recording, read.value).index] = op.index
         for index in (*op.writes, *op.outputs):
             if index is not None:
                 last[index] = op.index
+    for op_index, values in _rewritten(recording).items():
+        for value in values:
+            index = before_writes(recording, value).index
+            last[index] = max(last.get(index, op_index), op_index)
     for call in recording.layer_calls:
         for received, returned in zip(call.received, call.returned, strict=False):
             if not call.ops:  # handed on: there is one tensor behind both
-                last[received] = last[returned] = len(recording.ops)
+                given = before_writes(recording, received).index
+                last[given] = last[returned] = len(recording.ops)
     result: dict[int, list[int]] = {}
     for index, end in last.items():
         result.setdefault(end, []).append(index)

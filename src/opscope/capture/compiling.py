@@ -23,10 +23,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode, _push_mode
 
+from opscope.capture.containers import Contents
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.log import LogRow
 from opscope.capture.operators import Plan
 from opscope.capture.tape import FAILED, GRAD, INFERENCE, Tape, TensorSlot
+from opscope.records.containers import tensor_paths
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
 HOOKS_WARNING = (
@@ -141,7 +143,7 @@ class Region:
         tape: Where to write.
         mode: The dispatch mode, which steps aside.
         module: The module.
-        given: The tensors passed to it, with their paths.
+        given: What was passed to it.
     """
 
     def __init__(
@@ -149,11 +151,12 @@ class Region:
         tape: Tape,
         mode: Interceptor,
         module: nn.Module,
-        given: list[tuple[str, torch.Tensor]],
+        given: Contents,
     ) -> None:
         self._tape = tape
         self._mode = mode
-        tensors = {path or "input": tensor for path, tensor in given}
+        paths = (path or "input" for path in tensor_paths(given.structure))
+        tensors = dict(zip(paths, given.tensors, strict=True))
         tensors |= dict(module.named_buffers())
         with torch._C.DisableTorchFunction():
             if tape.returned is not None:
@@ -208,9 +211,7 @@ class Region:
             log.settle()
 
 
-def step_aside(
-    tape: Tape, module: nn.Module, given: list[tuple[str, torch.Tensor]]
-) -> Region | None:
+def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:
     """Take the dispatch mode off the stack, if it is the one on top, for a compiled module."""
     mode = _get_current_dispatch_mode()
     if isinstance(mode, Interceptor) and mode.writes_to(tape):

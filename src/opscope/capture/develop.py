@@ -39,7 +39,7 @@ from opscope.records.recording import (
     Value,
 )
 
-_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed")
+_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
 
 
 @paused()
@@ -217,7 +217,7 @@ def _arguments(
         nonlocal at
         value = tape.reads[at]
         if value != NONE:
-            reads.append(Read(value, name))
+            reads.append(Read(value, name, name.partition("[")[0] in slots.plan.overwrites))
         else:
             others.append((name, tape.numbers.get(at)))
         at += 1
@@ -347,6 +347,8 @@ def _module_call(run: ModuleRun, calls: _Calls, start: int) -> ModuleCall:
         is_root=run.is_root,
         inputs=tuple(Leaf(path, row) for path, row in run.inputs),
         outputs=tuple(Leaf(path, row) for path, row in run.outputs),
+        input_structure=run.given,
+        output_structure=run.gave,
         ops=range(run.op_start, run.op_end),
         layer_calls=range(
             calls.before(run.call_start, run.op_start), calls.before(run.call_end, run.op_end)

@@ -3,7 +3,8 @@
 A tensor is recognised by the weak reference to it, of which there is one for each object as
 long as it is held, since ``id`` is reused at once after a free; a storage likewise. Nothing is
 set on a tensor and none is kept alive. A value is a *row*: the tensor object together with its
-metadata at one moment, between two writes.
+metadata at one moment, between two writes to its bytes, through whatever tensor they were
+written.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from opscope.capture.log import Live, Log, Sight, hint
 from opscope.capture.originals import Originals
 from opscope.capture.parameters import Parameters
+from opscope.records.regions import Region, overlap, region
 
-OUTSIDE, FRESH, VIEW, WRITE, HANDED = range(5)
+OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN = range(6)
 NO_STORAGE = -1
 _FIRST_SWEEP = 4096
 
@@ -27,15 +29,16 @@ class Values:
     """The table of values, one row each, and the live tensors that they are.
 
     Attributes:
-        origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, HANDED.
-        makers: Per row, the op that made it, -1 for OUTSIDE; for HANDED the call.
+        origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN.
+        makers: Per row, the op that made it or wrote it last, -1 for OUTSIDE; for HANDED the call.
         storages: Per row, its storage's number, or NO_STORAGE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
         originals: Where what comes from outside is kept as it was, if it is kept.
         constants: By row, copies of what was made of a few Python numbers.
         layout_table: Distinct ``(shape, stride, dtype, device)``.
-        handed_from: For HANDED rows, the row that was handed on.
+        handed_from: For HANDED rows, the row that was handed on; for REWRITTEN ones what the
+            tensor was before.
         rows: By ``id`` of the weak reference to a tensor, the row that it is now.
     """
 
@@ -52,18 +55,37 @@ class Values:
         self.layout_table: dict[tuple[Any, ...], int] = {}
         self.handed_from: dict[int, int] = {}
         self.rows: dict[int, int] = {}
+        self._layouts: list[tuple[Any, ...]] = []  # those of the table, by number
         self._tensors: list[Live | None] = []
         self._storage_rows: dict[int, int] = {}
         self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
+        # By storage, the rows that ops wrote, and per row how many of these it has seen.
+        self._writes: dict[int, list[int]] = {}
+        self._writes_seen = array("i")
         self._sweep_at = _FIRST_SWEEP
 
     def found(self, sight: Sight) -> int:
         """Return a new row, for a tensor that came from outside."""
         return self._add(sight, OUTSIDE, -1)
 
-    def seen(self, live: Live) -> int:
-        """Return the row of a tensor that has one."""
-        return self.rows[id(live)]
+    def current(self, live: Live) -> int:
+        """Return the row of a known tensor as it is now.
+
+        It is a new one if some of its bytes were written since through another tensor.
+        """
+        row = self.rows[id(live)]
+        writes = self._writes.get(self.storages[row])
+        if writes is None:
+            return row
+        seen = self._writes_seen[row]
+        self._writes_seen[row] = len(writes)
+        own = None
+        for at in range(len(writes) - 1, seen - 1, -1):
+            own = own or self._region(row)
+            other = self._region(writes[at])
+            if own is not None and other is not None and overlap(own, other):
+                return self._same_tensor(row, REWRITTEN, self.makers[writes[at]])
+        return row
 
     def made(self, sight: Sight, op: int, *, written: bool = False) -> int:
         """Return the row of a tensor that an op returned or wrote."""
@@ -77,10 +99,15 @@ class Values:
 
     def handed(self, row: int, call: int) -> int:
         """Return a new row for a tensor that a call without ops handed on."""
+        return self._same_tensor(row, HANDED, call)
+
+    def _same_tensor(self, row: int, origin: int, maker: int) -> int:
+        """Return a new row for the tensor of another row."""
         new = len(self.origins)
-        self.origins.append(HANDED)
-        self.makers.append(call)
+        self.origins.append(origin)
+        self.makers.append(maker)
         self.storages.append(self.storages[row])
+        self._writes_seen.append(self._writes_seen[row])
         self.offsets.append(self.offsets[row])
         self.layouts.append(self.layouts[row])
         live = self._tensors[row]
@@ -88,11 +115,24 @@ class Values:
         self.handed_from[new] = row
         if live is not None:
             self.rows[id(live)] = new
+            if origin == REWRITTEN:
+                self._parameters.sighted(live, new)
         return new
+
+    def _region(self, row: int) -> Region | None:
+        """Return which bytes of its storage a row covers, None for none."""
+        shape, stride, dtype, _ = self._layout_of(row)
+        return region(tuple(map(int, shape)), stride, self.offsets[row], dtype.itemsize)
+
+    def _layout_of(self, row: int) -> tuple[Any, ...]:
+        number = self.layouts[row]
+        if number >= len(self._layouts):
+            self._layouts = list(self.layout_table)
+        return self._layouts[number]
 
     def source(self, row: int) -> int:
         """Return the row behind one that was only handed on."""
-        while row in self.handed_from:
+        while self.origins[row] == HANDED:
             row = self.handed_from[row]
         return row
 
@@ -106,6 +146,7 @@ class Values:
         self._log.forget_all()
         self.rows.clear()
         self._storage_rows.clear()
+        self._writes.clear()
         if self.originals is not None:
             self.originals.forget_all()
 
@@ -124,7 +165,7 @@ class Values:
         tensor = self.tensor(row)
         if self.originals is None:
             return tensor
-        shape, stride, dtype, device = list(self.layout_table)[self.layouts[row]]
+        shape, stride, dtype, device = self._layout_of(row)
         storage = self.originals.storages.get(self.storages[row])
         if storage is None:
             return self.originals.tensors.get(row, tensor)
@@ -155,6 +196,9 @@ class Values:
         self.offsets.append(offset)
         self._tensors.append(live)
         self.rows[id(live)] = row
+        if origin == WRITE and number != NO_STORAGE:
+            self._writes.setdefault(number, []).append(row)
+        self._writes_seen.append(len(self._writes.get(number, ())))
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
             self._parameters.sighted(live, row)
         if origin == OUTSIDE and self.originals is not None:
@@ -182,5 +226,6 @@ class Values:
             storage = storages[row]
             if storage is None or storage() is None:
                 storages[row] = None
+                self._writes.pop(row, None)
                 del self._storage_rows[key]
         self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(tensors))

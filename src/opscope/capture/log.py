@@ -14,6 +14,8 @@ from weakref import ref
 
 import torch
 
+from opscope.records.containers import Structure
+
 # Kinds of events.
 CALL, HANDED_CALL, ENTER, LEAVE, SEEN = range(5)
 
@@ -29,6 +31,13 @@ Sight = tuple[Any, ...]
 SIGHT = 7
 ABSENT: Sight = (None,) * SIGHT
 Chain = tuple[Any, ...]  # by turns code and a position in it
+
+
+class Nested(NamedTuple):
+    """The tensors in what a module is given or gives, and where in it each was."""
+
+    structure: Structure
+    tensors: list[Live]
 
 
 def never() -> None:

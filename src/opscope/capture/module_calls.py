@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import sys
-from collections import deque
-from collections.abc import Iterator
-from itertools import islice
+from functools import cache
 from threading import get_ident
 from time import perf_counter_ns
-from types import FrameType, ModuleType
+from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -23,8 +21,9 @@ from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
+from opscope.capture.containers import arguments, contents, tensors_of
 from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
-from opscope.capture.log import ENTER, LEAVE, stay
+from opscope.capture.log import ENTER, LEAVE, Nested, stay
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 
@@ -36,9 +35,6 @@ _Tensor = torch.Tensor
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_dynamo_compiling
 _graph_task = torch._C._current_graph_task_id
-_DEEPEST = 8  # containers one inside the other
-_DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
-_NOT_DATA = (nn.Module, type, ModuleType)
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 
 
@@ -46,10 +42,11 @@ class Known:
     """A module that has an address.
 
     Attributes:
+        most: How many arguments its ``forward`` takes.
         odd: Whether more is to be done when it runs than to write it down.
     """
 
-    __slots__ = ("address", "aliases", "class_name", "index", "live", "odd", "training")
+    __slots__ = ("address", "aliases", "class_name", "index", "live", "most", "odd", "training")
 
     def __init__(self, index: int, module: nn.Module, address: str) -> None:
         self.aliases: tuple[str, ...] = ()
@@ -57,6 +54,9 @@ class Known:
         self.live = ref(module)
         self.address = address
         self.class_name = module.__class__.__name__
+        self.most = _most_arguments(getattr(type(module), "forward", None))
+        if "forward" in module.__dict__:
+            self.most = sys.maxsize
         self.odd = isinstance(module, FAST_PATHS)
         # A frozen scripted module is never in training, and does not even say so.
         self.training = getattr(module, "training", False)
@@ -222,7 +222,7 @@ class ModuleCalls:
             self._enter_odd(module, args, frame)
             return
         chain = log.chain(frame)  # first, as it may end modules
-        items = self._items(args[0] if len(args) == 1 else args)
+        items = self._arguments(args, frame if len(args) < known.most else None)
         log.events += (
             ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
         )  # fmt: skip
@@ -269,12 +269,8 @@ class ModuleCalls:
             module, known = self._meet(module)
         chain = log.chain(frame)
         compiled = called is not module or module._compiled_call_impl is not None
-        given: Any = args[0] if len(args) == 1 else args
-        # A global hook is not handed the keyword arguments; the calling frame has them.
-        if (known is self.root or compiled) and (named := frame.f_locals.get("kwargs")):
-            given = {**{str(i): value for i, value in enumerate(args)}, **named}
-        run, items = log.run_count, self._items(given)
-        kept = self._keep(given) if known is self.root else None
+        run, items = log.run_count, self._arguments(args, frame)
+        kept = self._keep((args, _named(frame))) if known is self.root else None
         now = perf_counter_ns()
         log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
         first = NONE if known is self.root else log.op_count
@@ -285,7 +281,7 @@ class ModuleCalls:
         if compiled:
             odd.resume = self._step_aside()
             if is_fused(called):
-                odd.region = step_aside(self._tape, module, list(leaves(given)))
+                odd.region = step_aside(self._tape, module, arguments(args, _named(frame)))
         elif module._forward_hooks:
             odd.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
@@ -322,7 +318,7 @@ class ModuleCalls:
         if error is not None:
             self._tape.failed_runs.note(error, run)
         if odd is not None and odd.region is not None:
-            odd.region.record([t for _, t in leaves(output)], run, error)
+            odd.region.record(tensors_of(output), run, error)
             odd.region.come_back()
             odd.region = None
         if odd is not None and odd.last_hook is not None and not failed:
@@ -374,21 +370,38 @@ class ModuleCalls:
         _pop_mode()
         return True
 
-    def _items(self, value: Any) -> Live | list[tuple[str, Live]]:
-        """Return what the log says of the tensors in a value, each with its path."""
-        log = self._log
-        if value.__class__ is _Tensor:
-            live = ref(value)
-            if id(live) in log.known:
+    def _arguments(self, args: tuple[Any, ...], frame: FrameType | None) -> Live | Nested:
+        """Return what the log says of the arguments of a module; with a frame, also named ones."""
+        named = None if frame is None else _named(frame)
+        if len(args) == 1 and not named:
+            live = self._known_tensor(args[0])
+            if live is not None:
                 return live  # nearly always
         with torch._C.DisableTorchFunction():
-            return [(path, log.read(tensor)) for path, tensor in leaves(value)]
+            structure, tensors = arguments(args, named)
+            return Nested(structure, list(map(self._log.read, tensors)))
+
+    def _items(self, value: Any) -> Live | Nested:
+        """Return what the log says of the tensors in what a module gives."""
+        live = self._known_tensor(value)
+        if live is not None:
+            return live  # nearly always
+        with torch._C.DisableTorchFunction():
+            structure, tensors = contents(value)
+            return Nested(structure, list(map(self._log.read, tensors)))
+
+    def _known_tensor(self, value: Any) -> Live | None:
+        if value.__class__ is _Tensor:
+            live = ref(value)
+            if id(live) in self._log.known:
+                return live
+        return None
 
     def _keep(self, value: Any) -> list[Any] | None:
         """Save the tensors in a value, if activations are saved."""
         if self._log.keep is None:
             return None
-        return [self._log.keep(tensor) for _, tensor in leaves(value)]
+        return list(map(self._log.keep, tensors_of(value)))
 
 
 def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
@@ -400,36 +413,18 @@ def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
     return False
 
 
-def leaves(
-    value: Any,
-    path: str = "",
-    depth: int = _DEEPEST,
-    above: tuple[int, ...] = (),
-    most: int | None = None,
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors in nested containers and objects, each with the path that leads to it."""
-    if isinstance(value, _Tensor):
-        yield path, value
-        return
-    if depth == 0 or value is None or isinstance(value, (int, float, str, bool)):
-        return
-    if id(value) in above:  # it contains itself
-        return
-    items: Any = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        items = zip(value._fields, value, strict=True)
-    elif isinstance(value, (tuple, list, deque)):
-        items = enumerate(value)
-    elif isinstance(value, _NOT_DATA):
-        return
-    elif dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        items = ((field.name, getattr(value, field.name, None)) for field in fields)
-    elif type(value).__dictoffset__:  # a plain object, such as a cache of keys and values
-        items = list(vars(value).items())
-        depth, most = min(depth, _DEEPEST_IN_OBJECTS), _MOST_IN_OBJECTS
-    above = (*above, id(value))
-    for key, item in islice(items, most):
-        yield from leaves(item, f"{path}.{key}" if path else str(key), depth - 1, above, most)
+def _named(frame: FrameType) -> dict[str, Any]:
+    """Return the keyword arguments of a module, which no global hook is handed."""
+    found: dict[str, Any] | None = frame.f_locals.get("kwargs")
+    return found or {}
+
+
+@cache
+def _most_arguments(forward: Any) -> int:
+    """Return how many arguments ``forward`` of a class takes, a large number for any number."""
+    if not isinstance(forward, FunctionType):
+        return sys.maxsize
+    code = forward.__code__
+    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        return sys.maxsize
+    return code.co_argcount + code.co_kwonlyargcount - 1  # itself

@@ -39,6 +39,13 @@ _UNDECLARED_WRITES: dict[str, tuple[str, ...]] = {
     "aten::mkldnn_rnn_layer_backward": ("workspace",),
 }
 
+# These fill the first argument whole, whatever it held; as do all with ``out=``.
+_FILL_WHOLE = frozenset({
+    "aten::copy_", "aten::fill_", "aten::zero_", "aten::set_", "aten::_foreach_copy_",
+    "aten::_foreach_zero_", "aten::normal_", "aten::uniform_", "aten::random_", "aten::bernoulli_",
+    "aten::exponential_", "aten::geometric_", "aten::cauchy_", "aten::log_normal_",
+    "aten::_fill_mem_eff_dropout_mask_", "aten::_philox_normal_", "aten::_philox_uniform_",
+})  # fmt: skip
 # What these give is whatever lay in memory.
 _UNINITIALISED = frozenset({
     "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty",
@@ -122,6 +129,7 @@ class Plan:
         positional: Per number of positional arguments, the `Slots` of that call.
         kinds: Per argument, ``"tensor"``, ``"list"`` (of tensors) or ``"other"``.
         writes: Names of the tensor arguments that it writes.
+        overwrites: Those that it writes whole, without a look at what they held.
         flag: Place and name of the argument without which it writes none of them.
         skip: Whether it is no computation (the profiler's own marks, reads of metadata).
         draws: Whether it draws random numbers.
@@ -132,7 +140,7 @@ class Plan:
 
     __slots__ = (
         "arguments", "call", "draws", "flag", "func", "kinds", "name", "numbers", "objects",
-        "opaque", "positional", "skip", "writes",
+        "opaque", "overwrites", "positional", "skip", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -152,6 +160,7 @@ class Plan:
             self.arguments: tuple[str, ...] = ()
             self.kinds: tuple[str, ...] = ()
             self.writes: frozenset[str] = frozenset()
+            self.overwrites: frozenset[str] = frozenset()
         else:
             self.arguments = tuple(argument.name for argument in schema.arguments)
             self.kinds = tuple(map(_kind, types))
@@ -165,6 +174,9 @@ class Plan:
             retags = torch.Tag.inplace_view in func.tags or schema.name == "aten::set_"
             writes = set() if retags else declared.union(undeclared)
             self.writes = frozenset(writes.intersection(self.arguments))
+            out = {argument.name for argument in schema.arguments if argument.is_out}
+            first = self.arguments[:1] if schema.name in _FILL_WHOLE else ()
+            self.overwrites = frozenset(out.union(first))
         # Where the flag is that says whether the undeclared writes happen at all.
         flags = [pair for pair in enumerate(self.arguments) if pair[1] in _TRAINING_FLAGS]
         undeclared_too = schema is not None and schema.name in _UNDECLARED_WRITES

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import (
 
 from opscope.capture import (
     compiling,
+    containers,
     function_calls,
     fused_kernels,
     identity,
@@ -271,7 +272,8 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, finite_room, function_calls, fused_kernels, gradients_room, identity, interceptor, log,
+        compiling, containers, finite_room, function_calls, fused_kernels, gradients_room, identity,
+        interceptor, log,
         module_calls, operators_room, originals, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from types import MethodWrapperType
 from typing import Any
 from weakref import ref
 
-from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Sight
+from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight
 from opscope.capture.payloads import Kept
 from opscope.capture.tape import (
     BACKWARD,
@@ -21,9 +21,10 @@ from opscope.capture.tape import (
     ModuleRun,
     Tape,
 )
+from opscope.records.containers import LONE, LONE_ARGUMENT, Structure, tensor_paths
 from opscope.records.recording import CallKind
 
-Items = Live | list[tuple[str, Live]]
+Items = Live | Nested
 _WIDTH = len(LogRow._fields)
 
 
@@ -58,7 +59,7 @@ class Settling:
         """Settle the rows from a position on, up to an op; return where the next row begins."""
         tape, values, constants = self._tape, self._tape.values, self._tape.log.constants
         reads, made, wrote, numbers = tape.reads, tape.made, tape.wrote, tape.numbers
-        row_of = values.rows
+        current = values.current
         while at < len(rows) and (op := tape.op_count) < op_end:
             (
                 slots, constant, named, place, run, flags, sequence, started, ended, kept, read_end,
@@ -70,7 +71,7 @@ class Settling:
             wrote_end += made_end
             for item in rows[at:read_end]:
                 if item.__class__ is ref:
-                    reads.append(row_of[id(item)])
+                    reads.append(current(item))
                 else:
                     if item is not None:
                         numbers[len(reads)] = item
@@ -139,8 +140,8 @@ class Settling:
     ) -> None:
         """Append the call of a torch function that ran ops."""
         tape = self._tape
-        seen = tape.values.seen
-        returned = tuple(map(seen, items)) if isinstance(items, list) else (seen(items),)
+        current = tape.values.current
+        returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
         place = self._place(chain, run)
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         if error is not None:
@@ -165,7 +166,7 @@ class Settling:
     ) -> None:
         """Append the call of a torch function that returned what it was given."""
         tape = self._tape
-        rows = tuple(map(tape.values.seen, items))
+        rows = tuple(map(tape.values.current, items))
         row = CallRow(
             function_name(func), run, self._place(chain, run), tape.op_count, tape.op_count,
             started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
@@ -195,7 +196,7 @@ class Settling:
             run.is_root, run.place = True, places.root(module, site)
         else:
             run.place = site
-        run.inputs = self._leaves(items)
+        run.inputs, run.given = self._leaves(items, LONE_ARGUMENT)
         if run.is_root:
             run.inputs = [(path, tape.given_to_model(row)) for path, row in run.inputs]
             run.inputs = self._pass_border(run, "input", run.inputs, kept)
@@ -210,7 +211,7 @@ class Settling:
         run.end, run.op_end, run.failed = ended, tape.op_count, failed
         if self._running[run.module] is run:
             del self._running[run.module]
-        run.outputs = self._leaves(items)
+        run.outputs, run.gave = self._leaves(items, LONE)
         if run.outputs and run.op_start == run.op_end and run.call_start == tape.call_count:
             received = {row for _, row in run.inputs}
             if all(row in received for _, row in run.outputs):
@@ -219,11 +220,13 @@ class Settling:
         if run.is_root:
             self._pass_border(run, "output", run.outputs, kept)
 
-    def _leaves(self, items: Items) -> list[tuple[str, int]]:
-        seen = self._tape.values.seen
-        if isinstance(items, list):
-            return [(path, seen(item)) for path, item in items]
-        return [("", seen(items))]
+    def _leaves(self, items: Items, lone: Structure) -> tuple[list[tuple[str, int]], Structure]:
+        """Return the row of each tensor with its path, and the structure they are in."""
+        current = self._tape.values.current
+        if not isinstance(items, Nested):
+            return [("", current(items))], lone
+        rows = map(current, items.tensors)
+        return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
     def _identity(self, run: ModuleRun, kept: list[Kept] | None) -> None:
         op = self._tape.op_count
@@ -241,25 +244,20 @@ class Settling:
         leaves: Sequence[tuple[str, int]],
         kept: list[Kept] | None,
     ) -> list[tuple[str, int]]:
-        """Record each tensor that enters or leaves the model as a call of its own.
-
-        One that is given twice enters once: nobody can tell which of the two is read.
-        """
+        """Record each tensor that enters or leaves the model as a call of its own."""
         op, now = self._tape.op_count, run.start if kind == "input" else run.end
         result = []
-        entered: dict[int, int] = {}
-        for number, (path, row) in enumerate(leaves):
-            if row not in entered:
-                call = CallRow(
-                    kind, run.parent, run.place, op, op, now, now, None,
-                    received=(row,), kind=kind, path=path,
-                )  # fmt: skip
-                new = self._tape.hand_on(call, kept and [kept[number]])[0]
-                result.append((path, new))
-                if kind == "input":
-                    entered[row] = new
-            else:
-                result.append((path, entered[row]))
+        taken: set[str] = set()
+        for number, (written, row) in enumerate(leaves):
+            path = written
+            while path in taken:  # `{"a.b": x, "a": {"b": y}}` holds two tensors
+                path += "'"
+            taken.add(path)
+            call = CallRow(
+                kind, run.parent, run.place, op, op, now, now, None,
+                received=(row,), kind=kind, path=path,
+            )  # fmt: skip
+            result.append((path, self._tape.hand_on(call, kept and [kept[number]])[0]))
         return result
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from opscope.capture.identity import Values
+from opscope.capture.identity import HANDED, Values
 from opscope.capture.log import Log
 from opscope.capture.parameters import Parameters
 from opscope.capture.places import Places
+from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
@@ -134,11 +135,13 @@ class ModuleRun:
         parent: The run that it is in.
         inputs: The rows it was given, each with its path.
         outputs: The rows it gave.
+        given: The arguments in which the inputs were.
+        gave: What the outputs were in.
     """
 
     __slots__ = (
-        "call_end", "call_start", "end", "failed", "index", "inputs", "is_root", "module", "number",
-        "op_end", "op_start", "outputs", "parent", "place", "start",
+        "call_end", "call_start", "end", "failed", "gave", "given", "index", "inputs", "is_root",
+        "module", "number", "op_end", "op_start", "outputs", "parent", "place", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -150,6 +153,8 @@ class ModuleRun:
         self.is_root = self.failed = False
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
+        self.given: Structure = LONE_ARGUMENT
+        self.gave: Structure = LONE
         self.op_start = self.op_end = self.call_start = self.call_end = 0
         self.start = self.end = 0
 
@@ -263,7 +268,7 @@ class Tape:
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""
         values = self.values
-        while row in values.handed_from:
+        while values.origins[row] == HANDED:
             call = self.odd_calls.get(values.makers[row])
             if call is None or call.kind != "input":
                 break

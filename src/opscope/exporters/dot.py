@@ -36,6 +36,7 @@ _EDGES: dict[str, dict[str, str]] = {
     "data": {},
     "alias": {},
     "write": {"style": "dashed", "color": "#b3541e"},
+    "overwrite": {"style": "dotted", "color": "#9a9a9a"},
 }
 
 

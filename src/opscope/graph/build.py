@@ -39,7 +39,7 @@ Node attributes, all of them JSON-compatible:
 The graph's own attributes are ``model`` (class name) and what is known of whole layer passes
 and module runs, ``layers`` and ``modules``, see `facts`.
 
-Edge attributes: ``kind`` (``"data"``, ``"alias"`` or ``"write"``, see `dataflow`),
+Edge attributes: ``kind`` (``"data"``, ``"alias"``, ``"write"`` or ``"overwrite"``, see `memory`),
 ``argument`` (the names of the reader's arguments that it feeds, comma-separated),
 ``value`` (the index of the value behind it) and ``gradient`` (whether a gradient was seen to
 flow along it, the other way).
@@ -59,12 +59,14 @@ from typing import Any
 import networkx as nx
 
 from opscope.collector import paused
-from opscope.graph.dataflow import Dependency, Reader, dependencies
+from opscope.graph.dataflow import Reader, dependencies
 from opscope.graph.facts import layer_attributes, module_attributes
+from opscope.graph.memory import Dependency
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Frame, Op, Recording, Value
 
-_RANK = {"data": 0, "write": 1, "alias": 2}
+RANK = {"data": 0, "write": 1, "alias": 2, "overwrite": 3}
+"""Kinds of edges, the strongest first: of several between two nodes one is shown."""
 
 
 @paused()
@@ -72,7 +74,8 @@ def op_graph(recording: Recording, passes: tuple[LayerPass, ...]) -> nx.DiGraph:
     """Return the graph of ops, with parameters, buffers, inputs and outputs as nodes.
 
     Node names are ``"op_12"``, ``"call_3"``, ``"value_7"`` and ``"end_9"``, after their
-    place in the recording.
+    place in the recording. A call that handed on several tensors is a node for each:
+    ``"call_3"``, ``"call_3_1"``.
     """
     return _Builder(recording, passes).build()
 
@@ -85,10 +88,10 @@ class _Builder:
         self.inputs = {item.values[0]: item for item in bare if item.kind == "input"}
         self.ends = {item.values[0]: item for item in bare if item.kind == "output"}
         self.call_of_value = {
-            value: call.index
+            value: _call_node(call.index, place)
             for call in recording.layer_calls
             if not call.ops
-            for value in call.returned
+            for place, value in enumerate(call.returned)
         }
         self.stacks: dict[int | None, list[list[Any]]] = {None: []}
         self.steps: dict[int, int] = {}  # ops of backward seen so far, per layer call
@@ -117,7 +120,9 @@ class _Builder:
 
     def _edge(self, source: str, target: str, dependency: Dependency) -> None:
         known = self.graph.edges.get((source, target))
-        if known is None:
+        if known is not None and dependency.kind == "overwrite" != known["kind"]:
+            return  # data flows there too, as another argument
+        if known is None or known["kind"] == "overwrite" != dependency.kind:
             self.graph.add_edge(
                 source,
                 target,
@@ -129,14 +134,14 @@ class _Builder:
             return
         if dependency.argument not in known["argument"].split(","):
             known["argument"] += f",{dependency.argument}"
-        if _RANK[dependency.kind] < _RANK[known["kind"]]:
+        if RANK[dependency.kind] < RANK[known["kind"]]:
             known["kind"] = dependency.kind
 
     def _source_node(self, index: int) -> str:
         value = self.recording.values[index]
         call = self.call_of_value.get(index)
         if call is not None:
-            return f"call_{call}"
+            return call
         if value.made_by is not None:
             return f"op_{value.made_by}"
         number = self.recording.parameter_of_value.get(index)
@@ -159,7 +164,8 @@ class _Builder:
         if reader.kind == "op":
             self.graph.add_node(node, **self._op(self.recording.ops[reader.index]))
         elif reader.kind == "call":
-            self.graph.add_node(node, **self._call(reader.index))
+            node = _call_node(reader.index, reader.place)
+            self.graph.add_node(node, **self._call(reader.index, reader.place))
         else:
             value = self.recording.values[reader.index]
             attributes = self._blank("output", "output", (value,))
@@ -211,17 +217,17 @@ class _Builder:
         self.steps[call] = self.steps.get(call, -1) + 1
         return self.steps[call]
 
-    def _call(self, index: int) -> dict[str, Any]:
+    def _call(self, index: int, place: int) -> dict[str, Any]:
         call = self.recording.layer_calls[index]
-        values = [self.recording.values[v] for v in call.returned]
+        values = [self.recording.values[call.returned[place]]]
         kind = call.kind if call.kind in ("input", "output") else "handed"
         attributes = self._blank(kind, call.function, values)
         attributes["phase"] = call.phase
         attributes["duration_ns"] = call.duration_ns
         self._add_layer(attributes, self.pass_of_call.get(index))
         self._add_module(attributes, call.module_call)
-        place = call.place
-        self._add_source(attributes, () if place is None else self.recording.places[place])
+        site = call.place
+        self._add_source(attributes, () if site is None else self.recording.places[site])
         return attributes
 
     def _blank(
@@ -288,6 +294,10 @@ class _Builder:
 
     def _add_source(self, attributes: dict[str, Any], frames: tuple[Frame, ...]) -> None:
         attributes["source"] = str(frames[0]) if frames else None
+
+
+def _call_node(index: int, place: int) -> str:
+    return f"call_{index}_{place}" if place else f"call_{index}"
 
 
 def _drop_swallowed(graph: nx.DiGraph) -> None:

@@ -6,21 +6,20 @@ A reader of a value depends on
 2. every later write to the same storage that overlaps what is read, the latest first,
    until all of it is covered (``write``).
 
-What made a value is left out where later writes cover all of it, unless it is the view
-op that the tensor came from: without that there is no tensor to read.
+What made a value is left out where later writes cover all of it. A view reads the bytes that it
+shows, no others. An argument that an op fills whole without a look at what it held, and a view
+of which nothing is left, are ``overwrite``: nothing flows along such an edge but the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from opscope.graph.regions import Region, last_writers, region
+from opscope.graph.memory import Dependency, Memory
 from opscope.records.layers import loose_ends
-from opscope.records.recording import Op, Read, Recording, Value
-
-EdgeKind = Literal["data", "alias", "write"]
+from opscope.records.recording import LayerCall, Op, Read, Recording
 
 # View ops that may show memory of the storage which none of their arguments showed.
 _WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "set_"})
@@ -30,133 +29,64 @@ _WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "se
 class Reader:
     """Who reads: an op, a call that handed its input on, or the end of a bare program.
 
-    ``index`` is into the recording's ops, layer calls or values.
+    ``index`` is into the recording's ops, layer calls or values; a call that handed several
+    tensors on reads each for itself, and ``place`` says which.
     """
 
     kind: Literal["op", "call", "end"]
     index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dependency:
-    """One thing that a reader's argument depends on.
-
-    Attributes:
-        source: The value behind it: what was read itself, or what a later write made.
-        argument: The reader's argument.
-        kind: ``"data"`` for a value as it was made, ``"alias"`` for a tensor that a view
-            op made, ``"write"`` for memory that another op wrote since.
-    """
-
-    source: int
-    argument: str
-    kind: EdgeKind
-
-
-class _Memory:
-    """What was written to each storage so far."""
-
-    def __init__(self, values: tuple[Value, ...]) -> None:
-        self._values = values
-        self._logs: dict[int, list[tuple[int, Region]]] = {}
-        # How long its storage's log was when a value came to be: only later writes matter.
-        self._since: dict[int, int] = {}
-        # What was in each storage when it turned up, as far as tensors showed it.
-        self._outside: dict[int, list[tuple[int, Region]]] = {}
-        self._widened: set[int] = set()
-        # The storages that ops made: what turns up on one is not from outside.
-        self._made_here: set[int] = set()
-
-    def widen(self, index: int, reads: Iterable[Read]) -> None:
-        """Note a view of more memory than the tensors showed that it was made from."""
-        value = self._values[index]
-        whole = region(value.shape, value.stride, value.offset, value.itemsize)
-        if value.origin != "view" or value.storage is None or whole is None:
-            return
-        for read in reads:
-            given = self._values[read.value]
-            shown = region(given.shape, given.stride, given.offset, given.itemsize)
-            if shown is None or given.storage != value.storage:
-                continue
-            if last_writers(whole, [(0, shown)])[1]:
-                return
-        self._widened.add(index)
-
-    def come_to_be(self, index: int) -> None:
-        value = self._values[index]
-        if index in self._since:
-            return
-        if value.storage is None:
-            self._since[index] = 0
-            return
-        if value.origin == "fresh" and value.storage not in self._logs:
-            self._made_here.add(value.storage)
-        log = self._logs.setdefault(value.storage, [])
-        covered = region(value.shape, value.stride, value.offset, value.itemsize)
-        if covered is not None and value.origin in ("fresh", "write"):
-            log.append((index, covered))
-        elif covered is not None and value.origin == "outside":
-            self._outside.setdefault(value.storage, []).append((index, covered))
-        # A tensor that turns up from outside on a known storage sees all of its writes.
-        all_of_it = value.origin == "outside" or index in self._widened
-        self._since[index] = 0 if all_of_it else len(log)
-
-    def sources(self, read: Read) -> list[Dependency]:
-        value = self._values[read.value]
-        viewed = value.origin == "view"
-        own = Dependency(value.index, read.argument, "alias" if viewed else "data")
-        log = () if value.storage is None else self._logs.get(value.storage, ())
-        later = list(log[self._since[value.index] :])
-        if value.index in self._widened and value.storage is not None:
-            later = [*self._outside.get(value.storage, ()), *later]
-        if not later:
-            return [own]
-        whole = region(value.shape, value.stride, value.offset, value.itemsize)
-        if whole is None:
-            return [own]
-        seen, covered = last_writers(whole, later[::-1])
-        writes = [Dependency(source, read.argument, "write") for source in seen]
-        inside = value.origin == "outside" and value.storage in self._made_here
-        return writes if (covered or inside) and not viewed else [own, *writes]
+    place: int = 0
 
 
 def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency]]]:
     """Yield each reader with what it depends on, in the order of execution."""
-    memory = _Memory(recording.values)
-    for reader, reads, makes in _events(recording):
-        found: list[Dependency] = []
-        for read in reads:
-            memory.come_to_be(read.value)
-            found.extend(memory.sources(read))
-        yield reader, found
-        widening = reader.kind == "op" and recording.ops[reader.index].name in _WIDENING
-        for value in makes:
-            if widening:
-                memory.widen(value, reads)
-            memory.come_to_be(value)
-
-
-def _events(recording: Recording) -> Iterator[tuple[Reader, Iterable[Read], Iterable[int]]]:
-    """Yield ops, and between them the calls that only handed their input on."""
-    calls = iter(call for call in recording.layer_calls if not call.ops)
+    memory = Memory(recording)
+    calls = iter([call for call in recording.layer_calls if not call.ops])
     call = next(calls, None)
     for op in recording.ops:
         while call is not None and call.ops.start <= op.index:
-            yield Reader("call", call.index), _received(call.received), call.returned
+            yield from _handed(call, memory)
             call = next(calls, None)
-        yield Reader("op", op.index), op.reads, _made(op)
+        yield Reader("op", op.index), _op(op, recording, memory)
     while call is not None:
-        yield Reader("call", call.index), _received(call.received), call.returned
+        yield from _handed(call, memory)
         call = next(calls, None)
     if not any(entry.kind == "output" for entry in recording.layer_calls):
         for value in loose_ends(recording):
-            yield Reader("end", value), (Read(value, "input"),), ()
+            memory.come_to_be(value)
+            yield Reader("end", value), memory.sources(Read(value, "input"))
 
 
-def _received(values: tuple[int, ...]) -> Iterator[Read]:
-    return (Read(value, "input") for value in values)
+def _handed(call: LayerCall, memory: Memory) -> Iterator[tuple[Reader, list[Dependency]]]:
+    """Yield what each tensor depends on that a call without ops handed on."""
+    for place, (received, returned) in enumerate(zip(call.received, call.returned, strict=True)):
+        memory.come_to_be(received)
+        found = memory.sources(Read(received, "input"))
+        yield Reader("call", call.index, place), found
+        memory.come_to_be(returned)
+        memory.show([returned], found)
 
 
-def _made(op: Op) -> Iterator[int]:
-    yield from op.writes
-    yield from (value for value in op.outputs if value is not None)
+def _op(op: Op, recording: Recording, memory: Memory) -> list[Dependency]:
+    """Return what an op depends on, and note what it makes."""
+    made = [value for value in op.outputs if value is not None]
+    values = recording.values
+    views = [] if op.writes else [value for value in made if values[value].origin == "view"]
+    found: list[Dependency] = []
+    for read in op.reads:
+        memory.come_to_be(read.value)
+        storage = values[read.value].storage
+        if storage is None or not views or len(views) < len(made):
+            found += memory.sources(read)
+            continue
+        here = [value for value in views if values[value].storage == storage]
+        shown = tuple(part for part in map(memory.region_of, here) if part is not None)
+        beyond = bool(shown) and op.name in _WIDENING
+        # Of a tensor of other memory only the shape is asked.
+        seen = read if here else replace(read, overwritten=True)
+        found += memory.sources(seen, shown or None, beyond=beyond)
+    for value in (*op.writes, *made):
+        memory.come_to_be(value)
+    memory.show(views, found)
+    memory.write(op.writes, found)
+    return found

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
+
 T = TypeVar("T")
 
-Origin = Literal["outside", "fresh", "view", "write", "handed"]
+Origin = Literal["outside", "fresh", "view", "write", "handed", "rewritten"]
 """How a value came to be: it was there before, an op made it in new memory, an op
-made it as a view of older memory, an op wrote it over older memory, or a call that
-dispatched nothing handed its input on."""
+made it as a view of older memory, an op wrote it over older memory, a call that
+dispatched nothing handed its input on, or an op wrote some of its bytes through another
+tensor, such as a slice of it."""
 
 CallKind = Literal["function", "identity", "input", "output"]
 """What a layer call is: a torch function, a module that returned its input unchanged, or
@@ -42,8 +45,10 @@ class Value:
         device: Such as ``"cpu"`` or ``"cuda:0"``.
         storage: Number of the storage it lives in, None where the layout has none.
         origin: How it came to be.
-        made_by: Index of the op that made it, None where no op did.
-        handed_from: For ``origin="handed"``, the value that was handed on.
+        made_by: Index of the op that made it, or for ``origin="rewritten"`` of the last that
+            wrote some of it; None where no op did.
+        handed_from: For ``origin="handed"``, the value that was handed on; for ``"rewritten"``,
+            the value that the same tensor was before.
     """
 
     index: int
@@ -86,10 +91,17 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One tensor that an op was given: the value, and the argument that it was."""
+    """One tensor that an op was given.
+
+    Attributes:
+        value: What it was.
+        argument: As which argument.
+        overwritten: Whether the op writes all of it without a look at what it held.
+    """
 
     value: int
     argument: str
+    overwritten: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +215,8 @@ class LayerCall:
 class Leaf:
     """A tensor found in a module's inputs or outputs, with the path that leads to it.
 
-    The path is empty for a lone tensor; otherwise such as ``"attention_mask"``,
-    ``"1"`` or ``"past_key_values.0.1"``.
+    The path is empty for a lone tensor. That of an input begins with the argument's place
+    or name: ``"1"``, ``"attention_mask"`` or ``"past_key_values.0.1"``.
     """
 
     path: str
@@ -222,8 +234,10 @@ class ModuleCall:
         parent: Index of the module call around it.
         place: Number of the calling context.
         is_root: Whether it is a call of the traced model from outside.
-        inputs: Tensors passed in; keyword arguments are known for root calls only.
+        inputs: Tensors passed in, by place or by name.
         outputs: Tensors returned.
+        input_structure: The arguments it was called with, the inputs numbered in them.
+        output_structure: What it returned, the outputs numbered in it.
         ops: Indices of the ops that ran inside, at any depth.
         layer_calls: Indices of the layer calls that ran inside, at any depth.
         started_ns: Nanoseconds since the trace began.
@@ -239,6 +253,8 @@ class ModuleCall:
     is_root: bool = False
     inputs: tuple[Leaf, ...] = ()
     outputs: tuple[Leaf, ...] = ()
+    input_structure: Structure = LONE_ARGUMENT
+    output_structure: Structure = LONE
     ops: range = range(0)
     layer_calls: range = range(0)
     started_ns: int = 0
@@ -376,3 +392,14 @@ class Recording:
         if place is None and call is not None:
             place = self.layer_calls[call].place
         return () if place is None else self.places[place]
+
+
+def before_writes(recording: Recording, index: int) -> Value:
+    """Return the value that a tensor was before it was written through another tensor.
+
+    It is the same tensor at an earlier moment, and any but a ``"rewritten"`` value itself.
+    """
+    value = recording.values[index]
+    while value.origin == "rewritten" and value.handed_from is not None:
+        value = recording.values[value.handed_from]
+    return value

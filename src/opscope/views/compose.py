@@ -11,7 +11,7 @@ import networkx as nx
 from opscope.errors import OptionError, check_choice, check_flag
 from opscope.views.levels import Choice, Level, at_level
 from opscope.views.rolled import fold_passes
-from opscope.views.select import Phase, focus, in_phase, without_kinds
+from opscope.views.select import Phase, by_data, focus, in_phase, without_kinds
 
 
 class ViewArguments(TypedDict, total=False):
@@ -25,6 +25,7 @@ class ViewArguments(TypedDict, total=False):
     outputs: bool
     parameters: bool
     buffers: bool
+    overwritten: bool
     phase: Phase
 
 
@@ -41,6 +42,8 @@ class ViewOptions:
         outputs: Whether tensors that leave are nodes.
         parameters: Whether parameters are nodes.
         buffers: Whether buffers are nodes.
+        overwritten: Whether there are edges along which nothing flows, since what was there is
+            overwritten unread.
         phase: Which part of a training step is shown.
     """
 
@@ -52,10 +55,11 @@ class ViewOptions:
     outputs: bool = True
     parameters: bool = True
     buffers: bool = True
+    overwritten: bool = False
     phase: Phase = "forward"
 
     def __post_init__(self) -> None:
-        for name in ("rolled", "inputs", "outputs", "parameters", "buffers"):
+        for name in ("rolled", "inputs", "outputs", "parameters", "buffers", "overwritten"):
             check_flag(name, getattr(self, name))
         if self.module is not None and not isinstance(self.module, str):
             message = f"module: {self.module!r} (must be the address of a module, or None)"
@@ -89,7 +93,7 @@ def view(
     Raises:
         OptionError: For a level, depth, phase or address that there is not.
     """
-    shown = in_phase(graph, options.phase)
+    shown = in_phase(graph if options.overwritten else by_data(graph), options.phase)
     if options.module is not None:
         shown = focus(shown, options.module, addresses)
     kinds = {

@@ -8,9 +8,9 @@ from typing import Any
 import networkx as nx
 
 from opscope.collector import paused
+from opscope.graph.build import RANK
 
 Attributes = dict[str, Any]
-_RANK = {"data": 0, "write": 1, "alias": 2}
 
 
 @paused()
@@ -70,7 +70,7 @@ class _Merged:
     def add(self, edge: Attributes, leaving: int, entering: int) -> None:
         self.count += edge.get("count", 1)
         self.gradient |= edge.get("gradient", False)
-        if _RANK[edge["kind"]] < _RANK[self.kind]:
+        if RANK[edge["kind"]] < RANK[self.kind]:
             self.kind = edge["kind"]
         self.arguments[edge["argument"]] = None
         self.out_passes.add(leaving)

@@ -19,6 +19,16 @@ def without_kinds(graph: nx.DiGraph, kinds: Collection[str]) -> nx.DiGraph:
     return _keep(graph, [n for n, kind in graph.nodes(data="kind") if kind not in kinds])
 
 
+def by_data(graph: nx.DiGraph) -> nx.DiGraph:
+    """Return the graph without the edges along which no data flows: what is overwritten unread."""
+    kinds = graph.edges(data="kind")
+    if all(kind != "overwrite" for _, _, kind in kinds):
+        return graph
+    result = _keep(graph, list(graph))
+    result.remove_edges_from([(a, b) for a, b, kind in kinds if kind == "overwrite"])
+    return result
+
+
 def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
     """Return what of the graph of ops ran in one phase of a training step.
 

@@ -69,7 +69,12 @@ def overlap(first: Region, second: Region) -> bool:
     """Whether two regions of one storage share a byte."""
     if first.stop <= second.start or second.stop <= first.start:
         return False
-    if first.dense and second.dense:
+    # Its first and its last byte belong to a region in any case.
+    if first.start == second.start or first.stop == second.stop:
+        return True
+    if first.dense and (first.start <= second.start or second.stop <= first.stop):
+        return True
+    if second.dense and (second.start <= first.start or first.stop <= second.stop):
         return True
     unit = gcd(first.unit, second.unit)
     return bool(first.bits(unit) & second.bits(unit))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opscope.graph.regions import last_writers, overlap, region
+from opscope.records.regions import last_writers, overlap, region
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int, int]
 

@@ -1,0 +1,150 @@
+"""Looking into what a module is given and gives, without running any code of the user's.
+
+Classes are asked for by ``type``, as ``__class__`` may lie, and items are taken as the built-in
+containers hold them, as ``items()`` and ``__iter__`` may compute, or raise.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from itertools import islice
+from types import MemberDescriptorType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from opscope.records.containers import (
+    LONE,
+    LONE_ARGUMENT,
+    Container,
+    ContainerKind,
+    Key,
+    Opaque,
+    Structure,
+    TensorAt,
+)
+
+_DEEPEST = 8  # containers one inside the other
+_DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
+_MOST_CONSTANTS = 1000  # what is longer and holds no tensor is data
+_NOT_DATA = (nn.Module, type, ModuleType)
+_CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_SEQUENCES = (tuple, list, deque)
+
+
+class Contents(NamedTuple):
+    """What is in a value: its structure, and the tensors in order."""
+
+    structure: Structure
+    tensors: list[torch.Tensor]
+
+
+def contents(value: Any) -> Contents:
+    """Look into a value."""
+    if issubclass(type(value), torch.Tensor):
+        return Contents(LONE, [value])
+    tensors: list[torch.Tensor] = []
+    return Contents(_structure(value, tensors), tensors)
+
+
+def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Contents:
+    """Look into the arguments of a call."""
+    if not kwargs and len(args) == 1 and issubclass(type(args[0]), torch.Tensor):
+        return Contents(LONE_ARGUMENT, [args[0]])
+    tensors: list[torch.Tensor] = []
+    pairs = (*enumerate(args), *(kwargs or {}).items())
+    return Contents(_container("arguments", "", pairs, tensors, _DEEPEST, (), None), tensors)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value, in order."""
+    return contents(value).tensors
+
+
+def _structure(
+    value: Any,
+    tensors: list[torch.Tensor],
+    depth: int = _DEEPEST,
+    above: tuple[int, ...] = (),
+    most: int | None = None,
+) -> Structure:
+    kind = type(value)
+    if issubclass(kind, torch.Tensor):
+        tensors.append(value)
+        return TensorAt(len(tensors) - 1)
+    if kind in _CONSTANTS:
+        constant: Structure = value
+        return constant
+    if depth == 0 or id(value) in above or issubclass(kind, _NOT_DATA):
+        return Opaque(kind.__name__)
+    try:
+        shape, pairs = _items(value)
+    except Exception:  # noqa: BLE001 (code of the user's: its failure is not the run's)
+        return Opaque(kind.__name__)
+    if shape is None:
+        return Opaque(kind.__name__)
+    if shape == "object" and not hasattr(kind, "_fields"):
+        depth, most = min(depth, _DEEPEST_IN_OBJECTS), _MOST_IN_OBJECTS
+    return _container(shape, kind.__name__, pairs, tensors, depth, (*above, id(value)), most)
+
+
+def _container(
+    kind: ContainerKind,
+    name: str,
+    pairs: Iterable[tuple[Any, Any]],
+    tensors: list[torch.Tensor],
+    depth: int,
+    above: tuple[int, ...],
+    most: int | None,
+) -> Container | Opaque:
+    before = len(tensors)
+    keys: list[Key] = []
+    items: list[Structure] = []
+    for key, item in islice(pairs, most):
+        keys.append(_key(key))
+        items.append(_structure(item, tensors, depth - 1, above, most))
+    if len(items) > _MOST_CONSTANTS and len(tensors) == before:
+        return Opaque(name)
+    return Container(kind, name, tuple(keys), tuple(items))
+
+
+def _items(value: Any) -> tuple[ContainerKind | None, Iterable[tuple[Any, Any]]]:
+    """Return what sort of container something is, None for no such thing, and its items."""
+    kind = type(value)
+    for mapping in (OrderedDict, dict):
+        if issubclass(kind, mapping):
+            return "dict", mapping.items(value)
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return "object", zip(kind._fields, tuple.__iter__(value), strict=True)
+    for base in _SEQUENCES:
+        if issubclass(kind, base):
+            return "tuple" if base is tuple else "list", enumerate(base.__iter__(value))
+    own = object.__getattribute__(value, "__dict__") if kind.__dictoffset__ else {}
+    if is_dataclass(kind):
+        names = [field.name for field in fields(kind)]
+        return "object", [(name, own.get(name, _slot(value, name))) for name in names]
+    return ("object", list(own.items())) if kind.__dictoffset__ else (None, ())
+
+
+def _slot(value: Any, name: str) -> Any:
+    """Return what is in a slot, None where nothing is yet; a property is not read."""
+    member = next((vars(c)[name] for c in type(value).__mro__ if name in vars(c)), None)
+    try:
+        return member.__get__(value) if isinstance(member, MemberDescriptorType) else None
+    except AttributeError:
+        return None
+
+
+def _key(key: Any) -> Key:
+    """Return a key as plain data; one of another class by the name of that."""
+    if type(key) in _CONSTANTS and type(key) is not complex:
+        plain: Key = key
+        return plain
+    if issubclass(type(key), str):
+        return str.__str__(key)
+    if issubclass(type(key), int):
+        return int.__int__(key)
+    return f"<{type(key).__name__}>"
