@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
 from opscope.capture.originals import has_own_dispatch, set_generators
-from opscope.records.recording import Op, Recording, Value, before_writes
+from opscope.records.recording import InWords, Op, Recording, Value, before_writes
 
 if TYPE_CHECKING:
     from opscope.capture.originals import Originals
@@ -282,6 +282,10 @@ class _Replay:
         if any(isinstance(item, torch.Generator) for _, item in op.arguments):
             raise _Refusal(_name(op), "draws from a generator of its own")
         found: dict[str, Any] = op.named_arguments(self._tensor)
+        found.update(self.originals.objects.get(op.index, {}))
+        unkept = next((item for item in found.values() if isinstance(item, InWords)), None)
+        if unkept is not None:
+            raise _Refusal(_name(op), f"takes a {unkept}, an object of C++ that was not kept")
         order = {name: place for place, name in enumerate(plan.arguments)}
         return dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
 

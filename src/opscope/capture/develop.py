@@ -265,7 +265,18 @@ def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]
         )
         for number, row in enumerate(table.rows())
     )
-    return records, dict(table.of_row)
+    packed = tuple(
+        Parameter(
+            index=number,
+            name=size.names[0],
+            aliases=size.names[1:],
+            shape=size.shape,
+            dtype=str(size.dtype).removeprefix("torch."),
+            itemsize=size.itemsize,
+        )
+        for number, size in enumerate(table.packed(), len(records))
+    )
+    return records + packed, dict(table.of_row)
 
 
 def _saved_tensors(session: Session) -> tuple[SavedTensor, ...]:

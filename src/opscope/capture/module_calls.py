@@ -24,6 +24,7 @@ from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, s
 from opscope.capture.containers import arguments, contents, tensors_of
 from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.log import ENTER, LEAVE, Nested, stay
+from opscope.capture.packed import may_pack
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 
@@ -178,7 +179,7 @@ class ModuleCalls:
                 known.aliases += (name,)
             else:
                 continue
-            if module._parameters or module._buffers:
+            if module._parameters or module._buffers or may_pack(module):
                 learn(module, name)
             if module._modules:
                 prefix, path = f"{name}." if name else "", _Path(module, path)

@@ -31,6 +31,7 @@ from opscope.capture import (
     log,
     module_calls,
     originals,
+    packed,
     parameters,
     payloads,
     places,
@@ -274,7 +275,7 @@ def _keep_dynamo_out() -> None:
     rooms = (
         compiling, containers, finite_room, function_calls, fused_kernels, gradients_room, identity,
         interceptor, log,
-        module_calls, operators_room, originals, parameters, payloads, places, returned_room,
+        module_calls, operators_room, originals, packed, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip
     for room in rooms:

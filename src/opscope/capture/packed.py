@@ -1,0 +1,177 @@
+"""Parameters that quantised and oneDNN modules keep where `named_parameters` does not see them.
+
+They are inside objects of C++, in attributes that are plain tensors, or among the buffers. Here
+they have the names that they had in the float model. To look into an object takes as long as
+to compute with it, so that is done when the record is read, or when its module goes before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from weakref import ref
+
+import torch
+from torch import nn
+
+_KNOWN = tuple(
+    f"__torch__.torch.classes.{room}."
+    for room in ("quantized", "rnn", "sparse", "mkldnn", "xnnpack")
+)
+_TENSORS = ("weight", "bias", "bias_ih", "bias_hh")
+_HALF = (torch.float16, 5)  # the number is what a scripted module says
+
+
+class Size(NamedTuple):
+    """One parameter: its names, element type, shape and bytes per element."""
+
+    names: tuple[str, ...]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    itemsize: float
+
+
+class Packed:
+    """What one object of C++ holds.
+
+    Args:
+        module: The module that has it.
+        held: It.
+        name: What the names of its parameters begin with, and end with.
+        only: The one parameter in it that counts, if not all.
+    """
+
+    def __init__(
+        self, module: nn.Module, held: Any, name: tuple[str, str], only: str | None = None
+    ) -> None:
+        self.names = [name]
+        self._held = held
+        self._only = only
+        self._is_half = getattr(module, "dtype", getattr(module, "weight_dtype", None)) in _HALF
+        self._found: list[tuple[str, torch.dtype, tuple[int, ...]]] | None = None
+        self._module = ref(module, self._look)
+
+    def sizes(self) -> Iterator[Size]:
+        """Yield its parameters."""
+        self._look()
+        for part, dtype, shape in self._found or ():
+            names = tuple(f"{first}{part}{last}" for first, last in self.names)
+            # Two elements of four bits share a byte.
+            yield Size(names, dtype, shape, 0.5 if dtype is torch.quint4x2 else dtype.itemsize)
+
+    def _look(self, _: object = None) -> None:
+        """Look into it, and let go of it."""
+        if self._found is None:
+            found = _contents(self._held)
+            self._held = None
+            self._found = [
+                (part, self._dtype_of(part, tensor), tuple(tensor.shape))
+                for part, tensor in found.items()
+                if self._only in (None, part)
+            ]
+
+    def _dtype_of(self, part: str, tensor: torch.Tensor) -> torch.dtype:
+        # Weights of half precision say that they are of single precision.
+        return torch.float16 if self._is_half and part == "weight" else tensor.dtype
+
+
+def packed_in(module: nn.Module, address: str) -> list[Packed]:
+    """Return what is packed in a module itself, named by its address."""
+    if "_all_weight_values" in module._modules:
+        return list(_packed_in_layers(module, address))
+    objects = _objects(module)
+    if not objects or _is_called(module, "PackedParameter"):  # the LSTM or GRU has it
+        return []
+    found = []
+    for name, held in objects:
+        where, only, last = address.split("."), None, ""
+        if where[-1].startswith("_packed"):  # a module that is there to hold it
+            where.pop()
+        if name.startswith("_packed_weight_"):  # of a cell, which has its biases as tensors too
+            last, only = name.removeprefix("_packed_weight"), "weight"
+        elif not name.startswith("_packed"):
+            where.append(name)
+        found.append(Packed(module, held, (_prefix(where), last), only))
+    return found
+
+
+def _packed_in_layers(module: nn.Module, address: str) -> Iterator[Packed]:
+    """Yield what is packed in an LSTM or GRU: one object for each layer and direction."""
+    both = 1 + bool(getattr(module, "bidirectional", False))
+    cells: Any = module._modules["_all_weight_values"]
+    for number, cell in enumerate(cells.children()):
+        last = f"_l{number // both}" + ("_reverse" if number % both else "")
+        yield Packed(cell, cell.param, (_prefix(address.split(".")), last))
+
+
+def tensors_in(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters of a module that are plain tensors or buffers."""
+    room = module.__class__.__module__
+    if not room.startswith("torch."):
+        return {}
+    if room.startswith("torch.ao."):
+        found = {name: module.__dict__.get(name) for name in _TENSORS}
+    elif room == "torch.utils.mkldnn":
+        found = {name: item for name, item in module._buffers.items() if name in _TENSORS}
+    else:
+        return {}
+    return {name: item for name, item in found.items() if isinstance(item, torch.Tensor)}
+
+
+def may_pack(module: nn.Module) -> bool:
+    """Whether a module may hold such parameters: torch's ordinary ones do not."""
+    room = module.__class__.__module__
+    if room.startswith("torch."):
+        return not room.startswith("torch.nn.")
+    return torch.ScriptObject in map(type, module.__dict__.values())
+
+
+def _objects(module: nn.Module) -> list[tuple[str, Any]]:
+    """Return the objects of C++ with parameters among a module's attributes."""
+    if isinstance(module, torch.jit.ScriptModule):
+        kinds = getattr(module, "_concrete_type", None)  # a frozen one has none
+        attributes = {} if kinds is None else kinds.get_attributes()
+        names = [name for name, (kind, _) in attributes.items() if str(kind).startswith(_KNOWN)]
+        return [(name, getattr(module, name)) for name in names]
+    return [
+        (name, held)
+        for name, held in module.__dict__.items()
+        if held.__class__ is torch.ScriptObject
+        and str(held._type().qualified_name()).startswith(_KNOWN)
+    ]
+
+
+def _contents(held: Any) -> dict[str, torch.Tensor]:
+    """Return the parameters that an object of C++ holds, by name."""
+    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+        try:
+            if "unpack" in held._method_names():
+                return _unpacked(held)
+            (kind, biases, *_, weights), _ = held.__getstate__()
+            found = {}
+            for side, weight in zip(("ih", "hh"), weights, strict=True):
+                parts = _unpacked(weight)
+                half = "fp16" in kind
+                found[f"weight_{side}"] = parts["weight"].half() if half else parts["weight"]
+                if "bias" in parts:
+                    found[f"bias_{side}"] = parts["bias"]
+            found.update(zip(("bias_ih", "bias_hh"), biases, strict=False))
+        except (RuntimeError, ValueError, TypeError, KeyError):
+            return {}  # of an engine that cannot say
+    return found
+
+
+def _unpacked(held: Any) -> dict[str, torch.Tensor]:
+    found = held.unpack()
+    parts = found if isinstance(found, tuple) else (found,)
+    pairs = zip(("weight", "bias"), parts, strict=False)
+    return {name: part for name, part in pairs if isinstance(part, torch.Tensor)}
+
+
+def _is_called(module: nn.Module, name: str) -> bool:
+    """Whether it is of a class of this name, or was before it was scripted."""
+    return name in (module.__class__.__name__, module.__dict__.get("original_name"))
+
+
+def _prefix(names: list[str]) -> str:
+    return "".join(f"{name}." for name in names if name)
