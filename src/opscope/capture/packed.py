@@ -18,7 +18,11 @@ _KNOWN = tuple(
     f"__torch__.torch.classes.{room}."
     for room in ("quantized", "rnn", "sparse", "mkldnn", "xnnpack")
 )
+_LAYERS = "_all_weight_values"  # of an LSTM or GRU
 _TENSORS = ("weight", "bias", "bias_ih", "bias_hh")
+# Attributes whose names say no more than that they hold what is packed.
+_HOLDS = ("_packed_params", "_packed_weight")
+_CELL = {"_packed_weight_ih": "_ih", "_packed_weight_hh": "_hh"}
 _HALF = (torch.float16, 5)  # the number is what a scripted module says
 
 
@@ -48,6 +52,8 @@ class Packed:
         self._held = held
         self._only = only
         self._is_half = getattr(module, "dtype", getattr(module, "weight_dtype", None)) in _HALF
+        sizes = getattr(module, "kernel_size", None)
+        self._is_1d = isinstance(sizes, tuple) and len(sizes) == 1
         self._found: list[tuple[str, torch.dtype, tuple[int, ...]]] | None = None
         self._module = ref(module, self._look)
 
@@ -65,10 +71,16 @@ class Packed:
             found = _contents(self._held)
             self._held = None
             self._found = [
-                (part, self._dtype_of(part, tensor), tuple(tensor.shape))
+                (part, self._dtype_of(part, tensor), self._shape_of(tensor))
                 for part, tensor in found.items()
                 if self._only in (None, part)
             ]
+
+    def _shape_of(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        shape = tuple(tensor.shape)
+        if self._is_1d and len(shape) == 4:  # a Conv1d is packed as a Conv2d
+            return shape[:2] + shape[3:]
+        return shape
 
     def _dtype_of(self, part: str, tensor: torch.Tensor) -> torch.dtype:
         # Weights of half precision say that they are of single precision.
@@ -77,7 +89,7 @@ class Packed:
 
 def packed_in(module: nn.Module, address: str) -> list[Packed]:
     """Return what is packed in a module itself, named by its address."""
-    if "_all_weight_values" in module._modules:
+    if _LAYERS in module._modules:
         return list(_packed_in_layers(module, address))
     objects = _objects(module)
     if not objects or _is_called(module, "PackedParameter"):  # the LSTM or GRU has it
@@ -85,11 +97,11 @@ def packed_in(module: nn.Module, address: str) -> list[Packed]:
     found = []
     for name, held in objects:
         where, only, last = address.split("."), None, ""
-        if where[-1].startswith("_packed"):  # a module that is there to hold it
+        if where[-1] == "_packed_params":  # a module that is there to hold it
             where.pop()
-        if name.startswith("_packed_weight_"):  # of a cell, which has its biases as tensors too
-            last, only = name.removeprefix("_packed_weight"), "weight"
-        elif not name.startswith("_packed"):
+        if name in _CELL:  # which has its biases as tensors too
+            last, only = _CELL[name], "weight"
+        elif name not in _HOLDS:
             where.append(name)
         found.append(Packed(module, held, (_prefix(where), last), only))
     return found
@@ -98,7 +110,7 @@ def packed_in(module: nn.Module, address: str) -> list[Packed]:
 def _packed_in_layers(module: nn.Module, address: str) -> Iterator[Packed]:
     """Yield what is packed in an LSTM or GRU: one object for each layer and direction."""
     both = 1 + bool(getattr(module, "bidirectional", False))
-    cells: Any = module._modules["_all_weight_values"]
+    cells: Any = module._modules[_LAYERS]
     for number, cell in enumerate(cells.children()):
         last = f"_l{number // both}" + ("_reverse" if number % both else "")
         yield Packed(cell, cell.param, (_prefix(address.split(".")), last))
@@ -106,12 +118,10 @@ def _packed_in_layers(module: nn.Module, address: str) -> Iterator[Packed]:
 
 def tensors_in(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the parameters of a module that are plain tensors or buffers."""
-    room = module.__class__.__module__
-    if not room.startswith("torch."):
-        return {}
-    if room.startswith("torch.ao."):
+    rooms = [kind.__module__ for kind in module.__class__.__mro__]
+    if any(room.startswith("torch.ao.") for room in rooms):
         found = {name: module.__dict__.get(name) for name in _TENSORS}
-    elif room == "torch.utils.mkldnn":
+    elif "torch.utils.mkldnn" in rooms:
         found = {name: item for name, item in module._buffers.items() if name in _TENSORS}
     else:
         return {}
@@ -123,7 +133,8 @@ def may_pack(module: nn.Module) -> bool:
     room = module.__class__.__module__
     if room.startswith("torch."):
         return not room.startswith("torch.nn.")
-    return torch.ScriptObject in map(type, module.__dict__.values())
+    # Of a class of the user's, which may be made of one of those.
+    return _LAYERS in module._modules or torch.ScriptObject in map(type, module.__dict__.values())
 
 
 def _objects(module: nn.Module) -> list[tuple[str, Any]]:
@@ -145,7 +156,7 @@ def _contents(held: Any) -> dict[str, torch.Tensor]:
     """Return the parameters that an object of C++ holds, by name."""
     with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
         try:
-            if "unpack" in held._method_names():
+            if _is_sparse(held) or "unpack" in held._method_names():
                 return _unpacked(held)
             (kind, biases, *_, weights), _ = held.__getstate__()
             found = {}
@@ -162,15 +173,19 @@ def _contents(held: Any) -> dict[str, torch.Tensor]:
 
 
 def _unpacked(held: Any) -> dict[str, torch.Tensor]:
-    found = held.unpack()
+    found = torch.ops.sparse.qlinear_unpack(held) if _is_sparse(held) else held.unpack()
     parts = found if isinstance(found, tuple) else (found,)
     pairs = zip(("weight", "bias"), parts, strict=False)
     return {name: part for name, part in pairs if isinstance(part, torch.Tensor)}
 
 
+def _is_sparse(held: Any) -> bool:
+    return ".sparse." in str(held._type().qualified_name())
+
+
 def _is_called(module: nn.Module, name: str) -> bool:
     """Whether it is of a class of this name, or was before it was scripted."""
-    return name in (module.__class__.__name__, module.__dict__.get("original_name"))
+    return name in (module.__class__.__name__, getattr(module, "original_name", None))
 
 
 def _prefix(names: list[str]) -> str:
