@@ -117,9 +117,9 @@ class Log:
     """
 
     __slots__ = (
-        "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep", "known",
-        "layouts", "op_count", "ops", "originals", "prepares", "run", "run_count", "settle",
-        "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
+        "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep",
+        "known", "layouts", "op_count", "ops", "originals", "prepares", "run", "run_count",
+        "settle", "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -273,10 +273,10 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, containers, finite_room, function_calls, fused_kernels, gradients_room, identity,
-        interceptor, log,
-        module_calls, operators_room, originals, packed, parameters, payloads, places, returned_room,
-        saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
+        compiling, containers, finite_room, function_calls, fused_kernels, gradients_room,
+        identity, interceptor, log, module_calls, operators_room, originals, packed, parameters,
+        payloads, places, returned_room, saved_tensors_room, settling, tape_room, tracers,
+        transforms, warning_lines,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):
