@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from opscope.views.levels import Choice, Level
     from opscope.views.select import Phase
 
+# Transforms that leave a value what it is.
+_COPIES = (None, torch.clone, torch.Tensor.clone)
+
 
 def trace(
     model: nn.Module | None = None,
@@ -148,7 +151,8 @@ class Trace(Recorded):
         ``stop_on_nonfinite=True`` would have raised.
 
         Raises:
-            NotSaved: If the trace saved neither, or what a ``transform`` made of them.
+            NotSaved: If the trace saved neither, or what a ``transform`` made of them (but for
+                ``torch.clone``).
 
         >>> import torch, opscope
         >>> with opscope.trace(save="all") as trace:
@@ -161,8 +165,8 @@ class Trace(Recorded):
         if payloads is None or not (payloads.every_op or self._save == "all"):
             message = "the values were not saved; trace with save='all' or replayable=True"
             raise NotSaved(message)
-        if payloads.options.transform is not None:
-            message = "the values were not saved as they were: the trace has a transform"
+        if payloads.options.transform not in _COPIES:
+            message = "the values were not saved as they were; trace without a transform"
             raise NotSaved(message)
         values = self._session.tape.values
 

@@ -265,6 +265,33 @@ def test_a_row_of_the_table_has_the_parameters_of_its_module():
     assert [str(layer) for layer in trace]
 
 
+@pytest.mark.parametrize("name", ["linear", "LSTM", "GRUCell", "embeddings", "static", "scripted"])
+def test_a_layer_has_the_parameters_that_it_was_given_packed(name):
+    make, given, _ = MODELS[name]
+    model = make()
+    with torch.no_grad(), opscope.trace(model) as trace:
+        model(given)
+    used = {p.name for layer in trace for p in layer.parameters}
+    assert used == {p.name for p in trace.parameters if p.kind == "parameter"}
+    assert trace.totals.used_tensors == trace.totals.parameter_tensors
+    for layer in trace:
+        addresses = {p.name.rpartition(".")[0] for p in layer.parameters}
+        assert addresses <= {layer.module} or name == "scripted"  # which runs as one
+        assert ("Computed from params" in str(layer)) == bool(addresses)
+    graph = trace.graph(level="layer")
+    listed = {name for _, node in graph.nodes(data=True) for name, _ in node["parameters"]}
+    assert used <= listed
+
+
+def test_packed_parameters_that_are_used_at_two_places_make_one_layer():
+    model = by_dynamics(rows())
+    with torch.no_grad(), opscope.trace(model) as trace:
+        model[0](ROWS)
+        model[0](ROWS)
+        model[0](ROWS + 1)
+    assert trace["lineardynamic_1_1:1"].passes == 3
+
+
 def test_one_that_has_two_names_is_counted_once():
     class Twice(nn.Module):
         def __init__(self):
@@ -330,6 +357,24 @@ def test_a_model_that_is_gone_before_the_record_is_read_was_counted():
         assert live() is None
     assert trace.totals.params == sum(p.numel() for p in nn.LSTM(4, 3).parameters())
     assert all(op.name != "empty" for op in other.ops)  # looking is no part of the program
+
+
+def test_what_is_packed_is_let_go_of_with_the_trace():
+    model = by_dynamics(rows())
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.no_grad(), opscope.trace(model) as trace:
+            model(ROWS)
+        live = [
+            weakref.ref(one)
+            for one in trace._session.tape.parameters._packed[id(model[0]._packed_params)][1]
+        ]
+        assert [one() for one in live] != [None]
+        del trace
+        assert [one() for one in live] == [None]
+    finally:
+        gc.enable()
 
 
 def test_no_object_is_kept_alive_unless_it_is_to_be_replayed():

@@ -104,6 +104,16 @@ def _with_tuples(get: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
     )
 
 
+class Met(InWords):
+    """What a record says of an object of C++ that an op was given.
+
+    Attributes:
+        identity: What tells it from others, as long as it is there.
+    """
+
+    identity: int | None = None
+
+
 def described(value: Any) -> Any:
     """Return what a record says of an argument: a process group by its name and ranks."""
     if isinstance(value, (list, tuple)):
@@ -112,7 +122,9 @@ def described(value: Any) -> Any:
         return value
     name = str(value._type().name())  # type: ignore[attr-defined]
     if name != "ProcessGroup":
-        return InWords(name)
+        met = Met(name)
+        met.identity = identity_of(value)
+        return met
     group = torch.distributed.ProcessGroup.unbox(value)
     try:
         ranks = torch.distributed.get_process_group_ranks(group)
@@ -120,6 +132,14 @@ def described(value: Any) -> Any:
     except (KeyError, RuntimeError, ValueError):  # one that was made by hand has no name
         known = f"size={group.size()}"
     return InWords(f"{name}({known})")
+
+
+def identity_of(held: Any) -> int | None:
+    """Return what tells an object of C++ from others; each of Python's views of it has it."""
+    try:
+        return hash(held)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return None
 
 
 class Plan:

@@ -14,6 +14,8 @@ from weakref import ref
 import torch
 from torch import nn
 
+from opscope.capture.operators import identity_of
+
 _KNOWN = tuple(
     f"__torch__.torch.classes.{room}."
     for room in ("quantized", "rnn", "sparse", "mkldnn", "xnnpack")
@@ -38,6 +40,10 @@ class Size(NamedTuple):
 class Packed:
     """What one object of C++ holds.
 
+    Attributes:
+        names: What the names of its parameters begin with, and end with.
+        identity: What tells it from other objects.
+
     Args:
         module: The module that has it.
         held: It.
@@ -49,13 +55,15 @@ class Packed:
         self, module: nn.Module, held: Any, name: tuple[str, str], only: str | None = None
     ) -> None:
         self.names = [name]
+        self.identity = identity_of(held)
         self._held = held
         self._only = only
         self._is_half = getattr(module, "dtype", getattr(module, "weight_dtype", None)) in _HALF
         sizes = getattr(module, "kernel_size", None)
         self._is_1d = isinstance(sizes, tuple) and len(sizes) == 1
         self._found: list[tuple[str, torch.dtype, tuple[int, ...]]] | None = None
-        self._module = ref(module, self._look)
+        me = ref(self)  # no cycle: what is held goes with the trace
+        self._module = ref(module, lambda _: None if (one := me()) is None else one._look())
 
     def sizes(self) -> Iterator[Size]:
         """Yield its parameters."""
@@ -65,7 +73,7 @@ class Packed:
             # Two elements of four bits share a byte.
             yield Size(names, dtype, shape, 0.5 if dtype is torch.quint4x2 else dtype.itemsize)
 
-    def _look(self, _: object = None) -> None:
+    def _look(self) -> None:
         """Look into it, and let go of it."""
         if self._found is None:
             found = _contents(self._held)

@@ -75,11 +75,12 @@ class Parameters:
                 self._packed[id(module)] = ref(module), packed
         return frozen
 
-    def packed(self) -> Iterator[Size]:
-        """Yield the parameters inside objects of C++, which no op is seen to read."""
+    def packed(self) -> Iterator[tuple[int | None, Size]]:
+        """Yield the parameters inside objects of C++, each with what tells the object apart."""
         for _, packed in self._packed.values():
             for one in packed:
-                yield from one.sizes()
+                for size in one.sizes():
+                    yield one.identity, size
 
     def sighted(self, live: ref[torch.Tensor], row: int) -> None:
         """Note that a row is a parameter, if it is one."""

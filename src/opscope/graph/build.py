@@ -264,8 +264,8 @@ class _Builder:
 
     def _parameters(self, op: Op) -> Iterator[Any]:
         bound = self.recording.parameter_of_value
-        numbers = dict.fromkeys(bound[r.value] for r in op.reads if r.value in bound)
-        return (self.recording.parameters[number] for number in numbers)
+        numbers = (bound[read.value] for read in op.reads if read.value in bound)
+        return (self.recording.parameters[n] for n in dict.fromkeys((*numbers, *op.packed)))
 
     def _add_layer(self, attributes: dict[str, Any], layer: LayerPass | None) -> None:
         if layer is not None:

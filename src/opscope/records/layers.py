@@ -148,7 +148,8 @@ def parameters_of_call(recording: Recording, call: LayerCall) -> tuple[int, ...]
     bound = recording.parameter_of_value
     values = [read.value for op in call.ops for read in recording.ops[op].reads]
     found = (_parameter_behind(recording, value) for value in (*values, *call.received))
-    return tuple(dict.fromkeys(bound[value] for value in found if value in bound))
+    packed = (number for op in call.ops for number in recording.ops[op].packed)
+    return tuple(dict.fromkeys((*(bound[value] for value in found if value in bound), *packed)))
 
 
 def _parameter_behind(recording: Recording, value: int) -> int:

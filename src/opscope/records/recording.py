@@ -122,6 +122,7 @@ class Op:
         outputs: Values it returned, in order; None for an absent one.
         writes: Values that it wrote over older memory, returned or not.
         arguments: The other arguments, by name, as they were given, but for `InWords`.
+        packed: Indices of the parameters that it was given inside objects of C++.
         layer_call: Index of the layer call that it ran in, None in backward.
         module_call: Index of the innermost module call; in backward that of ``forward_op``.
         place: Number of the calling context, see `Recording.places`.
@@ -145,6 +146,7 @@ class Op:
     outputs: tuple[int | None, ...] = ()
     writes: tuple[int, ...] = ()
     arguments: tuple[tuple[str, object], ...] = ()
+    packed: tuple[int, ...] = ()
     layer_call: int | None = None
     module_call: int | None = None
     place: int | None = None
