@@ -190,6 +190,7 @@ def test_a_gradient_that_cannot_be_cast_is_told_of_likewise():
 
 KEPT = []
 CHANGES = {
+    "grad mode": lambda t: torch.set_grad_enabled(mode=False),
     "written": lambda t: t.zero_(),
     "through a view": lambda t: t[0].fill_(7),
     "through numpy": lambda t: t.numpy().fill(7),

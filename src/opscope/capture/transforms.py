@@ -146,12 +146,12 @@ def _shares_memory(found: torch.Tensor, tensor: torch.Tensor) -> bool:
 def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
     """Run code of the user's as if there was no trace, nor any other mode.
 
-    What it draws of random numbers the program draws too.
+    What it draws of random numbers the program draws too, and the grad mode is as it was.
     """
     functions = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
     modes = [dispatch._pop_mode() for _ in range(torch._C._len_torch_dispatch_stack())]
     hidden = log is not None and log.hidden
-    states = generators()
+    states, grad = generators(), torch.is_grad_enabled()
     if log is not None:
         log.hidden = True  # modules that it runs are none of the program's
     try:
@@ -161,6 +161,7 @@ def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
         if log is not None:
             log.hidden = hidden
         set_generators(states)
+        torch._C._set_grad_enabled(grad)
         for mode in reversed(modes):
             dispatch._push_mode(mode)
         for mode in reversed(functions):

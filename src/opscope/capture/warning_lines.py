@@ -60,7 +60,7 @@ class _Now(local):
 
     Attributes:
         taken: The module that the warning at hand was blamed on, if it was taken.
-        placed: Whether the next warning is one that was raised again.
+        placed: Whether the warning at hand was raised again.
     """
 
     taken: str | None = None
@@ -77,7 +77,6 @@ class _Misplaced:
         """Whether a warning may be blamed on the wrong frame, being blamed on this module."""
         _now.taken = None
         if _now.placed:
-            _now.placed = False
             return False
         stack = list(_stack(sys._getframe(1)))
         first = next((i for i, (_, is_extra) in enumerate(stack) if is_extra), len(stack))
@@ -139,8 +138,10 @@ class WarningLines:
         filters = warnings._get_filters() if hasattr(warnings, "_get_filters") else warnings.filters
         if not isinstance(filters, list):
             return
-        self._take_out(filters)
-        filters[:0] = self._entries
+        first = zip(filters, self._entries, strict=False)
+        if len(filters) < len(self._entries) or any(one is not entry for one, entry in first):
+            self._take_out(filters)
+            filters[:0] = self._entries
         # `catch_warnings` puts a list back when it is left, and says so: no need to know them all.
         self._lists = [*(known for known in self._lists if known is not filters), filters]
         while len(self._lists) > _MOST_LISTS:
@@ -155,7 +156,11 @@ class WarningLines:
         module, _now.taken = _now.taken, None
         stack = [] if module is None else list(_stack(sys._getframe(1)))
         if module is None:
-            self._originals[_SHOW](message)
+            placed, _now.placed = _now.placed, False  # who shows it may warn of something else
+            try:
+                self._originals[_SHOW](message)
+            finally:
+                _now.placed = placed
         elif not _is_own_doing(stack):
             _raise_again(message, module, stack)
 
