@@ -15,6 +15,7 @@ from opscope.capture.originals import has_own_dispatch, unseen
 from opscope.capture.transforms import SaveOptions, in_class_of, parts_of, saved_form
 
 LOST = object()
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 class Kept:
@@ -52,6 +53,7 @@ class Payloads:
         self.settled = False
         self._log = ref(log)  # which refers to `take`
         self.options = options
+        self._is_as_it_is = options == SaveOptions()
         self._rows: dict[int, Kept] = {}
         # By ``id`` of the weak reference to a storage, that, and what shares it.
         self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[Kept]]] = {}
@@ -62,6 +64,11 @@ class Payloads:
         if is_transformed(tensor):
             with torch._C._DisableFuncTorch():
                 return self.take(physical(tensor))
+        if self._is_as_it_is and tensor.__class__ in _PLAIN:  # nearly always
+            with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+                storage = _storage_of(tensor)
+                if storage is not None:
+                    return self._share(tensor.detach(), storage)
         options = self.options
         with torch._C.DisableTorchFunction():
             storage = _storage_of(tensor)
@@ -70,9 +77,12 @@ class Payloads:
         with torch._C.DisableTorchFunction():
             if storage is None or not _is_in(storage, value):
                 return Kept(value, None)
-        found = Kept(value, id(storage))
-        self._sharing.setdefault(id(storage), (storage, []))[1].append(found)
-        return found
+        return self._share(value, storage)
+
+    def _share(self, alias: torch.Tensor, storage: ref[torch.UntypedStorage]) -> Kept:
+        kept = Kept(alias, id(storage))
+        self._sharing.setdefault(id(storage), (storage, []))[1].append(kept)
+        return kept
 
     def put(self, row: int, kept: Kept) -> None:
         """Note whose value was saved."""
