@@ -1,5 +1,7 @@
 """Does a record say all that happened? Real models, traced, replayed and compared bit for bit.
 
+What a trace says that each module gave is held against what a forward hook on it saw.
+
 nox -s zoo -- --only transformers --markdown benchmarks/zoo.md
 """
 
@@ -29,11 +31,14 @@ from zoo_models import Entry, Run, entries
 
 import opscope
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.witness import OutputWitness
+
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")  # the models' own
 
 MODES = ("eval", "train")
-COLUMNS = ("family", "model", "mode", "ops", "compared", "uninitialised", "result")
+COLUMNS = ("family", "model", "mode", "ops", "compared", "uninitialised", "modules", "result")
 Result = Literal["valid", "not valid", "not run"]
 
 
@@ -48,9 +53,10 @@ class Row:
     ops: int | None = None
     compared: int | None = None
     uninitialised: int | None = None
+    modules: int | None = None
 
     def cells(self) -> tuple[str, ...]:
-        numbers = (self.ops, self.compared, self.uninitialised)
+        numbers = (self.ops, self.compared, self.uninitialised, self.modules)
         result = f"{self.result}: {self.reason}" if self.reason else self.result
         counts = ("–" if number is None else f"{number:,}" for number in numbers)
         return (self.entry.family, self.entry.name, self.mode, *counts, result)
@@ -115,9 +121,11 @@ def try_out(entry: Entry, mode: str) -> Row:
         return Row(entry, mode, "not run", short(error))
     try:
         seed()
-        with opscope.trace(model, replayable=True) as trace:
+        hooks = OutputWitness(model)
+        with hooks, opscope.trace(model, replayable=True, save="all") as trace:
             found = step(model, run, mode)
         report = trace.validate()
+        wrong, modules = hooks.differences(trace)
     except Exception as error:
         return Row(entry, mode, "not valid", short(error))
     reason = ""
@@ -127,9 +135,11 @@ def try_out(entry: Entry, mode: str) -> Row:
         reason = "the traced run gave something else than the run without a trace"
     elif not report.outputs:
         reason = "no output was compared"
+    elif wrong:
+        reason = f"{len(wrong)} modules gave something else, {wrong[0]} among them"
     return Row(
         entry, mode, "not valid" if reason else "valid", reason,
-        report.ops, report.compared, report.uninitialised,
+        report.ops, report.compared, report.uninitialised, modules,
     )  # fmt: skip
 
 
@@ -145,12 +155,16 @@ def tally(rows: list[Row]) -> str:
     models = len({row.entry for row in rows if row.result != "not run"})
     parts = [f"{count[result]} {result}" for result in ("valid", "not valid", "not run")]
     values = sum(row.compared or 0 for row in rows)
-    return f"{models} models run: {', '.join(parts)}; {values:,} values compared"
+    modules = sum(row.modules or 0 for row in rows)
+    return (
+        f"{models} models run: {', '.join(parts)}; {values:,} values and the outputs of "
+        f"{modules:,} module runs compared"
+    )
 
 
 def table(rows: list[Row]) -> Table:
     found = Table(*COLUMNS, caption=tally(rows), caption_justify="left")
-    for column in found.columns[3:6]:
+    for column in found.columns[3:7]:
         column.justify = "right"
     for row in rows:
         style = {"valid": None, "not valid": "red", "not run": "yellow"}[row.result]
@@ -165,7 +179,8 @@ Every model runs without a trace and with one, from the same seed, in evaluation
 `no_grad` and in training with dropout and a backward pass; weights are random, inputs and
 configurations small. A model is *valid* if `trace.validate()` reproduces every value bit for
 bit and the traced run gave, bit for bit, the outputs, gradients and buffers of the run without
-a trace. *Not run* are those that cannot be built or run without a trace either. Decoders run in
+a trace; and if what the trace says that each module gave is, bit for bit, what a forward hook on
+it saw. *Not run* are those that cannot be built or run without a trace either. Decoders run in
 evaluation twice, the second time with the cache of the first. *Uninitialised* is memory that
 nothing was written to yet; it cannot be compared.
 
@@ -181,7 +196,7 @@ def markdown(rows: list[Row]) -> str:
         f"Python {platform.python_version()}, {', '.join(versions)}, on the CPU.\n",
         f"**{tally(rows)}**\n",
         f"| {' | '.join(COLUMNS)} |",
-        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     lines += [f"| {' | '.join(c.replace('|', '∣') for c in row.cells())} |" for row in rows]
     return HEADER + "\n".join(lines) + "\n"

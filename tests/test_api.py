@@ -34,6 +34,7 @@ VIEW = [
     "outputs",
     "parameters",
     "buffers",
+    "overwritten",
     "phase",
 ]
 SIGNATURES = {

@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
+from opscope.capture.containers import tensors_of
+from opscope.records.runs import run_names
+
 
 class Witness(TorchDispatchMode):
     """Writes down each operator with the shapes of what it returned; holds no tensor."""
@@ -204,3 +207,64 @@ def untouched(module=None):
     before = watchers(), attributes_of_torch(), state_of(module)
     yield
     assert (watchers(), attributes_of_torch(), state_of(module)) == before
+
+
+class OutputWitness:
+    """Copies what each module gives as its forward hook sees it, unseen by any mode.
+
+    Args:
+        model: The model whose modules are watched.
+        everywhere: Whether by one global hook, or by one hook on each module.
+    """
+
+    def __init__(self, model, *, everywhere=False):
+        self._names = {}
+        for name, module in model.named_modules():
+            self._names.setdefault(module, name)
+        self._everywhere = everywhere
+        self._runs = Counter()
+        self.seen = {}
+
+    def __enter__(self):
+        if self._everywhere:
+            self._handles = [module_room.register_module_forward_hook(self._after)]
+        else:
+            self._handles = [m.register_forward_hook(self._after) for m in self._names]
+        return self
+
+    def __exit__(self, *_):
+        for handle in self._handles:
+            handle.remove()
+
+    def _after(self, module, args, output):
+        name = self._names.get(module)
+        if name is None:
+            return
+        self._runs[name] += 1
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+            found = [tensor.detach().clone() for tensor in tensors_of(output)]
+        if found:
+            self.seen[name, self._runs[name]] = found
+
+    def differences(self, trace):
+        """Return which outputs a trace gives otherwise, and how many it was asked for."""
+        record, asked, wrong = trace.recording, 0, []
+        for run, names in zip(record.module_calls, run_names(record), strict=True):
+            address = record.modules[run.module].address
+            expected = self.seen.get((address, run.number))
+            if expected is None or not names:
+                continue
+            asked += 1
+            found = trace[names[1]].activation
+            found = found if isinstance(found, tuple) else (found,)
+            alike = len(found) == len(expected) and all(map(same_bits, found, expected))
+            if not alike:
+                wrong.append(names[1])
+        return wrong, asked
+
+
+def same_bits(one, other):
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    first, second = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
+    return torch.equal(first, second)

@@ -11,7 +11,15 @@ from opscope import notation
 from opscope.errors import NotSaved, OptionError
 from opscope.exporters.article import layer_text
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Frame, Op, Parameter, Phase, Value
+from opscope.records.recording import (
+    Frame,
+    LayerCall,
+    ModuleCall,
+    Op,
+    Parameter,
+    Phase,
+    Value,
+)
 
 if TYPE_CHECKING:
     from opscope.recorded import Recorded
@@ -60,6 +68,8 @@ class Layer:
     def activation(self) -> Any:
         """The tensor that it gave, as it was then; a tuple where it gave several.
 
+        Asked for by a module's address, what that module gave: the tensors of a dictionary or
+        of any other container in order, see `paths`.
         Where the trace has a ``transform``, what that returned for each of them.
 
         Raises:
@@ -113,6 +123,14 @@ class Layer:
         return tuple(self._trace.recording.values[value] for value in self.record.values)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Where each of `outputs` is in what a module gave: ``("logits", "cache.0")``.
+
+        Empty where it is what one layer gave.
+        """
+        return self.record.paths
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the first tensor that it gave."""
         return self.outputs[0].shape if self.outputs else ()
@@ -120,10 +138,18 @@ class Layer:
     @property
     def ops(self) -> tuple[Op, ...]:
         """The aten ops that it dispatched."""
-        if self.record.call is None:
-            return ()
-        recording = self._trace.recording
-        return tuple(recording.ops[index] for index in recording.layer_calls[self.record.call].ops)
+        ran = self._ran
+        return () if ran is None else tuple(self._trace.recording.ops[i] for i in ran.ops)
+
+    @property
+    def _ran(self) -> LayerCall | ModuleCall | None:
+        """The record of the call: of a function, or of a module where it is what one gave."""
+        recording, record = self._trace.recording, self.record
+        if record.call is not None:
+            return recording.layer_calls[record.call]
+        if record.kind == "module" and record.module_call is not None:
+            return recording.module_calls[record.module_call]
+        return None
 
     @property
     def phase(self) -> Phase:
@@ -165,16 +191,15 @@ class Layer:
     @property
     def stack(self) -> tuple[Frame, ...]:
         """The frames that led to it, outside torch, the innermost first."""
-        recording = self._trace.recording
-        call = self.record.call
-        place = None if call is None else recording.layer_calls[call].place
-        return () if place is None else recording.places[place]
+        ran = self._ran
+        if ran is None or ran.place is None:
+            return ()
+        return self._trace.recording.places[ran.place]
 
     @property
     def duration_ns(self) -> int:
         """How long it took under the trace, in nanoseconds."""
-        call = self.record.call
-        return 0 if call is None else self._trace.recording.layer_calls[call].duration_ns
+        return 0 if self._ran is None else self._ran.duration_ns
 
     @property
     def parents(self) -> tuple[Layer, ...]:
@@ -189,7 +214,7 @@ class Layer:
     @property
     def output_of(self) -> tuple[str, ...]:
         """Addresses of the modules whose output it is, the innermost first."""
-        return tuple(address for address, _ in self._trace._exits(self.record))
+        return tuple(address for address, _ in self._trace._index.exits_of(self.record))
 
     @property
     def lookup_keys(self) -> tuple[str | int, ...]:
@@ -204,7 +229,7 @@ class Layer:
             corner=self._corner(),
             parents=[layer.label for layer in self.parents],
             children=[layer.label for layer in self.children],
-            exits=self._trace._exits(self.record),
+            exits=self._trace._index.exits_of(self.record),
             keys=self.lookup_keys,
         )
 

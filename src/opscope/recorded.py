@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property, reduce
 from operator import add
 from types import TracebackType
@@ -17,6 +16,7 @@ from opscope.capture.develop import develop
 from opscope.capture.session import Session
 from opscope.capture.transforms import SaveOptions
 from opscope.errors import (
+    AmbiguousLayer,
     LayerNotFound,
     NonFiniteError,
     NotSaved,
@@ -26,7 +26,7 @@ from opscope.errors import (
 )
 from opscope.layer import Layer
 from opscope.records.layers import LayerPass, layer_passes
-from opscope.records.lookup import LayerIndex
+from opscope.records.lookup import LayerIndex, Selection
 from opscope.records.recording import Failure, Module, Op, Parameter, Recording
 from opscope.records.totals import Totals, totals
 from opscope.saving import Key, Save, check_save, told
@@ -119,11 +119,12 @@ class Recorded:
             call = self.recording.call_of(self.ops[error.op])
             item = next((item for item in self.passes if item.call == call), None)
             locate(error, self.recording, error.op, item)
-        with suppress(LayerNotFound):  # raised where the layers are asked for
-            if isinstance(self._save, tuple) and self._save:
-                self._settle_payloads()
-            if isinstance(self._save_gradients, tuple) and self._save_gradients:
-                self._settle_gradients()
+        if isinstance(self._save, tuple) and self._save:
+            self._settle_payloads()
+        if isinstance(self._save_gradients, tuple) and self._save_gradients:
+            self._settle_gradients()
+        if error is None:
+            self._check_keys()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the record: all that is pickled or copied.
@@ -202,7 +203,7 @@ class Recorded:
     def layer_labels(self) -> list[str]:
         """Labels in the order of execution; with a list as ``save``, of the saved layers only."""
         if isinstance(self._save, tuple) and self._save:
-            return [item.label for item in self.passes if item.index in self._chosen]
+            return [item.label for item in self._chosen.passes]
         return [item.label for item in self.passes]
 
     def __getitem__(self, key: Key) -> Layer:
@@ -216,13 +217,35 @@ class Recorded:
             LayerNotFound: If nothing answers to the key; lists the nearest keys.
             AmbiguousLayer: If several layers, or several passes of one, do.
         """
-        return self.layers[self._index.find(key).index]
+        found = self._index.find(key)
+        if not found.paths:
+            return self.layers[found.index]
+        return self._given_by_modules.setdefault((found.label, found.values), Layer(self, found))
+
+    def __contains__(self, key: object) -> bool:
+        """Whether anything answers to a key: one layer, or several that it does not tell apart."""
+        if isinstance(key, Layer):
+            return any(layer is key for layer in self.layers)
+        if isinstance(key, bool) or not isinstance(key, (str, int)):
+            return False
+        try:
+            self._index.find(key)
+        except AmbiguousLayer:
+            return True
+        except LayerNotFound:
+            return False
+        return True
 
     def __len__(self) -> int:
         return len(self.passes)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
+
+    @cached_property
+    def _given_by_modules(self) -> dict[tuple[str, tuple[int, ...]], Layer]:
+        """What modules gave and no layer gave just so, as far as it was asked for."""
+        return {}
 
     @cached_property
     def _index(self) -> LayerIndex:
@@ -232,40 +255,55 @@ class Recorded:
         self, record: LayerPass, side: Literal["parents", "children"]
     ) -> tuple[Layer, ...]:
         graph = self._layer_graph
-        if record.label not in graph:
-            return ()
-        found = graph.pred if side == "parents" else graph.succ
-        return tuple(
-            self[str(label)] for label in found[record.label] if graph.nodes[label]["layer"]
-        )
-
-    def _exits(self, record: LayerPass) -> list[tuple[str, bool]]:
-        """Return the modules whose output a layer is, and whether they are leaves."""
-        exits = self._index.outputs_of.get(record.index, [])
-        known = self._op_graph.graph["modules"]
-        return [
-            (name.removesuffix(":1") if known[name]["runs"] == 1 else name, known[name]["leaf"])
-            for name in exits
-        ]
+        inside = {record.label: None}
+        if record.kind == "module" and record.module_call is not None:
+            calls = self.recording.module_calls[record.module_call].layer_calls
+            inside = {item.label: None for item in self.passes if item.call in calls}
+        near = graph.pred if side == "parents" else graph.succ
+        found = {
+            str(label): None
+            for member in inside
+            if member in graph
+            for label in near[member]
+            if label not in inside and graph.nodes[label]["layer"]
+        }
+        return tuple(self[label] for label in found)
 
     # -------------------------------------------------------------------- activations
 
     @cached_property
-    def _chosen(self) -> frozenset[int]:
-        """The positions of the layer passes whose activations were asked for."""
-        if self._save == "all":
-            return frozenset(range(len(self.passes)))
-        return frozenset(item.index for item in self._index.select(self._save))
+    def _chosen(self) -> Selection:
+        """What activations were asked for."""
+        return self._index.select(() if self._save == "all" else self._save)
+
+    @cached_property
+    def _chosen_gradients(self) -> Selection:
+        """Whose gradients were asked for."""
+        return self._index.select(() if self._save_gradients == "all" else self._save_gradients)
+
+    def _check_keys(self) -> None:
+        """Raise a `LayerNotFound` if something was asked for that is not there."""
+        unknown: dict[str, None] = {}
+        if isinstance(self._save, tuple) and self._save:
+            unknown |= dict.fromkeys(self._chosen.unknown)
+        if isinstance(self._save_gradients, tuple) and self._save_gradients:
+            unknown |= dict.fromkeys(self._chosen_gradients.unknown)
+        if unknown:
+            raise LayerNotFound("; ".join(unknown))
 
     def _settle_payloads(self) -> None:
         """Let go of what was kept in case it should be asked for and was not."""
         payloads = self._session.tape.payloads
-        if payloads is not None and not payloads.settled and not payloads.every_op:
-            chosen = (self.passes[index] for index in self._chosen)
-            payloads.retain(value for item in chosen for value in item.values)
+        wanted = self._save != "all" and payloads is not None
+        if wanted and payloads is not None and not (payloads.settled or payloads.every_op):
+            payloads.retain(self._chosen.values)
 
     def _is_saved(self, record: LayerPass) -> bool:
-        return bool(self._save) and record.index in self._chosen
+        if not self._save or self._save == "all":
+            return bool(self._save)
+        return self._chosen.values.issuperset(record.values) and (
+            bool(record.values) or record in self._chosen.passes
+        )
 
     def _activation(self, record: LayerPass) -> Any:
         self._check_original()
@@ -294,15 +332,15 @@ class Recorded:
         """Let go of gradients that were kept in case they should be asked for and were not."""
         table = self._session.gradients
         if table is not None:
-            chosen = self._index.select(self._save_gradients)
-            table.retain(value for item in chosen for value in item.values)
+            table.retain(self._chosen_gradients.values)
 
     def _gradients(self, record: LayerPass) -> list[tuple[Any, ...]]:
         """Return per tensor that a layer gave the gradients that reached it."""
         self._check_original()
         table = self._session.gradients
-        wanted = self._save_gradients
-        if table is None or (wanted != "all" and record not in self._index.select(wanted)):
+        everything = self._save_gradients == "all"
+        wanted = everything or self._chosen_gradients.values.issuperset(record.values)
+        if table is None or not wanted:
             message = (
                 f"the gradient of {record.label} was not asked for; trace with "
                 f"gradients='all' or gradients=[{record.layer_label!r}]"
@@ -336,6 +374,8 @@ class Recorded:
         return {(labels[a], labels[b]) for a, b in pairs}
 
     def _backward_ops(self, record: LayerPass) -> tuple[Op, ...]:
+        if record.kind == "module":
+            return tuple(self._ops_of_backward.of_run.get(record.module_call or 0, ()))
         if record.call is None:
             return ()
         return tuple(self._ops_of_backward.of_call.get(record.call, ()))

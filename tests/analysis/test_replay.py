@@ -20,6 +20,9 @@ def traced(call, model=None, **options):
 def compared_and_not(trace):
     """Return how many values a full replay compares, and leaves aside, at most."""
     values = {v for op in trace.ops for v in (*op.outputs, *op.writes)} - {None}
+    # What a call gave that was written through another tensor is compared too.
+    known, given = trace.recording.values, trace.recording.layer_calls
+    values |= {v for call in given for v in call.returned if known[v].origin == "rewritten"}
     report = trace.validate()
     return len(values), report.compared + report.uninitialised
 

@@ -183,8 +183,8 @@ def test_what_the_graph_says_of_module_runs_is_documented_facts():
 
     assert facts == {
         "class": "Block", "runs": 1, "leaf": False, "layers": 3, "shapes": [[2, 3]],
-        "dtypes": ["float32"], "bytes": 24, "input_shapes": [[2, 3]], "duration_ns": 4000,
-        "failed": False,
+        "dtypes": ["float32"], "bytes": 24, "paths": [""], "input_shapes": [[2, 3]],
+        "duration_ns": 4000, "failed": False,
     }  # fmt: skip
 
 

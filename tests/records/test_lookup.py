@@ -123,18 +123,26 @@ def test_a_key_of_another_type_is_refused(key):
 def test_selecting_gives_each_pass_once_in_order():
     found = index_of(nested()).select(["head", "relu", 2, "linear_3", -1])
 
-    assert [item.label for item in found] == ["relu_1_2", "relu_2_5", "linear_3_7", "output_1_8"]
+    labels = [item.label for item in found.passes]
+    assert labels == ["relu_1_2", "relu_2_5", "linear_3_7", "output_1_8"]
 
 
 def test_selecting_a_label_without_a_pass_selects_every_pass():
     found = index_of(recurrent()).select(["linear_1"])
 
-    assert [item.label for item in found] == ["linear_1_1:1", "linear_1_1:2", "linear_1_1:3"]
+    labels = [item.label for item in found.passes]
+    assert labels == ["linear_1_1:1", "linear_1_1:2", "linear_1_1:3"]
 
 
 def test_selecting_what_there_is_not_lists_the_nearest_keys():
-    with pytest.raises(LayerNotFound, match="no layer answers to 'sim'; the nearest keys: 'sin_1'"):
-        index_of(branch()).select(["relu", "sim"])
+    found = index_of(branch()).select(["relu", "sim", 99])
+
+    assert [item.type for item in found.passes] == ["relu"]
+    assert [message.partition("; ")[0] for message in found.unknown] == [
+        "no layer answers to 'sim'",
+        "no layer at position 99: there are 6, from -6 to 5",
+    ]
+    assert "the nearest keys: 'sin_1'" in found.unknown[0]
 
 
 def test_a_module_whose_output_no_layer_gave_is_the_exit_of_none():
@@ -144,7 +152,8 @@ def test_a_module_whose_output_no_layer_gave_is_the_exit_of_none():
         sketch.backward("neg", sketch.outside())
     sketch.call("relu", sketch.outside())
 
-    assert index_of(sketch.build()).outputs_of == {}
+    index = index_of(sketch.build())
+    assert [index.exits_of(item) for item in index.passes] == [[]] * len(index.passes)
 
 
 def test_a_name_that_is_a_label_and_another_layers_module_is_ambiguous():

@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from opscope.capture.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
-from opscope.capture.log import CALL, HANDED_CALL, Log
+from opscope.capture.log import CALL, HANDED_CALL, Live, Log, Written
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
@@ -115,13 +115,37 @@ class FunctionCalls(TorchFunctionMode):
             self._write_without_ops(func, args, kwargs, started, ended, result, frame)
             return
         tensors = list(tensors_in(result))
-        items, node = list(map(log.read, tensors)), _first_node_class(tensors)
+        items: list[Live] | Written = list(map(log.read, tensors))
+        if not tensors:
+            tensors = self._written(args, kwargs, op)
+            items = Written(list(map(log.read, tensors)))
+        log.written.clear()
+        node = _first_node_class(tensors)
         kept = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
         # Only now, as a chain that is longer than it should be ends modules.
         log.write(
             (CALL, log.op_count, func, items, kept, node, log.run, chain, op, started, ended, None)
         )
+
+    def _written(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, op: int
+    ) -> list[torch.Tensor]:
+        """Return the tensors among the arguments that a call may have written.
+
+        They share a storage with what its ops wrote: an assignment to a slice writes the slice.
+        """
+        log = self._log
+        marks = {
+            id(mark)
+            for number, *marks in zip(*[iter(log.written)] * 3, strict=True)
+            if number >= op
+            for mark in marks
+            if mark is not None
+        }
+        given = tensors_in((args, kwargs)) if marks else ()
+        found = {id(t): t for t in given if not marks.isdisjoint((id(ref(t)), _storage_id(t)))}
+        return list(found.values())
 
     def _write_without_ops(
         self,
@@ -162,6 +186,13 @@ def _not_ours(frame: FrameType | None) -> FrameType | None:
 def _has_no_place(func: Any, frame: FrameType) -> bool:
     """Whether a special function is to be passed over, called from this frame."""
     return func in _TRANSPARENT or frame.f_code is _FIRST_GRADIENTS
+
+
+def _storage_id(tensor: torch.Tensor) -> int | None:
+    try:
+        return id(ref(tensor.untyped_storage()))
+    except (RuntimeError, NotImplementedError, ValueError):
+        return None
 
 
 def _node_class(tensor: torch.Tensor) -> type | None:

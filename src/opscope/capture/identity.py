@@ -87,6 +87,12 @@ class Values:
                 return self._same_tensor(row, REWRITTEN, self.makers[writes[at]])
         return row
 
+    def written_since(self, live: Live, op: int) -> int | None:
+        """Return the row of a tensor if an op from this one on wrote some of it."""
+        row = self.current(live)
+        is_written = self.origins[row] in (WRITE, REWRITTEN) and self.makers[row] >= op
+        return row if is_written else None
+
     def made(self, sight: Sight, op: int, *, written: bool = False) -> int:
         """Return the row of a tensor that an op returned or wrote."""
         row = self.rows.get(id(sight[0]))

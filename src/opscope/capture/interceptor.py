@@ -260,7 +260,10 @@ class Interceptor(TorchDispatchMode):
         made: list[Any] = []
         wrote: list[Any] = []
         for tensor in written:
-            wrote += note(tensor)
+            sight = note(tensor)
+            wrote += sight
+            if self._log.in_call:
+                self._log.written += (self._log.op_count, sight[0], sight[1])
         for one in _flat(result):
             made += ABSENT if one is None else note(one)
         return made, wrote, self._keep(written, result, place, flags)

@@ -33,6 +33,12 @@ ABSENT: Sight = (None,) * SIGHT
 Chain = tuple[Any, ...]  # by turns code and a position in it
 
 
+class Written(NamedTuple):
+    """The tensors that a call may have written which returned none."""
+
+    tensors: list[Live]
+
+
 class Nested(NamedTuple):
     """The tensors in what a module is given or gives, and where in it each was."""
 
@@ -111,15 +117,19 @@ class Log:
         at_once: Whether that is to be done after each op and event.
         settle_at: The number of ops at which to settle next.
         unwind: Ends the module runs that are no longer running below a frame.
+        written: What ops of the layer call that is running wrote: the number of the op, and the
+            weak references to the tensor and to its storage.
         keep: Saves a tensor, if activations are saved.
+        keep_again: The same, of one that may have been saved as it is now.
         prepares: Whether ops are looked at before they run.
         originals: Called with each tensor from outside and its sight, before an op can change it.
     """
 
     __slots__ = (
         "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep",
-        "known", "layouts", "op_count", "ops", "originals", "prepares", "run", "run_count",
-        "settle", "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
+        "keep_again", "known", "layouts", "op_count", "ops", "originals", "prepares", "run",
+        "run_count", "settle", "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
+        "written",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -142,7 +152,9 @@ class Log:
         self.settle_at = FIRST
         self.sweep_at = _FEW
         self.unwind: Callable[[FrameType | None], None] = stay
+        self.written: list[Any] = []
         self.keep: Callable[[torch.Tensor], Any] | None = None
+        self.keep_again: Callable[[torch.Tensor], Any] | None = None
         self.prepares = False
         self.originals: Callable[[torch.Tensor, Sight], None] | None = None
 
@@ -213,14 +225,18 @@ class Log:
                 return self.chain(frame)
         return tuple(found)
 
-    def sweep(self) -> None:
+    def sweep(self) -> bool:
         """Drop what was known of tensors that are gone, when it has become much."""
-        if len(self.known) > self.sweep_at:
+        if not self.in_call:
+            self.written.clear()
+        is_due = len(self.known) > self.sweep_at
+        if is_due:
             self.known = {key: live for key, live in self.known.items() if live() is not None}
             if not self.told:
                 self.storages = {key: self.storages[key] for key in self.known}
                 self.layouts = {key: self.layouts[key] for key in self.known}
             self.sweep_at = _FEW + 2 * len(self.known)
+        return is_due
 
 
 # `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.

@@ -114,10 +114,9 @@ class ModuleCalls:
         self._log = tape.log
         self._functions = functions
         self._known: dict[int, Known] = {}
-        # Of each run that is going on: what torch calls hooks with, the frame that calls it, the
-        # run's number and that of its first op, NONE for the model itself; for some there is more
-        # to be done at the end.
-        self._stack: list[tuple[nn.Module, FrameType, int, int]] = []
+        # Of each run that is going on: what torch calls hooks with, the frame that calls it and
+        # the run's number; for some there is more to be done at the end.
+        self._stack: list[tuple[nn.Module, FrameType, int]] = []
         self._odd: dict[int, _Odd] = {}
         self._handles: list[Any] = []
         self._compiling: Compiling | None = None
@@ -227,7 +226,7 @@ class ModuleCalls:
         log.events += (
             ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
         )  # fmt: skip
-        self._stack.append((module, frame, log.run_count, log.op_count))
+        self._stack.append((module, frame, log.run_count))
         log.run, log.boundary = log.run_count, frame
         log.run_count += 1
         if log.at_once:
@@ -237,17 +236,15 @@ class ModuleCalls:
         stack, log = self._stack, self._log
         if _is_compiling() or not stack:
             return
-        called, boundary, run, op = stack[-1]
+        called, boundary, run = stack[-1]
         # The same frame: it was entered, so it is watched, and it did not fail.
         if called is not module or sys._getframe(1) is not boundary or self._odd:
             self._leave_odd(module, output, sys._getframe(1))
             return
         items = self._items(output)
         stack.pop()
-        _, log.boundary, log.run, _ = stack[-1] if stack else (None, self.outermost, NONE, 0)
-        kept = None
-        if log.keep is not None and op in (log.op_count, NONE):  # it may be a call of its own
-            kept = self._keep(output)
+        _, log.boundary, log.run = stack[-1] if stack else (None, self.outermost, NONE)
+        kept = None if log.keep is None else self._keep(output)
         log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept)
         if log.at_once:
             log.settle()
@@ -274,8 +271,7 @@ class ModuleCalls:
         kept = self._keep((args, _named(frame))) if known is self.root else None
         now = perf_counter_ns()
         log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
-        first = NONE if known is self.root else log.op_count
-        self._stack.append((called, frame, run, first))
+        self._stack.append((called, frame, run))
         log.run, log.boundary = run, frame
         log.run_count += 1
         odd = _Odd(None if called is module else module)
@@ -306,12 +302,12 @@ class ModuleCalls:
         if self._is_elsewhere() or all(called is not module for called, *_ in self._stack):
             return
         if self._log.hidden:  # below an op, unless it is what Inductor made of a module that ends
-            called, _, run, _ = self._stack[-1]
+            called, _, run = self._stack[-1]
             if called is not module or run not in self._odd or self._odd[run].region is None:
                 return
         while self._stack[-1][0] is not module:  # left open by a BaseException
             self._close(None, failed=True)
-        _, boundary, run, _ = self._stack[-1]
+        _, boundary, run = self._stack[-1]
         odd = self._odd.get(run)
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = frame is not boundary
@@ -352,8 +348,8 @@ class ModuleCalls:
         """End the innermost run."""
         log, stack = self._log, self._stack
         items, kept = self._items(output), self._keep(output)
-        _, _, run, _ = stack.pop()
-        _, log.boundary, log.run, _ = stack[-1] if stack else (None, self.outermost, NONE, 0)
+        _, _, run = stack.pop()
+        _, log.boundary, log.run = stack[-1] if stack else (None, self.outermost, NONE)
         odd = self._odd.pop(run, None)
         if odd is not None:
             if odd.last_hook is not None:
@@ -399,10 +395,12 @@ class ModuleCalls:
         return None
 
     def _keep(self, value: Any) -> list[Any] | None:
-        """Save the tensors in a value, if activations are saved."""
-        if self._log.keep is None:
+        """Save the tensors in a value, if activations are saved, unless they are as they are."""
+        if self._log.keep_again is None:
             return None
-        return list(map(self._log.keep, tensors_of(value)))
+        if value.__class__ is _Tensor:
+            return [self._log.keep_again(value)]  # nearly always
+        return list(map(self._log.keep_again, tensors_of(value)))
 
 
 def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:

@@ -194,11 +194,14 @@ class Plan:
                 if argument.alias_info is not None and argument.alias_info.is_write
             }
             undeclared = _UNDECLARED_WRITES.get(schema.name, ())
+            if schema.name.startswith("c10d::") and schema.name.endswith("_"):
+                undeclared = self.arguments[:1]  # what collectives give, or change in place
             # These change their input's metadata, not its elements.
             retags = torch.Tag.inplace_view in func.tags or schema.name == "aten::set_"
             writes = set() if retags else declared.union(undeclared)
             self.writes = frozenset(writes.intersection(self.arguments))
             out = {argument.name for argument in schema.arguments if argument.is_out}
+            out.update(name for name in undeclared if name.startswith("output"))
             first = self.arguments[:1] if schema.name in _FILL_WHOLE else ()
             self.overwrites = frozenset(out.union(first))
         # Where the flag is that says whether the undeclared writes happen at all.

@@ -26,13 +26,15 @@ class Kept:
             unseen; a `Failed` where it could not be made.
         storage: The storage that it shares with the program, by ``id`` of the weak reference;
             None once it has memory of its own.
+        writes: How often the memory of what was saved had been written then.
     """
 
-    __slots__ = ("storage", "value")
+    __slots__ = ("storage", "value", "writes")
 
-    def __init__(self, value: Any, storage: int | None) -> None:
+    def __init__(self, value: Any, storage: int | None, writes: int) -> None:
         self.value = value
         self.storage = storage
+        self.writes = writes
 
 
 class Payloads:
@@ -58,6 +60,23 @@ class Payloads:
         # By ``id`` of the weak reference to a storage, that, and what shares it.
         self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[Kept]]] = {}
         self._versions: dict[int, tuple[ref[torch.Tensor], int]] = {}
+        # How often each storage was written, and what was saved last of each tensor.
+        self._writes: dict[int, int] = {}
+        self._last: dict[int, tuple[Live, Kept]] = {}
+
+    def take_again(self, tensor: torch.Tensor) -> Kept:
+        """Save a tensor as it is now, unless that was done."""
+        live, kept = self._last.get(id(ref(tensor)), (None, None))
+        if live is not None and kept is not None and live() is tensor:
+            with torch._C.DisableTorchFunction():
+                storage = _storage_of(tensor)
+            if storage is not None and self._writes.get(id(storage), 0) == kept.writes:
+                return kept
+        return self.take(tensor)
+
+    def sweep(self) -> None:
+        """Drop what was known of tensors that are gone."""
+        self._last = {key: pair for key, pair in self._last.items() if pair[0]() is not None}
 
     def take(self, tensor: torch.Tensor) -> Kept:
         """Save a tensor as it is now."""
@@ -68,20 +87,31 @@ class Payloads:
             with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
                 storage = _storage_of(tensor)
                 if storage is not None:
-                    return self._share(tensor.detach(), storage)
+                    return self._note(tensor, tensor.detach(), storage, shares=True)
         options = self.options
         with torch._C.DisableTorchFunction():
             storage = _storage_of(tensor)
         # That of a sparse tensor is none that a write can be told to be in.
         value = saved_form(tensor, options, options.transform, self._log(), copy=storage is None)
         with torch._C.DisableTorchFunction():
-            if storage is None or not _is_in(storage, value):
-                return Kept(value, None)
-        return self._share(value, storage)
+            shares = storage is not None and _is_in(storage, value)
+        return self._note(tensor, value, storage, shares=shares)
 
-    def _share(self, alias: torch.Tensor, storage: ref[torch.UntypedStorage]) -> Kept:
-        kept = Kept(alias, id(storage))
-        self._sharing.setdefault(id(storage), (storage, []))[1].append(kept)
+    def _note(
+        self,
+        tensor: torch.Tensor,
+        value: Any,
+        storage: ref[torch.UntypedStorage] | None,
+        *,
+        shares: bool,
+    ) -> Kept:
+        """Return what was saved of a tensor, and note whose memory that is."""
+        writes = self._writes.get(id(storage), 0)
+        kept = Kept(value, id(storage) if shares else None, writes)
+        if shares and storage is not None:
+            self._sharing.setdefault(id(storage), (storage, []))[1].append(kept)
+        live = ref(tensor)
+        self._last[id(live)] = live, kept
         return kept
 
     def put(self, row: int, kept: Kept) -> None:
@@ -91,7 +121,9 @@ class Payloads:
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
         for tensor in _with_parts(tensors):
-            _, sharing = self._sharing.pop(id(_storage_of(tensor)), (None, ()))
+            storage = id(_storage_of(tensor))
+            self._writes[storage] = self._writes.get(storage, 0) + 1
+            _, sharing = self._sharing.pop(storage, (None, ()))
             for kept in sharing:
                 self._part(kept, in_op=True)
 

@@ -119,6 +119,7 @@ class Session:
             options = SaveOptions() if save is None or replayable else save
             self.tape.payloads = Payloads(self.tape.log, every_op=every_op, options=options)
             self.tape.log.keep = self.tape.payloads.take
+            self.tape.log.keep_again = self.tape.payloads.take_again
         if replayable:
             self.tape.values.originals = Originals()
             self.tape.log.originals = self.tape.values.originals.keep

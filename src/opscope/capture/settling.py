@@ -10,7 +10,7 @@ from types import MethodWrapperType
 from typing import Any
 from weakref import ref
 
-from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight
+from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight, Written
 from opscope.capture.payloads import Kept
 from opscope.capture.tape import (
     BACKWARD,
@@ -52,7 +52,8 @@ class Settling:
         self._ops(rows, at, tape.op_count + len(rows))
         if not log.at_once:
             log.settle_at = log.op_count + BATCH
-        log.sweep()
+        if log.sweep() and tape.payloads is not None:
+            tape.payloads.sweep()
         tape.values.sweep()
 
     def _ops(self, rows: list[Any], at: int, op_end: int) -> int:
@@ -128,7 +129,7 @@ class Settling:
     def _call(
         self,
         func: Any,
-        items: Live | list[Live],
+        items: Live | list[Live] | Written,
         kept: Kept | list[Kept] | None,
         grad_fn: type | None,
         run: int,
@@ -141,7 +142,14 @@ class Settling:
         """Append the call of a torch function that ran ops."""
         tape = self._tape
         current = tape.values.current
-        returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
+        if isinstance(items, Written):
+            found = [tape.values.written_since(live, op_start) for live in items.tensors]
+            returned = tuple(row for row in found if row is not None)
+            if isinstance(kept, list):
+                pairs = zip(found, kept, strict=True)
+                kept = [saved for row, saved in pairs if row is not None]
+        else:
+            returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
         place = self._place(chain, run)
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         if error is not None:
@@ -216,6 +224,8 @@ class Settling:
             received = {row for _, row in run.inputs}
             if all(row in received for _, row in run.outputs):
                 self._identity(run, kept)
+        if kept is not None or tape.returned is not None:  # it may be what no call returned
+            tape.keep([row for _, row in run.outputs], kept)
         run.call_end = tape.call_count
         if run.is_root:
             self._pass_border(run, "output", run.outputs, kept)

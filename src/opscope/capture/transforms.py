@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.overrides import _pop_mode, _push_mode
-from torch.utils import _python_dispatch as dispatch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.overrides import _pop_mode as _pop_function_mode
+from torch.overrides import _push_mode as _push_function_mode
+from torch.utils._python_dispatch import _pop_mode, _push_mode, is_traceable_wrapper_subclass
 
 from opscope.capture.log import Log
 from opscope.capture.originals import generators, has_own_dispatch, set_generators, unseen
@@ -148,8 +148,8 @@ def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
 
     What it draws of random numbers the program draws too, and the grad mode is as it was.
     """
-    functions = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
-    modes = [dispatch._pop_mode() for _ in range(torch._C._len_torch_dispatch_stack())]
+    functions = [_pop_function_mode() for _ in range(torch._C._len_torch_function_stack())]
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_dispatch_stack())]
     hidden = log is not None and log.hidden
     states, grad = generators(), torch.is_grad_enabled()
     if log is not None:
@@ -161,11 +161,11 @@ def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
         if log is not None:
             log.hidden = hidden
         set_generators(states)
-        torch._C._set_grad_enabled(grad)
+        torch.set_grad_enabled(grad)
         for mode in reversed(modes):
-            dispatch._push_mode(mode)
-        for mode in reversed(functions):
             _push_mode(mode)
+        for mode in reversed(functions):
+            _push_function_mode(mode)
 
 
 def _failed(option: str | None, error: Exception) -> Failed:

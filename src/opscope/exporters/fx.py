@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from opscope.errors import NotSaved, TraceStateError
-from opscope.records.recording import ModuleCall, Op, Recording
+from opscope.records.recording import ModuleCall, Op, Recording, before_writes
 
 # What these give depends on the data, and is a constant in the program.
 _BAKED = {
@@ -255,6 +255,7 @@ class _Program:
                 self.nodes[new] = self._node(old)
 
     def _node(self, value: int) -> fx.Node:
+        value = before_writes(self.recording, value).index
         if value not in self.nodes:
             number = self.recording.parameter_of_value.get(value)
             if number is not None:

@@ -45,8 +45,9 @@ Edge attributes: ``kind`` (``"data"``, ``"alias"``, ``"write"`` or ``"overwrite"
 flow along it, the other way).
 
 Views add to nodes of kind ``"external"`` that are layers elsewhere ``fed_by`` (their label),
-and to nodes that stand for several ``ops`` and ``layers`` (how many), and where passes
-are folded ``pass_list`` (which). To edges they add ``count`` (how many data flows an edge
+to those of modules ``paths`` (where in what one gives each tensor is), to nodes that stand for
+several ``ops`` and ``layers`` (how many), and where passes are folded ``pass_list`` (which). To
+edges they add ``count`` (how many data flows an edge
 stands for), ``out_passes`` and ``in_passes`` (the passes of its two ends in which it is there).
 """
 

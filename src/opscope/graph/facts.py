@@ -44,8 +44,8 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
     """Return what is known of each module run, by ``"address:run"``.
 
     ``class``, ``runs`` (of that module), ``leaf`` (whether no module runs inside),
-    ``layers`` (how many layer passes ran inside), ``shapes``, ``dtypes``, ``bytes`` of the
-    output, ``input_shapes`` and ``duration_ns``.
+    ``layers`` (how many layer passes ran inside), ``shapes``, ``dtypes``, ``bytes`` and
+    ``paths`` of the output, ``input_shapes`` and ``duration_ns``.
     """
     parents = {run.parent for run in recording.module_calls}
     runs: dict[int, int] = {}
@@ -60,6 +60,7 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
             "leaf": run.index not in parents,
             "layers": len(run.layer_calls),
             **_tensors(recording, [leaf.value for leaf in run.outputs]),
+            "paths": [leaf.path for leaf in run.outputs],
             "input_shapes": [list(recording.values[x.value].shape) for x in run.inputs],
             "duration_ns": run.duration_ns,
             "failed": run.failed,

@@ -33,6 +33,9 @@ _IN_PLACE = frozenset({
 })  # fmt: skip
 
 
+PassKind = CallKind | Literal["module"]
+
+
 @dataclass(frozen=True, slots=True)
 class LayerPass:
     """One pass of one layer.
@@ -49,6 +52,9 @@ class LayerPass:
         module_call: Index of the innermost module call it ran in.
         path: Where in the model's inputs or outputs the tensor was; empty for a lone one.
         values: The values that it gave.
+        paths: Of what a module gave, the path to each value; empty of a layer.
+        address: The module's, where this stands for all that a run of it gave (``kind`` is
+            ``"module"``), as no single layer gave just that.
         parameters: Indices of the parameters (not buffers) that it used.
     """
 
@@ -58,22 +64,24 @@ class LayerPass:
     type: str
     number: int
     passes: int
-    kind: CallKind = "function"
+    kind: PassKind = "function"
     call: int | None = None
     module_call: int | None = None
     path: str = ""
     values: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()
+    paths: tuple[str, ...] = ()
+    address: str = ""
 
     @property
     def short_label(self) -> str:
         """Such as ``"conv2d_3"``."""
-        return f"{self.type}_{self.type_number}"
+        return self.address or f"{self.type}_{self.type_number}"
 
     @property
     def layer_label(self) -> str:
         """Such as ``"conv2d_3_7"``."""
-        return f"{self.type}_{self.type_number}_{self.layer}"
+        return self.address or f"{self.type}_{self.type_number}_{self.layer}"
 
     @property
     def label(self) -> str:

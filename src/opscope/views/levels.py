@@ -144,7 +144,7 @@ class _Rule:
         stack = first["module_stack"]
         return {
             **first,
-            **{key: known[key] for key in ("shapes", "dtypes", "bytes", "duration_ns")},
+            **{key: known[key] for key in ("shapes", "dtypes", "bytes", "paths", "duration_ns")},
             "kind": "module",
             "label": f"@{address}",
             "operator": None,

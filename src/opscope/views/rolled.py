@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import networkx as nx
 
 from opscope.views.quotient import Attributes, quotient
@@ -12,9 +14,44 @@ def fold_passes(graph: nx.DiGraph) -> nx.DiGraph:
 
     Node attributes gain ``pass_list``, the passes that were folded. Edge attributes
     ``out_passes`` and ``in_passes`` say in which passes of its source and of its target an
-    edge was there. What the passes have in common is shown as in the first of them.
+    edge was there. What the passes have in common is shown as in the first of them. Of the ops
+    of a layer those are one node that are the same operator, the first, second and so on of it
+    in their pass: a reshape that copies in one pass and not in another is three ops, not two.
     """
-    return quotient(graph, _without_pass, _describe, loops=True)
+    steps = _steps(graph)
+    return quotient(
+        graph,
+        lambda node, attributes: steps.get(node) or _without_pass(node, attributes),
+        _describe,
+        loops=True,
+    )
+
+
+def _steps(graph: nx.DiGraph) -> dict[str, str]:
+    """Return the new name of each op of a layer, which is that of its step where it can be."""
+    names: dict[tuple[str, str | None, int], str] = {}
+    taken: set[str] = set()
+    seen: Counter[tuple[str, str, str | None]] = Counter()
+    found: dict[str, str] = {}
+    for node, attributes in graph.nodes(data=True):
+        if attributes["layer"] is None or attributes["kind"] not in ("op", "handed"):
+            continue
+        if attributes["accumulates"] is not None:
+            continue
+        label, operator = str(attributes["layer"]), attributes["operator"]
+        end = ".backward" if attributes["phase"] == "backward" else ""
+        layer = _unrolled(label, attributes)
+        number = seen[label, end, operator]
+        seen[label, end, operator] += 1
+        key = layer + end, operator, number
+        if key not in names:
+            name = f"{layer}/{attributes['step']}{end}"
+            if name in taken:
+                name = f"{layer}/{attributes['step']} {operator}{end}"
+            names[key] = name
+            taken.add(name)
+        found[node] = names[key]
+    return found
 
 
 def _without_pass(node: str, attributes: Attributes) -> str:
@@ -28,10 +65,7 @@ def _without_pass(node: str, attributes: Attributes) -> str:
         return f"{_unrolled(attributes['fed_by'], attributes)} (outside)"
     if layer is None:
         return node
-    name = _unrolled(str(layer), attributes)
-    if attributes["kind"] in ("op", "handed"):
-        return f"{name}/{attributes['step']}{end}"
-    return name + end
+    return _unrolled(str(layer), attributes) + end
 
 
 def _unrolled(label: str, attributes: Attributes) -> str:
