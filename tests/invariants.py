@@ -225,9 +225,19 @@ def _conserves_edges(trace, level, phase):
         found = [k for k in _names(name, node) if k in coarse]
         _that(found, f"at level {level} {name} is part of no node")
         part[name] = found[0]
-    expected = Counter((part[s], part[t]) for s, t in fine.edges if part[s] != part[t])
+    expected = Counter((part[s], part[t]) for s, t in _meant(fine, level) if part[s] != part[t])
     found = {(s, t): n for s, t, n in coarse.edges(data="count")}
     _that(found == expected, f"level {level} does not have the edges of its ops")
+
+
+def _meant(fine, level):
+    """Return the edges of ops, those from copies of parameters as from the parameters."""
+    edges = {}
+    for source, target, data in fine.edges(data=True):
+        meant = source if level == "op" else data.get("stands_for", source)
+        if meant in fine:
+            edges[meant, target] = None
+    return edges
 
 
 def _names(name, node):

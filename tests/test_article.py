@@ -398,7 +398,7 @@ def test_row_10_frames_and_caption(alexnet_picture):
     name, tensors (size), parameters (size).
     """
     assert alexnet_picture.caption == [
-        "AlexNet", "24 tensors (4.8 MiB)", "61,100,840 params (233.1 MiB)",
+        "AlexNet", "24 tensors (2.3 MiB newly allocated)", "61,100,840 params (233.1 MiB)",
     ]  # fmt: skip
     frames = {title: frame["lines"][1:] for title, frame in alexnet_picture.frames.items()}
     assert frames == {"@features": ["Sequential"], "@classifier": ["Sequential"]}

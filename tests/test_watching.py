@@ -314,3 +314,24 @@ def text_of(watch, width):
     with console.capture() as capture:
         console.print(watch)
     return capture.get()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda: torch.randn(10_000) + 1e6,
+        lambda: torch.randn(100_000) * 1e-3 + 4096,
+        lambda: torch.full((1000,), 3e38),
+        lambda: torch.rand(1000) * 1e30,
+        lambda: torch.full((70_000,), 60_000.0, dtype=torch.float16),
+        lambda: (torch.randn(5000) + 300).to(torch.bfloat16),
+        lambda: torch.randn(1000, dtype=torch.float64) + 1e12,
+        lambda: torch.tensor([16777216.0, 16777217.0, 16777218.0]),
+    ],
+)
+def test_large_numbers_neither_overflow_nor_drown_what_they_differ_by(values):
+    torch.manual_seed(0)
+    tensor = values()
+    found = dict(zip(STATISTICS, statistics(tensor).tolist(), strict=True))
+    for name, expected in by_hand(tensor).items():
+        assert found[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), name

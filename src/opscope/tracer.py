@@ -392,7 +392,8 @@ class Trace(Recorded):
         sums = self.totals
         caption = [
             self.recording.model_name or "trace",
-            f"{notation.plural(sums.tensors, 'tensor')} ({notation.size(sums.tensor_bytes)})",
+            f"{notation.plural(sums.tensors, 'tensor')} "
+            f"({notation.size(sums.tensor_bytes)} newly allocated)",
             f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",
         ]
         return to_dot(self._view(level, depth, options), direction=direction, caption=caption)

@@ -151,13 +151,15 @@ class Watch:
 def statistics(tensor: torch.Tensor) -> torch.Tensor:
     """Return `STATISTICS` of a tensor in one small one; empty where they make no sense.
 
-    Those of complex numbers are of their absolute values.
+    Those of complex numbers are of their absolute values. They are worked out in double
+    precision, so that large numbers neither overflow nor drown what they differ by.
     """
     if tensor.is_complex():
         tensor = tensor.abs()
     if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.layout != torch.strided:
         return torch.empty(0)
-    wide = (tensor if tensor.dtype == torch.float64 else tensor.float()).reshape(-1)
+    has_doubles = tensor.device.type != "mps"
+    wide = (tensor.double() if has_doubles else tensor.float()).reshape(-1)
     count = wide.numel()
     least, most = wide.aminmax()
     mean = wide.sum() / count

@@ -172,7 +172,7 @@ def test_the_sums_are_of_all_rows_whatever_the_limit():
     assert summary(nested(), row_limit=1).as_text().splitlines()[-3:] == [
         "parameters 36 (144 B), 27 trainable, 9 frozen",
         "buffers    1 (12 B)",
-        "computed   9 tensors (216 B) by 9 layers, 10 aten ops",
+        "computed   9 tensors (168 B newly allocated) by 9 layers, 10 aten ops",
     ]
 
 

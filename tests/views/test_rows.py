@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,57 @@ def test_the_models_row_holds_every_parameter_once():
 def test_a_module_that_runs_several_times_is_one_row_with_the_time_of_all():
     row = rows(recurrent(passes=3))[1]
 
-    assert (row.name, row.passes, row.time_ns) == ("fc", 3, 6000)
+    assert (row.name, row.passes, row.time_ns, row.memory) == ("fc", 3, 6000, 3 * 24)
+
+
+def test_what_runs_only_in_a_later_run_is_below_its_module_too():
+    sketch = Sketch()
+    x = sketch.outside()
+    for inner in ("enc", "dec"):
+        with sketch.module("step", "Step", x), sketch.module(f"step.{inner}", "Linear", x):
+            x = sketch.call("linear", x)
+        with sketch.module("out", "Linear", x):
+            x = sketch.call("linear", x)
+
+    assert [(row.name, row.depth, row.passes) for row in rows(sketch.build())] == [
+        ("step", 0, 2), ("step.enc", 1, 1), ("step.dec", 1, 1), ("out", 0, 2),
+    ]  # fmt: skip
+
+
+def test_a_shared_module_is_a_row_below_each_that_calls_it_with_the_runs_there():
+    sketch = Sketch()
+    x = sketch.outside()
+    with sketch.module(""):
+        for block, times in (("a", 1), ("b", 2)):
+            with sketch.module(block, "Block", x):
+                for _ in range(times):
+                    with sketch.module("a.act", "ReLU", x):
+                        x = sketch.call("relu", x)
+    recording = sketch.build()
+    modules = [replace(m, aliases=("b.act",)) if m.address == "a.act" else m
+               for m in recording.modules]  # fmt: skip
+    found = rows(replace(recording, modules=tuple(modules)))
+
+    assert [(row.name, row.passes, row.time_ns, row.memory) for row in found] == [
+        ("Block", 1, 3000, 24), ("a", 1, 1000, 24), ("a.act", 1, 1000, 24),
+        ("b", 1, 2000, 24), ("b.act", 2, 2000, 48),
+    ]  # fmt: skip
+
+
+def test_a_module_that_runs_itself_is_one_row_whose_time_is_counted_once():
+    sketch = Sketch()
+    x = sketch.outside()
+    with sketch.module("tree", "Tree", x):
+        x = sketch.call("relu", x)
+        with sketch.module("tree", "Tree", x):
+            x = sketch.call("relu", x)
+            with sketch.module("tree.leaf", "Leaf", x):
+                sketch.call("sin", x)
+
+    assert [(row.name, row.depth, row.passes, row.time_ns) for row in rows(sketch.build())] == [
+        ("tree", 0, 2, 3000), ("relu_1", 1, 1, 1000), ("relu_2", 1, 1, 1000),
+        ("tree.leaf", 1, 1, 1000),
+    ]  # fmt: skip
 
 
 def test_what_a_container_computes_in_several_passes_is_one_row():
@@ -58,7 +110,7 @@ def test_what_a_container_computes_in_several_passes_is_one_row():
 def test_a_layer_folded_into_one_row_has_the_time_of_all_its_passes():
     row = next(row for row in rows(recurrent(passes=3)) if row.name == "add_1")
 
-    assert row.time_ns == 3000
+    assert (row.time_ns, row.memory) == (3000, 3 * 24)
 
 
 def test_layers_are_rows_with_their_tensors_and_parameters():

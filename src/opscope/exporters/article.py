@@ -33,7 +33,7 @@ def trace_text(
     lines = [
         f"Log of {name} forward pass:",
         f"    Model structure: {structure}; {notation.plural(sums.modules, 'total module')}.",
-        f"    {computed} ({notation.size(sums.tensor_bytes)}) computed in forward pass; "
+        f"    {computed} ({notation.size(sums.given_bytes)}) computed in forward pass; "
         f"{kept} ({notation.size(saved[1])}) saved.",
         f"    {notation.plural(sums.used_tensors, 'parameter operation')} "
         f"({sums.params} params total; {notation.size(sums.param_bytes)}).",

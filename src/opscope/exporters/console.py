@@ -201,7 +201,8 @@ class Summary:
              f"{notation.count(sums.trainable)} trainable, {notation.count(frozen)} frozen"),
             ("buffers", f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"),
             ("computed", f"{notation.plural(sums.tensors, 'tensor')} "
-             f"({notation.size(sums.tensor_bytes)}) by {notation.plural(sums.layers, 'layer')}, "
+             f"({notation.size(sums.tensor_bytes)} newly allocated) "
+             f"by {notation.plural(sums.layers, 'layer')}, "
              f"{notation.plural(sums.ops, 'aten op')}{_by_phase(sums)}"),
         ]  # fmt: skip
         return Text("\n").join(

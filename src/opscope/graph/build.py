@@ -42,7 +42,8 @@ and module runs, ``layers`` and ``modules``, see `facts`.
 Edge attributes: ``kind`` (``"data"``, ``"alias"``, ``"write"`` or ``"overwrite"``, see `memory`),
 ``argument`` (the names of the reader's arguments that it feeds, comma-separated),
 ``value`` (the index of the value behind it) and ``gradient`` (whether a gradient was seen to
-flow along it, the other way).
+flow along it, the other way); and ``stands_for``, the node of a parameter, where what flows is a
+copy of it that another layer happened to make first, as autocast does.
 
 Views add to nodes of kind ``"external"`` that are layers elsewhere ``fed_by`` (their label),
 to those of modules ``paths`` (where in what one gives each tensor is), to nodes that stand for
@@ -65,6 +66,7 @@ from opscope.graph.facts import layer_attributes, module_attributes
 from opscope.graph.memory import Dependency
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Frame, Op, Recording, Value
+from opscope.records.stand_ins import stand_ins
 
 RANK = {"data": 0, "write": 1, "alias": 2, "overwrite": 3}
 """Kinds of edges, the strongest first: of several between two nodes one is shown."""
@@ -94,6 +96,7 @@ class _Builder:
             if not call.ops
             for place, value in enumerate(call.returned)
         }
+        self.copies = stand_ins(recording)
         self.stacks: dict[int | None, list[list[Any]]] = {None: []}
         self.steps: dict[int, int] = {}  # ops of backward seen so far, per layer call
         self.accumulations = Counter(op.accumulates for op in recording.ops)
@@ -114,6 +117,7 @@ class _Builder:
             node = self._reader_node(reader)
             for dependency in found:
                 self._edge(self._source_node(dependency.source), node, dependency)
+                self._tell_of_copy(dependency, reader, node)
         _drop_swallowed(self.graph)
         for index, node in enumerate(self.graph):
             self.graph.nodes[node]["index"] = index
@@ -137,6 +141,21 @@ class _Builder:
             known["argument"] += f",{dependency.argument}"
         if RANK[dependency.kind] < RANK[known["kind"]]:
             known["kind"] = dependency.kind
+
+    def _tell_of_copy(self, dependency: Dependency, reader: Reader, node: str) -> None:
+        """Note on an edge that a parameter is meant: an op of another layer has copied it."""
+        number = self.copies.get(dependency.source)
+        maker = self.recording.values[dependency.source].made_by
+        if number is None or maker is None or reader.kind != "op":
+            return
+        made_in = self.recording.call_of(self.recording.ops[maker])
+        if made_in is None or made_in == self.recording.call_of(self.recording.ops[reader.index]):
+            return
+        if dependency.source in self.recording.layer_calls[made_in].returned:
+            return  # a layer of its own, such as `weight.half()`
+        parameter = self.recording.parameters[number]
+        edge = self.graph.edges[self._source_node(dependency.source), node]
+        edge["stands_for"] = f"{parameter.kind}_{number}"
 
     def _source_node(self, index: int) -> str:
         value = self.recording.values[index]
@@ -264,9 +283,10 @@ class _Builder:
         }
 
     def _parameters(self, op: Op) -> Iterator[Any]:
-        bound = self.recording.parameter_of_value
-        numbers = (bound[read.value] for read in op.reads if read.value in bound)
-        return (self.recording.parameters[n] for n in dict.fromkeys((*numbers, *op.packed)))
+        bound, copies = self.recording.parameter_of_value, self.copies
+        found = (bound.get(read.value, copies.get(read.value)) for read in op.reads)
+        numbers = dict.fromkeys((*(n for n in found if n is not None), *op.packed))
+        return (self.recording.parameters[number] for number in numbers)
 
     def _add_layer(self, attributes: dict[str, Any], layer: LayerPass | None) -> None:
         if layer is not None:

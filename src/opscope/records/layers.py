@@ -3,9 +3,11 @@
 A layer is a place in the program, and a pass is one visit to it:
 
 1. Two calls are the same layer only if they are of the same function type.
-2. If the function used parameters of the model, the layer is where the same ones are used.
+2. If the function used parameters of the model, or copies that stand for them such as the
+   casts that autocast keeps, the layer is where the same ones are used.
 3. If it used none, the layer is where the same chain of code positions and module
-   addresses leads to it, from the outermost call of the model inwards.
+   addresses leads to it, from the outermost call of the model inwards, and where the same
+   modules run between one visit and the next.
 4. A module that is entered while it already runs (recursion) starts no new chain.
 5. So a loop folds, blocks with their own weights do not, and one `nn.ReLU` called on two
    lines is two layers.
@@ -17,11 +19,13 @@ counted from ``input_1_0``; both numbers advance only at a layer's first pass.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from opscope.collector import paused
+from opscope.records.loops import Turns
 from opscope.records.recording import CallKind, LayerCall, Recording
+from opscope.records.stand_ins import stand_ins
 
 _REFLECTED = frozenset({
     "radd", "rsub", "rmul", "rdiv", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul",
@@ -151,18 +155,27 @@ def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
     return tuple(result)
 
 
-def parameters_of_call(recording: Recording, call: LayerCall) -> tuple[int, ...]:
-    """Return the parameters and buffers that a call's ops read, each once, in order."""
+def parameters_of_call(
+    recording: Recording, call: LayerCall, copies: dict[int, int]
+) -> tuple[int, ...]:
+    """Return the parameters and buffers that a call's ops read, each once, as the model has them.
+
+    Args:
+        recording: What happened.
+        call: The call.
+        copies: The values that stand for parameters, see `stand_ins`.
+    """
     bound = recording.parameter_of_value
     values = [read.value for op in call.ops for read in recording.ops[op].reads]
     found = (_parameter_behind(recording, value) for value in (*values, *call.received))
-    packed = (number for op in call.ops for number in recording.ops[op].packed)
-    return tuple(dict.fromkeys((*(bound[value] for value in found if value in bound), *packed)))
+    numbers = {bound.get(value, copies.get(value)) for value in found}
+    numbers.update(number for op in call.ops for number in recording.ops[op].packed)
+    return tuple(sorted(number for number in numbers if number is not None))
 
 
 def _parameter_behind(recording: Recording, value: int) -> int:
-    while (origin := recording.values[value].handed_from) is not None:
-        value = origin
+    while (known := recording.values[value]).origin == "handed" and known.handed_from is not None:
+        value = known.handed_from
     return value
 
 
@@ -192,8 +205,7 @@ def _find(recording: Recording) -> Iterator[_Found]:
     bordered = any(call.kind == "input" for call in recording.layer_calls)
     if not bordered:
         yield from _border("input", outside_values(recording))
-    for call in recording.layer_calls:
-        yield _from_call(recording, call)
+    yield from _told_apart(recording, list(_calls(recording)))
     if not any(call.kind == "output" for call in recording.layer_calls):
         yield from _border("output", loose_ends(recording))
 
@@ -205,20 +217,39 @@ def _border(kind: Literal["input", "output"], values: tuple[int, ...]) -> Iterat
         yield _Found((kind, path), kind, kind=kind, path=path, values=(value,))
 
 
-def _from_call(recording: Recording, call: LayerCall) -> _Found:
-    used = parameters_of_call(recording, call)
-    trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
-    name = layer_type(call.function)
-    identity: Hashable = (call.kind, name, call.place, call.path)
-    if trained and call.ops:
-        identity = (call.kind, name, trained)
-    return _Found(
-        identity=identity,
-        type=name,
-        kind=call.kind,
-        call=call.index,
-        module_call=call.module_call,
-        path=call.path,
-        values=call.returned,
-        parameters=trained,
-    )
+def _calls(recording: Recording) -> Iterator[_Found]:
+    copies = stand_ins(recording)
+    for call in recording.layer_calls:
+        used = parameters_of_call(recording, call, copies)
+        trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
+        name = layer_type(call.function)
+        by_place = (call.kind, name, call.place, call.path)
+        yield _Found(
+            identity=(call.kind, name, trained) if trained and call.ops else by_place,
+            type=name,
+            kind=call.kind,
+            call=call.index,
+            module_call=call.module_call,
+            path=call.path,
+            values=call.returned,
+            parameters=trained,
+        )
+
+
+def _told_apart(recording: Recording, found: list[_Found]) -> Iterator[_Found]:
+    """Tell visits of a place apart where other modules run at each turn of a loop."""
+    with_parameters = {
+        item.call: item.parameters for item in found if item.parameters and item.call is not None
+    }
+    turns = Turns(recording, with_parameters)
+    visits: dict[Hashable, list[LayerCall]] = {}
+    for item in found:
+        if item.kind == "function" and not item.parameters and item.call is not None:
+            visits.setdefault(item.identity, []).append(recording.layer_calls[item.call])
+    group: dict[int, int] = {}
+    for calls in visits.values():
+        if len(calls) > 1:
+            group.update(turns.groups(calls))
+    for item in found:
+        number = 0 if item.call is None else group.get(item.call, 0)
+        yield replace(item, identity=(item.identity, number)) if number else item

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Phase, Recording
+from opscope.records.recording import Phase, Recording, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,9 @@ class Totals:
         passes: Passes of these.
         modules: Modules below the model.
         tensors: Tensors that the layers gave, inputs and outputs included.
-        tensor_bytes: Their size together.
+        tensor_bytes: Bytes that were newly allocated for them, each once: a view, what was
+            written in place or handed on, and an input are none.
+        given_bytes: Their size together, as if each had memory of its own.
         parameter_tensors: Parameters of the model, a shared one once.
         params: Their elements.
         param_bytes: Their size together.
@@ -37,6 +39,7 @@ class Totals:
     modules: int
     tensors: int
     tensor_bytes: int
+    given_bytes: int
     parameter_tensors: int
     params: int
     param_bytes: int
@@ -60,7 +63,8 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
         passes=len(passes),
         modules=sum(1 for module in recording.modules if module.address),
         tensors=len(given),
-        tensor_bytes=sum(value.nbytes for value in given),
+        tensor_bytes=_allocated(recording, given),
+        given_bytes=sum(value.nbytes for value in given),
         parameter_tensors=len(parameters),
         params=sum(p.numel for p in parameters),
         param_bytes=sum(p.nbytes for p in parameters),
@@ -69,6 +73,14 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
         buffers=len(buffers),
         buffer_bytes=sum(p.nbytes for p in buffers),
     )
+
+
+def _allocated(recording: Recording, given: list[Value]) -> int:
+    """Return the bytes of the memory that was made for values, or for what they are views of."""
+    made = {value.storage: value.nbytes for value in recording.values if value.origin == "fresh"}
+    storages = {value.storage for value in given if value.storage is not None}
+    without = [v for v in given if v.storage is None and v.origin in ("fresh", "write")]
+    return sum(made.get(storage, 0) for storage in storages) + sum(v.nbytes for v in without)
 
 
 def _is_forward(recording: Recording, item: LayerPass) -> bool:

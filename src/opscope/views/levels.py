@@ -16,6 +16,7 @@ import networkx as nx
 
 from opscope.errors import OptionError, check_choice, check_depth, nearest
 from opscope.views.quotient import Attributes, quotient, unique
+from opscope.views.select import from_parameters
 
 Level = Literal["op", "layer", "module"]
 LEVELS: tuple[Level, ...] = ("op", "layer", "module")
@@ -50,6 +51,8 @@ def at_level(
     ran = {name.rpartition(":")[0]: None for name in graph.graph["modules"]}
     for option, choice in (("collapse", collapse), ("expand", expand)):
         _check_addresses(option, choice, ran)
+    if level != "op":
+        graph = from_parameters(graph)
     rule = _Rule(graph, level, depth, _test(collapse), _test(_with_ancestors(expand)))
     return quotient(graph, rule.key, rule.describe)
 

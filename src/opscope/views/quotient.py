@@ -56,12 +56,15 @@ def quotient(
 class _Merged:
     """One edge of a quotient while edges are added to it."""
 
-    __slots__ = ("arguments", "count", "gradient", "in_passes", "kind", "out_passes", "value")
+    __slots__ = (
+        "arguments", "count", "gradient", "in_passes", "kind", "out_passes", "stands_for", "value",
+    )  # fmt: skip
 
     def __init__(self, first: Attributes) -> None:
         self.kind: str = first["kind"]
         self.value = first["value"]
         self.count = 0
+        self.stands_for: str | None = first.get("stands_for")
         self.gradient = False
         self.arguments: dict[str, None] = {}
         self.out_passes: set[int] = set()
@@ -69,6 +72,8 @@ class _Merged:
 
     def add(self, edge: Attributes, leaving: int, entering: int) -> None:
         self.count += edge.get("count", 1)
+        if edge.get("stands_for") != self.stands_for:
+            self.stands_for = None
         self.gradient |= edge.get("gradient", False)
         if RANK[edge["kind"]] < RANK[self.kind]:
             self.kind = edge["kind"]
@@ -78,7 +83,8 @@ class _Merged:
 
     def attributes(self) -> Attributes:
         names = (name for names in self.arguments for name in names.split(","))
-        return {
+        known = {} if self.stands_for is None else {"stands_for": self.stands_for}
+        return known | {
             "kind": self.kind,
             "argument": ",".join(dict.fromkeys(filter(None, names))),
             "value": self.value,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Frame, ModuleCall, Op, Recording, Value
+from opscope.records.runs import run_addresses
 from opscope.views.levels import Level
 from opscope.views.select import Phase
 
@@ -23,9 +24,11 @@ class Row:
         op: The aten operators that it ran, without namespace and overload.
         inputs: The tensors it was given.
         outputs: The tensors it gave.
+        input_paths: Where in a module's arguments each input was; empty of others.
+        output_paths: Where in what a module gave each output was; empty of others.
         params: Elements of the parameters that it has or used.
         trainable: How many of these require a gradient.
-        memory: Bytes of the tensors that it gave.
+        memory: Bytes of the tensors that it gave, over all passes of the row.
         time_ns: How long it took, over all passes of the row.
         backward_ns: How long its ops took in backward, likewise.
         passes: How many passes the row stands for.
@@ -42,6 +45,8 @@ class Row:
     op: str = ""
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
+    input_paths: tuple[str, ...] = ()
+    output_paths: tuple[str, ...] = ()
     params: int = 0
     trainable: int = 0
     memory: int = 0
@@ -63,9 +68,10 @@ def table_rows(
 ) -> list[Row]:
     """Return the rows at a level, of one phase of a training step.
 
-    At level ``"module"`` each module is a row with its children below it, as deep as
-    ``depth``; what a container computes between its children is a row of its own. A module
-    that runs several times is one row, shown as in its first run. At the other levels
+    At level ``"module"`` the rows are the tree of calls: below each module what it called, as
+    deep as ``depth``; what a container computes between its children is a row of its own. A
+    module that one other calls several times is one row there, shown as in its first run, with
+    the time and memory of these runs; one that several call has a row below each. At the others
     ``depth`` bounds how deep a row's module may lie; what is deeper is left out. In phase
     ``"backward"`` a layer's row, and a module's, tells of the ops that ran for it in backward;
     its outputs are what these gave to others.
@@ -81,6 +87,27 @@ def _depth(address: str) -> int:
     return address.count(".") + 1 if address else 0
 
 
+class _Entry:
+    """One row of the tree of calls: the runs of a module, or the passes of a layer, in one place.
+
+    Attributes:
+        parent: The row that it is below.
+        module: The module's number, None of a layer.
+        runs: The runs of the module there.
+        layers: The passes of the layer there.
+        entries: What is below, by the module's number or the layer's.
+    """
+
+    __slots__ = ("entries", "layers", "module", "parent", "runs")
+
+    def __init__(self, parent: _Entry | None, module: int | None = None) -> None:
+        self.parent = parent
+        self.module = module
+        self.runs: list[ModuleCall] = []
+        self.layers: list[LayerPass] = []
+        self.entries: dict[int | str, _Entry] = {}
+
+
 class _Rows:
     def __init__(
         self, recording: Recording, passes: tuple[LayerPass, ...], phase: Phase = "all"
@@ -89,6 +116,7 @@ class _Rows:
         self.passes = passes
         self.phase = phase
         self._held = _held_below(recording)
+        self._addresses = run_addresses(recording)
         self._backward = BackwardOps(recording)
 
     def _shown(self, phase: Phase) -> bool:
@@ -153,101 +181,117 @@ class _Rows:
         )
 
     def modules(self, depth: int | None) -> Iterator[Row]:
-        children: dict[int | None, list[ModuleCall]] = {}
-        runs: dict[int, list[ModuleCall]] = {}
-        for call in self.recording.module_calls:
-            children.setdefault(call.parent, []).append(call)
-            runs.setdefault(call.module, []).append(call)
-        loose: dict[int | None, list[LayerPass]] = {}
-        shown: set[int] = set()
-        seen: set[int] = set()
-        together: dict[int, list[Row]] = {}
-        for item in self.passes:
-            row = self._loose(item)
-            if row is not None:
-                loose.setdefault(item.module_call, []).append(item)
-                together.setdefault(item.layer, []).append(row)
         # An explicit stack: modules may be nested deeper than Python's recursion allows.
-        pending = [iter(self._inside(None, children, loose))]
+        pending = [iter(self._calls().entries.values())]
         while pending:
             entry = next(pending[-1], None)
             if entry is None:
                 pending.pop()
                 continue
             level = len(pending) - 1
-            if isinstance(entry, LayerPass):
-                if entry.layer not in seen:
-                    seen.add(entry.layer)
-                    rows = together[entry.layer]
-                    yield replace(
-                        rows[0], name=entry.short_label, depth=level, passes=entry.passes,
-                        time_ns=sum(row.time_ns for row in rows),
-                        backward_ns=sum(row.backward_ns for row in rows),
-                        failed=any(row.failed for row in rows),
-                    )  # fmt: skip
-                continue
-            if entry.module not in shown:
-                shown.add(entry.module)
-                row = self._module(entry, runs[entry.module], level)
-                if row is not None:
-                    yield row
-            if entry.index in children and (depth is None or level < depth):
-                pending.append(iter(self._inside(entry.index, children, loose)))
+            row = self._module(entry) if entry.runs else self._together(entry.layers)
+            if row is not None:
+                yield replace(row, depth=level)
+            # A module without modules inside is told of by its own row.
+            is_container = any(inner.runs for inner in entry.entries.values())
+            if is_container and (depth is None or level < depth):
+                pending.append(iter(entry.entries.values()))
+
+    def _calls(self) -> _Entry:
+        """Return the tree of calls: what ran in a module below it, in the order of first runs.
+
+        A module that runs while it runs already is another run of the same row.
+        """
+        top = _Entry(None)
+        of_run: dict[int | None, _Entry] = {None: top}
+        loose = [item for item in self.passes if item.kind == "function"]
+        at = 0
+        for run in self.recording.module_calls:
+            while at < len(loose) and (loose[at].call or 0) < run.layer_calls.start:
+                self._add_loose(of_run, loose[at])
+                at += 1
+            around = of_run[run.parent]
+            while around is not top and around.module != run.module:
+                around = around.parent or top
+            if around is top:
+                parent = of_run[run.parent]
+                around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
+            around.runs.append(run)
+            of_run[run.index] = around
+        for item in loose[at:]:
+            self._add_loose(of_run, item)
+        return top
+
+    def _add_loose(self, of_run: dict[int | None, _Entry], item: LayerPass) -> None:
+        """Add a layer to the row of its module, unless it is not shown."""
+        parent = of_run[item.module_call]
+        key = f"layer {item.layer}"
+        if key in parent.entries or self._loose(item) is not None:
+            parent.entries.setdefault(key, _Entry(parent)).layers.append(item)
+
+    def _together(self, items: Sequence[LayerPass]) -> Row | None:
+        """Return the row of the passes that a layer had in one place of the tree."""
+        rows = [row for row in map(self._loose, items) if row is not None]
+        return replace(
+            rows[0], name=items[0].short_label, passes=len(rows),
+            memory=sum(row.memory for row in rows),
+            time_ns=sum(row.time_ns for row in rows),
+            backward_ns=sum(row.backward_ns for row in rows),
+            failed=any(row.failed for row in rows),
+        )  # fmt: skip
 
     def _loose(self, item: LayerPass) -> Row | None:
         """Return the row of a layer among those of modules, None if it is not shown."""
-        if item.kind != "function":
-            return None
         row = self._layer(item, 0)
         if self.phase == "backward":
             ops = self._backward.of_call.get(item.call or 0, ())
             return self._in_backward(row, ops) if ops else None
         return row if self._called(item) else None
 
-    def _inside(
-        self,
-        parent: int | None,
-        children: dict[int | None, list[ModuleCall]],
-        loose: dict[int | None, list[LayerPass]],
-    ) -> list[ModuleCall | LayerPass]:
-        """Return what runs directly in a module call, in order."""
-        entries: list[tuple[int, int, ModuleCall | LayerPass]] = [
-            (call.layer_calls.start, 0, call) for call in children.get(parent, ())
-        ]
-        entries += [(item.call or 0, 1, item) for item in loose.get(parent, ())]
-        entries.sort(key=lambda entry: entry[:2])
-        return [entry for _, _, entry in entries]
-
-    def _module(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row | None:
+    def _module(self, entry: _Entry) -> Row | None:
         if self.phase not in ("forward", "backward", "all"):
             return None
-        backward = [op for run in runs for op in self._backward.of_run.get(run.index, ())]
+        runs = entry.runs
+        outermost = [run for run in runs if not self._is_inside(run, entry)]
+        backward = [op for run in outermost for op in self._backward.of_run.get(run.index, ())]
+        whole = self._whole(runs, outermost)
         if self.phase == "backward":
-            return self._in_backward(self._whole(call, runs, level), backward) if backward else None
-        return replace(
-            self._whole(call, runs, level), backward_ns=sum(op.duration_ns for op in backward)
-        )
+            return self._in_backward(whole, backward) if backward else None
+        return replace(whole, backward_ns=sum(op.duration_ns for op in backward))
 
-    def _whole(self, call: ModuleCall, runs: list[ModuleCall], level: int) -> Row:
+    def _is_inside(self, run: ModuleCall, entry: _Entry) -> bool:
+        """Whether a run of a row's module is within another run of it."""
+        around = run.parent
+        while around is not None:
+            outer = self.recording.module_calls[around]
+            if outer.module == entry.module:
+                return True
+            around = outer.parent
+        return False
+
+    def _whole(self, runs: Sequence[ModuleCall], outermost: Sequence[ModuleCall]) -> Row:
+        call = runs[0]
         module = self.recording.modules[call.module]
         params, trainable = self._count(self._held.get(module.address, ()))
-        outputs = self._values(leaf.value for leaf in call.outputs)
+        outputs = [self._values(leaf.value for leaf in run.outputs) for run in runs]
+        address = self._addresses[call.index]
         return Row(
-            name=module.address or module.class_name,
+            name=address or module.class_name,
             kind=module.class_name,
-            depth=level,
             module=module.address,
             op=_join(self.recording.ops[i].name for i in call.ops),
             inputs=self._values(leaf.value for leaf in call.inputs),
-            outputs=outputs,
+            input_paths=tuple(leaf.path for leaf in call.inputs),
+            outputs=outputs[0],
+            output_paths=tuple(leaf.path for leaf in call.outputs),
             params=params,
             trainable=trainable,
-            memory=sum(value.nbytes for value in outputs),
-            time_ns=sum(run.duration_ns for run in runs),
+            memory=sum(value.nbytes for given in outputs for value in given),
+            time_ns=sum(run.duration_ns for run in outermost),
             passes=len(runs),
             source=self._source(call.place),
             is_module=True,
-            below=self._address(call.parent),
+            below="" if call.parent is None else self._addresses[call.parent],
             failed=any(run.failed for run in runs),
         )
 

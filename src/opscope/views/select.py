@@ -29,6 +29,25 @@ def by_data(graph: nx.DiGraph) -> nx.DiGraph:
     return result
 
 
+def from_parameters(graph: nx.DiGraph) -> nx.DiGraph:
+    """Return the graph with edges from parameters where copies of them flow between layers.
+
+    Autocast casts a parameter in the first layer that uses it, and keeps the cast for others:
+    they do not depend on that layer. Where parameters are not shown there is no edge.
+    """
+    copies = [(a, b, edge) for a, b, edge in graph.edges(data=True) if "stands_for" in edge]
+    if not copies:
+        return graph
+    result = _keep(graph, list(graph))
+    for source, target, edge in copies:
+        result.remove_edge(source, target)
+        parameter = edge["stands_for"]
+        if parameter in result and not result.has_edge(parameter, target):
+            meant = {name: item for name, item in edge.items() if name != "stands_for"}
+            result.add_edge(parameter, target, **{**meant, "kind": "data"})
+    return result
+
+
 def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
     """Return what of the graph of ops ran in one phase of a training step.
 
