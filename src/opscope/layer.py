@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from opscope.errors import NotSaved
+import torch
+
+from opscope import notation
+from opscope.errors import NotSaved, OptionError
 from opscope.exporters.article import layer_text
 from opscope.records.layers import LayerPass
 from opscope.records.recording import (
@@ -18,8 +22,6 @@ from opscope.records.recording import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from opscope.recorded import Recorded
 
 
@@ -68,9 +70,11 @@ class Layer:
 
         Asked for by a module's address, what that module gave: the tensors of a dictionary or
         of any other container in order, see `paths`.
+        Where the trace has a ``transform``, what that returned for each of them.
 
         Raises:
             NotSaved: If the trace did not save it.
+            OptionError: If ``transform``, ``dtype`` or ``device`` could not be applied to it.
         """
         return self._trace._activation(self.record)
 
@@ -238,19 +242,40 @@ class Layer:
         return self._trace._is_copy and self.is_saved
 
     def _corner(self) -> str | None:
-        """Return a 5×5 corner of the activation, as torch prints it."""
+        """Return a 5×5 corner of the activation, as torch prints it; what is no tensor, in short."""
         try:
             saved = self.activation
         except NotSaved:
             return "(values stayed with the original trace)" if self._is_of_copy else None
-        if saved is None or saved == ():
+        except OptionError as error:
+            return f"({notation.one_line(str(error))})"
+        if not self.record.values:
             return None
-        first: torch.Tensor = saved[0] if isinstance(saved, tuple) else saved
-        if str(first.layout) != "torch.strided" or first.numel() == 0:
-            return str(first)
-        whole = first.shape
-        while first.dim() > 2:
-            first = first[0]
-        first = first[tuple(slice(5) for _ in first.shape)]
-        cut = any(n > 5 for n in whole[-2:]) or any(n > 1 for n in whole[:-2])
-        return str(first.detach()) + ("..." if cut else "")
+        first = saved[0] if len(self.record.values) > 1 else saved
+        if not isinstance(first, torch.Tensor):
+            return _in_short(first)
+        with torch._C.DisableTorchFunction():
+            return _corner_of(first)
+
+
+def _corner_of(tensor: torch.Tensor) -> str:
+    if str(tensor.layout) != "torch.strided" or tensor.numel() == 0:
+        return str(tensor)
+    whole = tensor.shape
+    while tensor.dim() > 2:
+        tensor = tensor[0]
+    tensor = tensor[tuple(slice(5) for _ in tensor.shape)]
+    cut = any(n > 5 for n in whole[-2:]) or any(n > 1 for n in whole[:-2])
+    return str(tensor.detach()) + ("..." if cut else "")
+
+
+def _in_short(value: object) -> str:
+    """Return the first few lines of what a value says of itself."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 (it is the user's code)
+        text = f"<{type(value).__name__} object>"
+    lines = [notation.one_line(line) for line in islice(text.splitlines(), 6)]
+    return "\n".join(f"{line[:100]}..." if len(line) > 100 else line for line in lines[:5]) + (
+        "\n..." if len(lines) > 5 else ""
+    )

@@ -10,13 +10,12 @@ from operator import add
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import nn
 
 from opscope.analysis.nonfinite import locate
 from opscope.capture.develop import develop
-from opscope.capture.payloads import SaveOptions
 from opscope.capture.session import Session
+from opscope.capture.transforms import SaveOptions
 from opscope.errors import (
     AmbiguousLayer,
     LayerNotFound,
@@ -38,7 +37,7 @@ from opscope.records.recording import (
     Recording,
 )
 from opscope.records.totals import Totals, totals
-from opscope.saving import Key, Save, check_save
+from opscope.saving import Key, Save, check_save, told
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -328,13 +327,15 @@ class Recorded:
             )
             raise NotSaved(message)
         self._settle_payloads()
-        found = tuple(payloads.get(value) for value in record.values)
-        if any(tensor is None for tensor in found):
+        kept = [payloads.find(value) for value in record.values]
+        if any(one is None for one in kept):
             message = (
                 f"the activation of {record.label} was saved, but its memory was freed, or "
                 "written after the block; read it before, or save with transform=torch.clone"
             )
             raise NotSaved(message)
+        what = f"the activation of {record.label}"
+        found = tuple(told(one.value, what) for one in kept if one is not None)
         return found[0] if len(found) == 1 else found
 
     # ---------------------------------------------------------------------- gradients
@@ -345,7 +346,7 @@ class Recorded:
         if table is not None:
             table.retain(self._chosen_gradients.values)
 
-    def _gradients(self, record: LayerPass) -> list[tuple[torch.Tensor, ...]]:
+    def _gradients(self, record: LayerPass) -> list[tuple[Any, ...]]:
         """Return per tensor that a layer gave the gradients that reached it."""
         self._check_original()
         table = self._session.gradients
@@ -357,7 +358,8 @@ class Recorded:
                 f"gradients='all' or gradients=[{record.layer_label!r}]"
             )
             raise NotSaved(message)
-        return [table.get(value) for value in record.values]
+        what = f"the gradient of {record.label}"
+        return [tuple(told(one, what) for one in table.get(value)) for value in record.values]
 
     def _gradient(self, record: LayerPass) -> Any:
         found = [reduce(add, kept) if kept else None for kept in self._gradients(record)]

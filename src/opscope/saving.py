@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from opscope.capture.payloads import SaveOptions
-from opscope.errors import OptionError, check_flag
+from opscope.capture.transforms import Failed, SaveOptions
+from opscope.errors import NotSaved, OptionError, check_flag
 
 Key = str | int
 Save = Literal["all", "none"] | Sequence[Key] | None
@@ -51,3 +51,23 @@ def check_save(save: object, name: str = "save") -> Literal["all"] | tuple[Key, 
             message = f"{name}: {key!r} is no key (a key is a label, an address or a position)"
             raise OptionError(message)
     return tuple(save)
+
+
+def told(saved: Any, what: str) -> Any:
+    """Return what was saved, or raise the error that says why it could not be.
+
+    Args:
+        saved: What was saved, or a `Failed`.
+        what: What it is of, in words.
+
+    Raises:
+        OptionError: If an option cannot be applied to it.
+        NotSaved: If it cannot be saved at all.
+    """
+    if not isinstance(saved, Failed):
+        return saved
+    if saved.option is None:
+        message = f"{what} could not be saved, which raised {saved}"
+        raise NotSaved(message) from saved.error
+    message = f"{saved.option}: cannot be applied to {what}, which raised {saved}"
+    raise OptionError(message) from saved.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from opscope.views.levels import Choice, Level
     from opscope.views.select import Phase
 
+# Transforms that leave a value what it is.
+_COPIES = (None, torch.clone, torch.Tensor.clone)
+
 
 def trace(
     model: nn.Module | None = None,
@@ -45,7 +48,7 @@ def trace(
     detach: bool = True,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    transform: Callable[[torch.Tensor], Any] | None = None,
     replayable: bool = False,
     saved_for_backward: bool = False,
     stop_on_nonfinite: bool = False,
@@ -64,8 +67,12 @@ def trace(
         detach: Whether what is saved is cut from the autograd graph. If not, a backward can
             start from any saved activation.
         device: Where what is saved is moved to, such as ``"cpu"``.
-        dtype: What it is cast to.
-        transform: A function applied to each saved activation; what it returns is saved.
+        dtype: What floating point activations are cast to, and complex ones if it is a complex
+            type. Integers, booleans and quantised tensors keep their type.
+        transform: A function applied to each saved activation; whatever it returns is saved, a
+            number, a tuple or None too. It is given a copy, which it may keep or change. What it
+            runs is not recorded, and the random numbers that it draws the program draws too. If
+            it raises, the program goes on, and `Layer.activation` raises an `OptionError`.
         replayable: Whether to keep what `Trace.validate` needs: the results of every op,
             and a copy of all that comes from outside, parameters included.
         saved_for_backward: Whether to note which tensors autograd keeps, see
@@ -144,7 +151,8 @@ class Trace(Recorded):
         ``stop_on_nonfinite=True`` would have raised.
 
         Raises:
-            NotSaved: If the trace saved neither.
+            NotSaved: If the trace saved neither, or what a ``transform`` made of them (but for
+                ``torch.clone``).
 
         >>> import torch, opscope
         >>> with opscope.trace(save="all") as trace:
@@ -157,6 +165,9 @@ class Trace(Recorded):
         if payloads is None or not (payloads.every_op or self._save == "all"):
             message = "the values were not saved; trace with save='all' or replayable=True"
             raise NotSaved(message)
+        if payloads.options.transform not in _COPIES:
+            message = "the values were not saved as they were; trace without a transform"
+            raise NotSaved(message)
         values = self._session.tape.values
 
         def known(value: int) -> torch.Tensor | None:
@@ -164,7 +175,8 @@ class Trace(Recorded):
             is_outside = self.recording.values[value].origin == "outside"
             return values.outside(value) if kept is None and is_outside else kept
 
-        return first_nonfinite(self.recording, self.passes, known)
+        with torch._C.DisableTorchFunction():  # a class of the user's is not to see it
+            return first_nonfinite(self.recording, self.passes, known)
 
     # ------------------------------------------------------------------------- replay
 

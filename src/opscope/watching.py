@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from opscope.capture.payloads import SaveOptions
+from opscope.capture.transforms import SaveOptions
 from opscope.errors import OptionError
 from opscope.records.layers import LayerPass
 from opscope.tracer import Trace
@@ -76,7 +76,9 @@ class Watch:
     def __enter__(self) -> Watch:
         self._collect()
         if self._entered % self._every == 0:
-            options = SaveOptions(transform=statistics, gradient_transform=statistics)
+            options = SaveOptions(
+                transform=statistics, gradient_transform=statistics, careful=False
+            )
             self._open = Trace(
                 self._model, save="all", gradients="all" if self._gradients else None,
                 options=options,
@@ -129,8 +131,9 @@ class Watch:
                 kept = [payloads.get(v) for v in item.values] if payloads is not None else []
                 for value, numbers in zip(item.values, kept, strict=True):
                     if numbers is not None and numbers.numel():
-                        of_gradient = gradients.get(value) if gradients is not None else ()
-                        found.append((item, numbers, of_gradient[-1] if of_gradient else None))
+                        every = gradients.get(value) if gradients is not None else ()
+                        last = next((g for g in every[-1:] if isinstance(g, torch.Tensor)), None)
+                        found.append((item, numbers, last))
                         break
             self._step, self._rows = step, _rows(step, trace, found)
 

@@ -252,19 +252,6 @@ def test_an_exception_in_another_thread_ends_that_threads_trace_alone(program, l
     assert [op.name for op in here.ops] == ["sin"]
 
 
-@pytest.mark.parametrize("wrong", ["transform", "save"])
-def test_a_transform_that_fails_fails_as_the_users_own_code(wrong, layers):
-    def transform(tensor):
-        raise Mine(tensor.shape)
-
-    model = network()
-    trace = opscope.trace(model, layers=layers, save="all", transform=transform)
-    with witness.untouched(model), pytest.raises(Mine), trace:
-        model(X)
-    assert trace.failure.exception == "Mine"
-    assert trace.failure.frame.function == "transform"
-
-
 # -------------------------------------------------------------------------- what is left
 
 

@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
-from opscope.capture.originals import has_own_dispatch
+from opscope.capture.originals import has_own_dispatch, set_generators
 from opscope.records.ends import loose_ends
-from opscope.records.recording import Op, Recording, Value, before_writes
+from opscope.records.recording import InWords, Op, Recording, Value, before_writes
 
 if TYPE_CHECKING:
     from opscope.capture.originals import Originals
@@ -121,20 +121,16 @@ def replay(
 
 @contextmanager
 def _as_recorded(originals: Originals) -> Iterator[None]:
-    """Below autograd, with the recorded random state; put back what was there after."""
+    """Below autograd and classes of the user's, with the recorded random state; put back after."""
     names = {"cpu"}.union(originals.generators, *originals.draws.values()) - {"cpu"}
     devices = [int(name.split(":")[1]) for name in names]
-    with torch.random.fork_rng(devices), torch._C._AutoDispatchBelowAutograd():
-        _set_generators(originals.generators)
+    with (
+        torch.random.fork_rng(devices),
+        torch._C._AutoDispatchBelowAutograd(),
+        torch._C.DisableTorchFunction(),
+    ):
+        set_generators(originals.generators)
         yield
-
-
-def _set_generators(states: dict[str, torch.Tensor]) -> None:
-    for name, state in states.items():
-        if name == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, name)
 
 
 class _Stop(Exception):
@@ -219,7 +215,7 @@ class _Replay:
         args = (required,) if plan.arguments[:1] == ("self",) else ()
         if required is not None and not args:
             arguments["self"] = required
-        _set_generators(self.originals.draws.get(op.index, {}))
+        set_generators(self.originals.draws.get(op.index, {}))
         # In this order: leaving inference mode turns grad mode on.
         with torch.inference_mode(op.inference), torch.set_grad_enabled(op.grad_enabled):
             try:
@@ -290,6 +286,10 @@ class _Replay:
         if any(isinstance(item, torch.Generator) for _, item in op.arguments):
             raise _Refusal(_name(op), "draws from a generator of its own")
         found: dict[str, Any] = op.named_arguments(self._tensor)
+        found.update(self.originals.objects.get(op.index, {}))
+        unkept = next((item for item in found.values() if isinstance(item, InWords)), None)
+        if unkept is not None:
+            raise _Refusal(_name(op), f"takes a {unkept}, an object of C++ that was not kept")
         order = {name: place for place, name in enumerate(plan.arguments)}
         return dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from inspect import getclosurevars
@@ -32,7 +31,7 @@ from opscope.capture.tape import FAILED, GRAD, INFERENCE, Tape, TensorSlot
 from opscope.records.containers import tensor_paths
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
-_HOOKS_WARNING = (
+HOOKS_WARNING = (
     "ignore", re.compile(r"Using `torch\.compile\(module\)` when there are global hooks"),
     UserWarning, None, 0,
 )  # fmt: skip
@@ -89,14 +88,10 @@ class Compiling:
         self._thread = 0
         self._handler: Any = None
         self._away = False
-        self._filters: Any = []
 
     def start(self) -> None:
-        """Begin to be told of compilations, and silence what is said of our hooks."""
+        """Begin to be told of compilations."""
         self._thread = get_ident()
-        # Not by `filterwarnings`: it has each warning that was shown once shown once more.
-        self._filters = warnings.filters
-        self._filters.insert(0, _HOOKS_WARNING)
         self.listen()
 
     def listen(self) -> None:
@@ -108,12 +103,7 @@ class Compiling:
             self._handler.register_end_callback(self._end)
 
     def stop(self) -> None:
-        """Leave Dynamo and the warnings as they were."""
-        filters: Any = warnings.filters
-        for each in (self._filters, filters):
-            with suppress(ValueError):  # mostly they are one list
-                each.remove(_HOOKS_WARNING)
-        self._filters = []
+        """Leave Dynamo as it was."""
         if self._handler is not None:
             with suppress(ValueError):
                 self._handler.remove_start_callback(self._begin)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from opscope.capture.identity import HANDED, NO_STORAGE
 from opscope.capture.links import Link, links, phases
 from opscope.capture.module_calls import Known
+from opscope.capture.operators import Met
 from opscope.capture.session import Session
 from opscope.capture.tape import (
     FAILED,
@@ -25,6 +26,7 @@ from opscope.capture.tape import (
 from opscope.collector import paused
 from opscope.records.recording import (
     Failure,
+    InWords,
     LayerCall,
     Leaf,
     Module,
@@ -55,8 +57,8 @@ def develop(session: Session) -> Recording:
     calls = _Calls(
         tape, op_rows, zip(call_rows, call_phases, strict=True), phase, session.started_ns
     )
-    parameters, bound = _parameters(session)
-    ops = _ops(tape, op_rows, calls, found, phase, session.started_ns)
+    parameters, bound, packed = _parameters(session)
+    ops = _ops(tape, op_rows, calls, found, phase, session.started_ns, packed)
     failure = session.failure
     root = session.modules.root
     return Recording(
@@ -169,12 +171,14 @@ def _ops(
     found: list[Link],
     phase: list[Phase],
     start: int,
+    packed: Mapping[int | None, tuple[int, ...]],
 ) -> tuple[Op, ...]:
     result: list[Op] = []
     own_detaches = set(tape.own_detaches)
     read_at = made_at = wrote_at = 0
     for index, row in enumerate(rows):
         reads, arguments = _arguments(row, tape, read_at)
+        objects = _objects(arguments) if row.slots.plan.objects else ()
         link = found[index]
         module = calls.module_of(index, row)
         if link.forward is not None:
@@ -186,7 +190,8 @@ def _ops(
                 reads=reads,
                 outputs=tuple(_optional(v) for v in tape.made[made_at : row.made_end]),
                 writes=tuple(tape.wrote[wrote_at : row.wrote_end]),
-                arguments=arguments,
+                arguments=_without_identity(arguments) if objects else arguments,
+                packed=tuple(n for item in objects for n in packed.get(item.identity, ())),
                 layer_call=calls.of_op[index],
                 module_call=module,
                 place=_optional(row.place),
@@ -248,8 +253,28 @@ def _arguments(
     return tuple(reads), tuple(others)
 
 
-def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]]:
-    """Return the parameters, and which of them each value is that came from one."""
+def _objects(arguments: tuple[tuple[str, object], ...]) -> list[Met]:
+    """Return the objects of C++ among an op's arguments."""
+    items = (item if isinstance(item, list) else [item] for _, item in arguments)
+    return [item for several in items for item in several if isinstance(item, Met)]
+
+
+def _without_identity(arguments: tuple[tuple[str, object], ...]) -> tuple[tuple[str, object], ...]:
+    def plain(item: object) -> object:
+        if isinstance(item, list):
+            return [plain(one) for one in item]
+        return InWords(item) if isinstance(item, Met) else item
+
+    return tuple((name, plain(item)) for name, item in arguments)
+
+
+def _parameters(
+    session: Session,
+) -> tuple[tuple[Parameter, ...], dict[int, int], dict[int | None, tuple[int, ...]]]:
+    """Return the parameters, which of them each value is that came from one, and those in objects.
+
+    These are by what tells the object from others.
+    """
     table = session.tape.parameters
     first_value: dict[int, int] = {}
     for row, number in table.of_row.items():
@@ -268,7 +293,22 @@ def _parameters(session: Session) -> tuple[tuple[Parameter, ...], dict[int, int]
         )
         for number, row in enumerate(table.rows())
     )
-    return records, dict(table.of_row)
+    inside: dict[int | None, tuple[int, ...]] = {}
+    packed = []
+    for number, (identity, size) in enumerate(table.packed(), len(records)):
+        inside[identity] = (*inside.get(identity, ()), number)
+        packed.append(
+            Parameter(
+                index=number,
+                name=size.names[0],
+                aliases=size.names[1:],
+                shape=size.shape,
+                dtype=str(size.dtype).removeprefix("torch."),
+                itemsize=size.itemsize,
+            )
+        )
+    inside.pop(None, None)
+    return (*records, *packed), dict(table.of_row), inside
 
 
 def _saved_tensors(session: Session) -> tuple[SavedTensor, ...]:

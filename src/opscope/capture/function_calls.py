@@ -12,12 +12,15 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
+from opscope.capture.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.log import CALL, HANDED_CALL, Live, Log, Written
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
 # What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
 _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
+# Results of which nobody hears what is read of them, if no argument has a class of its own.
+_UNHEARD = frozenset({_Tensor, torch.nn.Parameter, tuple, list, type(None)})
 _DATA = torch.Tensor.data
 _is_compiling = torch.compiler.is_dynamo_compiling
 _other_modes = torch._C._len_torch_function_stack
@@ -70,6 +73,9 @@ class FunctionCalls(TorchFunctionMode):
         frame = sys._getframe(1)
         if log.op_count == op:
             if result.__class__ in _PLAIN:
+                code = frame.f_code
+                if code is ATTENTION or code is LAYER or code is ENCODER:
+                    wait_for_question(frame, FunctionCalls)
                 return result
         elif result.__class__ is _Tensor and frame.f_code is not _OWN and not _other_modes():
             live = ref(result)  # nearly always, and short, as caches are cold
@@ -82,7 +88,8 @@ class FunctionCalls(TorchFunctionMode):
             if log.at_once:
                 log.settle()
             return result
-        if _other_modes():  # the user's: they are not to see what is read here
+        # Modes and classes of the user's are not to see what is read here.
+        if types or result.__class__ not in _UNHEARD or _other_modes():
             with torch._C.DisableTorchFunction():
                 self._write(func, args, kwargs, op, started, ended, result, frame)
         else:

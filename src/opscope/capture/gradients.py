@@ -14,7 +14,7 @@ from weakref import finalize, ref
 
 import torch
 
-from opscope.capture.payloads import SaveOptions
+from opscope.capture.transforms import SaveOptions, saved_form
 from opscope.records.recording import GradientFlow
 
 
@@ -27,7 +27,7 @@ class Gradients:
 
     def __init__(self, options: SaveOptions) -> None:
         self._options = options
-        self._kept: dict[int, list[torch.Tensor]] = {}
+        self._kept: dict[int, list[Any]] = {}
         self._wanted: set[int] | None = None
         self._reached: set[int] = set()
         # Autograd's edges between rows, and the row of each ``(node's number, output)``.
@@ -124,17 +124,10 @@ class Gradients:
         if row in self._kept:
             self._kept[row][-1] = self._copy(gradient)
 
-    def _copy(self, gradient: torch.Tensor) -> torch.Tensor:
-        options = self._options
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
-            kept = gradient.detach() if options.detach else gradient
-            if options.gradient_transform is not None:
-                kept = options.gradient_transform(kept)
-            else:  # a copy: autograd may go on to add to this very tensor
-                kept = kept.clone()
-            if options.device is not None or options.dtype is not None:
-                kept = kept.to(device=options.device, dtype=options.dtype)
-        return kept
+    def _copy(self, gradient: torch.Tensor) -> Any:
+        """Return what is saved of a gradient, to which autograd may go on to add."""
+        transform = self._options.gradient_transform
+        return saved_form(gradient, self._options, transform, copy=transform is None)
 
     def resume(self) -> None:
         """Keep all gradients again, until it is known whose are wanted."""
@@ -145,7 +138,7 @@ class Gradients:
         self._wanted = set(rows)
         self._kept = {row: kept for row, kept in self._kept.items() if row in self._wanted}
 
-    def get(self, row: int) -> tuple[torch.Tensor, ...]:
+    def get(self, row: int) -> tuple[Any, ...]:
         """Return the gradients that reached a row, one for each backward."""
         return tuple(self._kept.get(row, ()))
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opscope.capture.log import ABSENT, Chain
-from opscope.capture.operators import Plan, Slots, plan_of, unnested
+from opscope.capture.operators import Plan, Slots, described, plan_of, unnested
 from opscope.capture.tape import (
     BACKWARD,
     FAILED,
@@ -179,7 +179,7 @@ class Interceptor(TorchDispatchMode):
             numbered = {f"arg{i}": item for i, item in enumerate(args)}
             named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}), reads)
         else:
-            named = self._read_named(kwargs, reads) if kwargs else None
+            named = self._read_named(kwargs, reads, plan.objects) if kwargs else None
         if _grad_enabled():
             flags |= GRAD
         elif _inference():
@@ -248,8 +248,12 @@ class Interceptor(TorchDispatchMode):
             tape.returned.flush()
         if tape.payloads is not None and plan.writes:
             tape.payloads.before_write(plan.written(args, kwargs))
-        if plan.draws and tape.values.originals is not None:
-            tape.values.originals.keep_draw(self._log.op_count)
+        originals = tape.values.originals
+        if originals is not None:
+            if plan.draws:
+                originals.keep_draw(self._log.op_count)
+            if plan.objects:
+                originals.keep_objects(self._log.op_count, plan.objects_in(args, kwargs or _EMPTY))
         if tape.finite is not None:
             tape.finite.before(plan, args, kwargs or _EMPTY)
 
@@ -304,7 +308,9 @@ class Interceptor(TorchDispatchMode):
             reads += [None if tensor is None else read(tensor) for tensor in items or ()]
         return tuple(lengths)
 
-    def _read_named(self, kwargs: dict[str, Any], reads: list[Any]) -> dict[str, Any]:
+    def _read_named(
+        self, kwargs: dict[str, Any], reads: list[Any], objects: frozenset[int] = frozenset()
+    ) -> dict[str, Any]:
         """Read the tensors among the named arguments; return the rest with slots for them."""
         read = self._log.read
         named: dict[str, Any] = {}
@@ -319,6 +325,8 @@ class Interceptor(TorchDispatchMode):
                 named[name] = getattr(value, "__name__", type(value).__name__)
             else:
                 named[name] = value
+        if objects:
+            return {name: described(value) for name, value in named.items()}
         return named
 
 

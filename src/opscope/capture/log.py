@@ -126,9 +126,10 @@ class Log:
     """
 
     __slots__ = (
-        "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep", "keep_again",
-        "known", "layouts", "op_count", "ops", "originals", "prepares", "run", "run_count", "settle",
-        "settle_at", "storages", "sweep_at", "thread", "told", "unwind", "written",
+        "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep",
+        "keep_again", "known", "layouts", "op_count", "ops", "originals", "prepares", "run",
+        "run_count", "settle", "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
+        "written",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -22,7 +22,9 @@ from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
 from opscope.capture.containers import arguments, contents, tensors_of
+from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.log import ENTER, LEAVE, Nested, stay
+from opscope.capture.packed import may_pack
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 
@@ -35,8 +37,6 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_dynamo_compiling
 _graph_task = torch._C._current_graph_task_id
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
-# These leave their fused kernels when they see a function mode.
-_FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
 class Known:
@@ -58,7 +58,7 @@ class Known:
         self.most = _most_arguments(getattr(type(module), "forward", None))
         if "forward" in module.__dict__:
             self.most = sys.maxsize
-        self.odd = isinstance(module, _FAST_PATHS)
+        self.odd = isinstance(module, FAST_PATHS)
         # A frozen scripted module is never in training, and does not even say so.
         self.training = getattr(module, "training", False)
 
@@ -187,7 +187,7 @@ class ModuleCalls:
                 known.aliases += (name,)
             else:
                 continue
-            if module._parameters or module._buffers:
+            if module._parameters or module._buffers or may_pack(module):
                 learn(module, name)
             if module._modules:
                 prefix, path = f"{name}." if name else "", _Path(module, path)
@@ -294,7 +294,7 @@ class ModuleCalls:
                 odd.region = step_aside(self._tape, module, arguments(args, _named(frame)))
         elif module._forward_hooks:
             odd.last_hook = self._wait_for_hooks(module, run)
-        if isinstance(module, _FAST_PATHS) and _may_be_fused(module):
+        if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
         if odd.resume or odd.region or odd.last_hook or odd.inner:
             self._odd[run] = odd
@@ -314,12 +314,14 @@ class ModuleCalls:
         """Leave what was entered so, or failed, or was never entered."""
         if self._is_elsewhere() or all(called is not module for called, *_ in self._stack):
             return
+        if self._log.hidden:  # below an op, unless it is what Inductor made of a module that ends
+            called, _, run = self._stack[-1]
+            if called is not module or run not in self._odd or self._odd[run].region is None:
+                return
         while self._stack[-1][0] is not module:  # left open by a BaseException
             self._close(None, failed=True)
         _, boundary, run = self._stack[-1]
         odd = self._odd.get(run)
-        if self._log.hidden and (odd is None or odd.region is None):
-            return
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = frame is not boundary
         error = sys.exc_info()[1] if failed else None
@@ -421,16 +423,6 @@ def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _may_be_fused(module: nn.Module) -> bool:
-    """Whether a module's fused kernel could run: never in training or under autograd."""
-    if module.training:
-        return False
-    return not (
-        torch.is_grad_enabled()
-        and any(parameter.requires_grad for parameter in module.parameters())
-    )
 
 
 def _named(frame: FrameType) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
 import torch
+
+from opscope.records.recording import InWords
 
 _TENSOR_TYPES = ("Tensor", "Optional[Tensor]")
 _LIST_TYPES = (
@@ -102,20 +104,42 @@ def _with_tuples(get: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
     )
 
 
+class Met(InWords):
+    """What a record says of an object of C++ that an op was given.
+
+    Attributes:
+        identity: What tells it from others, as long as it is there.
+    """
+
+    identity: int | None = None
+
+
 def described(value: Any) -> Any:
     """Return what a record says of an argument: a process group by its name and ranks."""
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
     if not isinstance(value, torch.ScriptObject):
         return value
     name = str(value._type().name())  # type: ignore[attr-defined]
     if name != "ProcessGroup":
-        return name
+        met = Met(name)
+        met.identity = identity_of(value)
+        return met
     group = torch.distributed.ProcessGroup.unbox(value)
     try:
         ranks = torch.distributed.get_process_group_ranks(group)
         known = f"{group.group_name!r}, ranks={ranks}"
     except (KeyError, RuntimeError, ValueError):  # one that was made by hand has no name
         known = f"size={group.size()}"
-    return f"{name}({known})"
+    return InWords(f"{name}({known})")
+
+
+def identity_of(held: Any) -> int | None:
+    """Return what tells an object of C++ from others; each of Python's views of it has it."""
+    try:
+        return hash(held)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return None
 
 
 class Plan:
@@ -199,6 +223,12 @@ class Plan:
         for item in found:
             flat.extend(unnested(item)) if isinstance(item, (list, tuple)) else flat.append(item)
         return [item for item in flat if isinstance(item, torch.Tensor)]
+
+    def objects_in(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the objects of C++ among a call's arguments, by name."""
+        names = [self.arguments[place] for place in sorted(self.objects)]
+        named = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+        return {name: named[name] for name in names if name in named}
 
     def slots(self, count: int) -> Slots:
         """Return where things sit in a call of ``count`` positional arguments."""

@@ -39,6 +39,7 @@ class Originals:
         generators: The state of each device's random number generator at the start.
         draws: The same before each op that draws from it, by op: the program may seed it
             between ops, as checkpointing does.
+        objects: By op, the objects of C++ that it was given, by argument.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,7 @@ class Originals:
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: dict[str, torch.Tensor] = {}
         self.draws: dict[int, dict[str, torch.Tensor]] = {}
+        self.objects: dict[int, dict[str, Any]] = {}
         # What has no number yet: by the weak references in a sight, and those to keep the keys.
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._tensors: dict[int, torch.Tensor] = {}
@@ -75,16 +77,30 @@ class Originals:
 
     def keep_generators(self) -> None:
         """Take down the state of the default generators."""
-        self.generators = _generators()
+        self.generators = generators()
+
+    def keep_objects(self, op: int, objects: dict[str, Any]) -> None:
+        """Keep what an op is given of packed parameters, which nothing changes."""
+        self.objects[op] = objects
 
     def keep_draw(self, op: int) -> None:
         """Take it down again before an op that draws."""
-        self.draws[op] = _generators()
+        self.draws[op] = generators()
 
 
-def _generators() -> dict[str, torch.Tensor]:
+def generators() -> dict[str, torch.Tensor]:
+    """Return the state of each device's default random number generator."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
             states[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def set_generators(states: dict[str, torch.Tensor]) -> None:
+    """Put back the states of random number generators."""
+    for name, state in states.items():
+        if name == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, name)

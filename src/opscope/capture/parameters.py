@@ -9,6 +9,8 @@ from weakref import ref
 import torch
 from torch import nn
 
+from opscope.capture.packed import Packed, Size, may_pack, packed_in, tensors_in
+
 Kind = Literal["parameter", "buffer"]
 
 
@@ -41,14 +43,44 @@ class Parameters:
         self._rows: list[Any] = []  # flat: an object for each would cost as much as an op
         self._numbers: dict[int, int] = {}
         self._lazy: set[int] = set()
+        self._frozen: set[int] = set()
+        self._packed: dict[int, tuple[ref[nn.Module], list[Packed]]] = {}
 
     def learn(self, module: nn.Module, address: str) -> None:
         """Name what a module itself holds."""
         prefix = f"{address}." if address else ""
         if module._parameters:
             self._add(module._parameters, prefix, "parameter")
+        frozen = self._learn_packed(module, address) if may_pack(module) else None
         if module._buffers:
-            self._add(module._buffers, prefix, "buffer")
+            buffers = module._buffers
+            if frozen:
+                buffers = {n: t for n, t in buffers.items() if n not in frozen}
+            self._add(buffers, prefix, "buffer")
+
+    def _learn_packed(self, module: nn.Module, address: str) -> Mapping[str, torch.Tensor]:
+        """Name what a quantised module holds, and return what of it is plain tensors."""
+        frozen = tensors_in(module)
+        if frozen:
+            first = len(self._numbers)
+            self._frozen.update(range(first, first + len(frozen)))
+            self._add(frozen, f"{address}." if address else "", "parameter")
+        packed = packed_in(module, address)
+        if packed:
+            live, known = self._packed.setdefault(id(module), (ref(module), packed))
+            if known is not packed and live() is module:  # by another name
+                for one, other in zip(known, packed, strict=False):
+                    one.names += other.names
+            else:
+                self._packed[id(module)] = ref(module), packed
+        return frozen
+
+    def packed(self) -> Iterator[tuple[int | None, Size]]:
+        """Yield the parameters inside objects of C++, each with what tells the object apart."""
+        for _, packed in self._packed.values():
+            for one in packed:
+                for size in one.sizes():
+                    yield one.identity, size
 
     def sighted(self, live: ref[torch.Tensor], row: int) -> None:
         """Note that a row is a parameter, if it is one."""
@@ -106,4 +138,5 @@ class Parameters:
         except RuntimeError:  # it has none until it is used
             shape = ()
             self._lazy.add(number)
-        return kind == "parameter" and tensor.requires_grad, tensor.dtype, shape
+        trainable = kind == "parameter" and tensor.requires_grad and number not in self._frozen
+        return trainable, tensor.dtype, shape

@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Any
 from weakref import ref
 
 import torch
 from torch.overrides import enable_reentrant_dispatch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from opscope.capture.log import Live, is_transformed, physical
+from opscope.capture.log import Live, Log, is_transformed, physical
 from opscope.capture.originals import has_own_dispatch, unseen
+from opscope.capture.transforms import SaveOptions, in_class_of, parts_of, saved_form
 
-
-@dataclass(frozen=True, slots=True)
-class SaveOptions:
-    """How activations are saved.
-
-    Attributes:
-        detach: Whether they are cut from the autograd graph.
-        device: Where they are moved to; None for where they are.
-        dtype: What they are cast to; None for what they are.
-        transform: What is applied to each activation; what it returns is saved.
-        gradient_transform: The same for gradients.
-    """
-
-    detach: bool = True
-    device: torch.device | None = None
-    dtype: torch.dtype | None = None
-    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
-    gradient_transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+LOST = object()
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 class Kept:
-    """One saved tensor.
+    """What was saved of one tensor.
 
     Attributes:
-        tensor: It; None where its memory was written since, unseen.
+        value: It, whatever a transform returned; LOST where its memory was written since,
+            unseen; a `Failed` where it could not be made.
         storage: The storage that it shares with the program, by ``id`` of the weak reference;
             None once it has memory of its own.
         writes: How often the memory of what was saved had been written then.
     """
 
-    __slots__ = ("storage", "tensor", "writes")
+    __slots__ = ("storage", "value", "writes")
 
-    def __init__(self, tensor: torch.Tensor | None, storage: int | None, writes: int) -> None:
-        self.tensor = tensor
+    def __init__(self, value: Any, storage: int | None, writes: int) -> None:
+        self.value = value
         self.storage = storage
         self.writes = writes
 
@@ -60,14 +45,17 @@ class Payloads:
     returns, and given its row when that is known.
 
     Args:
+        log: Where what a transform runs is not written.
         every_op: Whether what ops return is saved, for want of layers.
         options: How they are saved.
     """
 
-    def __init__(self, *, every_op: bool, options: SaveOptions) -> None:
+    def __init__(self, log: Log, *, every_op: bool, options: SaveOptions) -> None:
         self.every_op = every_op
         self.settled = False
-        self._options = options
+        self._log = ref(log)  # which refers to `take`
+        self.options = options
+        self._is_as_it_is = options == SaveOptions()
         self._rows: dict[int, Kept] = {}
         # By ``id`` of the weak reference to a storage, that, and what shares it.
         self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[Kept]]] = {}
@@ -95,25 +83,36 @@ class Payloads:
         if is_transformed(tensor):
             with torch._C._DisableFuncTorch():
                 return self.take(physical(tensor))
-        options = self._options
-        with torch._C.DisableTorchFunction(), unseen(tensor):
+        if self._is_as_it_is and tensor.__class__ in _PLAIN:  # nearly always
+            with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+                storage = _storage_of(tensor)
+                if storage is not None:
+                    return self._note(tensor, tensor.detach(), storage, shares=True)
+        options = self.options
+        with torch._C.DisableTorchFunction():
             storage = _storage_of(tensor)
-            kept = tensor.detach() if options.detach else tensor
-            if options.device is not None or options.dtype is not None:
-                kept = kept.to(device=options.device, dtype=options.dtype)
-            if storage is None:  # a sparse tensor, whose memory no write can be told to be in
-                kept = kept.clone()
-            if options.transform is not None:
-                kept = options.transform(kept)
-            writes = self._writes.get(id(storage), 0)
-            if storage is None or _storage_of(kept) is not storage:
-                found = Kept(kept, None, writes)
-            else:
-                found = Kept(kept, id(storage), writes)
-                self._sharing.setdefault(id(storage), (storage, []))[1].append(found)
+        # That of a sparse tensor is none that a write can be told to be in.
+        value = saved_form(tensor, options, options.transform, self._log(), copy=storage is None)
+        with torch._C.DisableTorchFunction():
+            shares = storage is not None and _is_in(storage, value)
+        return self._note(tensor, value, storage, shares=shares)
+
+    def _note(
+        self,
+        tensor: torch.Tensor,
+        value: Any,
+        storage: ref[torch.UntypedStorage] | None,
+        *,
+        shares: bool,
+    ) -> Kept:
+        """Return what was saved of a tensor, and note whose memory that is."""
+        writes = self._writes.get(id(storage), 0)
+        kept = Kept(value, id(storage) if shares else None, writes)
+        if shares and storage is not None:
+            self._sharing.setdefault(id(storage), (storage, []))[1].append(kept)
         live = ref(tensor)
-        self._last[id(live)] = live, found
-        return found
+        self._last[id(live)] = live, kept
+        return kept
 
     def put(self, row: int, kept: Kept) -> None:
         """Note whose value was saved."""
@@ -130,16 +129,17 @@ class Payloads:
 
     def _part(self, kept: Kept, *, in_op: bool = False) -> None:
         """Give a saved tensor memory of its own."""
-        alias, kept.storage = kept.tensor, None
-        if alias is None or not _is_there(alias):
-            return
-        if self._options.detach:
-            with unseen(alias), torch.no_grad():
-                kept.tensor = alias.clone()
-        else:
-            # In an op back above autograd, so that the copy is in the graph like the tensor itself.
-            with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
-                kept.tensor = alias.clone()
+        alias, kept.storage = kept.value, None
+        with torch._C.DisableTorchFunction():
+            if alias is LOST or not _is_there(alias):
+                return
+            if self.options.detach:
+                with unseen(alias), torch.no_grad():
+                    kept.value = in_class_of(alias, alias.clone())
+            else:
+                # In an op back above autograd, so that the copy is in the graph like the tensor.
+                with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
+                    kept.value = in_class_of(alias, alias.clone())
 
     def seal(self, buffers: Iterable[torch.Tensor], known: Iterable[Live]) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.
@@ -165,7 +165,7 @@ class Payloads:
         for _, sharing in self._sharing.values():
             for kept in sharing:
                 if self._was_written(kept):
-                    kept.tensor = None
+                    kept.value = LOST
                 self._part(kept)
         self._sharing.clear()
         self._versions.clear()
@@ -193,15 +193,25 @@ class Payloads:
         """Return the rows that are saved."""
         return set(self._rows)
 
-    def get(self, row: int) -> torch.Tensor | None:
-        """Return the tensor saved for a row.
+    def find(self, row: int) -> Kept | None:
+        """Return what was saved for a row.
 
-        None if there is none, or if its memory was freed, or written after the block.
+        None if nothing was, or if its memory was freed, or written after the block.
         """
         kept = self._rows.get(row)
-        if kept is None or kept.tensor is None or self._was_written(kept):
+        if kept is None or kept.value is LOST:
             return None
-        return kept.tensor if _is_there(kept.tensor) else None
+        with torch._C.DisableTorchFunction():
+            if self._was_written(kept):
+                return None
+            if isinstance(kept.value, torch.Tensor) and not _is_there(kept.value):
+                return None
+        return kept
+
+    def get(self, row: int) -> torch.Tensor | None:
+        """Return it if it is a tensor, None else."""
+        kept = self.find(row)
+        return kept.value if kept is not None and isinstance(kept.value, torch.Tensor) else None
 
 
 def _with_parts(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -209,14 +219,7 @@ def _with_parts(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     for tensor in tensors:
         yield tensor
         if has_own_dispatch(tensor):
-            yield from _with_parts(_parts(tensor))
-
-
-def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    if not is_traceable_wrapper_subclass(tensor):
-        return []
-    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
-    return [part for part in parts if isinstance(part, torch.Tensor)]
+            yield from _with_parts(parts_of(tensor))
 
 
 def _storage_of(tensor: torch.Tensor) -> ref[torch.UntypedStorage] | None:
@@ -227,13 +230,17 @@ def _storage_of(tensor: torch.Tensor) -> ref[torch.UntypedStorage] | None:
         return None
 
 
+def _is_in(storage: ref[torch.UntypedStorage], value: object) -> bool:
+    return isinstance(value, torch.Tensor) and _storage_of(value) is storage
+
+
 def _is_there(alias: torch.Tensor) -> bool:
     """Whether a tensor's storage still has the memory for it: FSDP and others resize it to 0.
 
     Reading past the end of a storage is a segmentation fault.
     """
     if has_own_dispatch(alias):
-        return all(map(_is_there, _parts(alias)))
+        return all(map(_is_there, parts_of(alias)))
     try:
         storage = alias.untyped_storage()
         reach = alias.storage_offset() + 1

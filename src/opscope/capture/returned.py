@@ -31,7 +31,9 @@ class Returned:
 
     def offer(self, tensor: torch.Tensor, row: int) -> None:
         """Look at a tensor, now or when it has its node."""
-        if tensor.requires_grad and _node_of(tensor) is not None:
+        with torch._C.DisableTorchFunction():  # a class of the user's is not to see it
+            has_node = tensor.requires_grad and _node_of(tensor) is not None
+        if has_node:
             self._look(tensor, row)
         else:
             self._waiting.append((ref(tensor), row))
@@ -45,10 +47,11 @@ class Returned:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        for live, row in waiting:
-            tensor = live()
-            if tensor is not None and tensor.requires_grad:
-                self._look(tensor, row)
+        with torch._C.DisableTorchFunction():
+            for live, row in waiting:
+                tensor = live()
+                if tensor is not None and tensor.requires_grad:
+                    self._look(tensor, row)
 
     def _look(self, tensor: torch.Tensor, row: int) -> None:
         if self.gradients is not None:

@@ -25,16 +25,20 @@ from opscope.capture import (
     compiling,
     containers,
     function_calls,
+    fused_kernels,
     identity,
     interceptor,
     log,
     module_calls,
     originals,
+    packed,
     parameters,
     payloads,
     places,
     settling,
     tracers,
+    transforms,
+    warning_lines,
 )
 from opscope.capture import finite as finite_room
 from opscope.capture import gradients as gradients_room
@@ -48,13 +52,17 @@ from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
 from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads, SaveOptions
+from opscope.capture.payloads import Payloads
 from opscope.capture.returned import Returned
 from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.settling import Settling
 from opscope.capture.tape import Tape
+from opscope.capture.transforms import SaveOptions
+from opscope.capture.warning_lines import WarningLines
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
+
+_warning_lines = WarningLines(compiling.HOOKS_WARNING)
 
 
 class _Open(local):
@@ -109,7 +117,7 @@ class Session:
         if save is not None or replayable:
             every_op = replayable or not layers
             options = SaveOptions() if save is None or replayable else save
-            self.tape.payloads = Payloads(every_op=every_op, options=options)
+            self.tape.payloads = Payloads(self.tape.log, every_op=every_op, options=options)
             self.tape.log.keep = self.tape.payloads.take
             self.tape.log.keep_again = self.tape.payloads.take_again
         if replayable:
@@ -153,6 +161,7 @@ class Session:
             self.tape.values.originals.keep_generators()
         if self.tape.returned is not None:
             self.tape.returned.start()
+        _warning_lines.start(id(self))
         self.modules.install()
         if self._functions is not None:
             self._functions.__enter__()  # type: ignore[no-untyped-call]
@@ -185,7 +194,9 @@ class Session:
         self.duration_ns += perf_counter_ns() - self._entered_ns
         _open.sessions.remove(id(self))
         _started_here.set(tuple(_open.sessions))
+        _warning_lines.stop(id(self))
         still_running = self.modules.remove()  # puts the modes back where they stepped aside
+        fused_kernels.come_back()
         _leave(self._interceptor, _get_current_dispatch_mode_stack(), _pop_mode, _push_mode)
         if self._functions is not None:
             modes = _get_current_function_mode_stack()
@@ -267,9 +278,10 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, containers, finite_room, function_calls, gradients_room, identity, interceptor, log,
-        module_calls, operators_room, originals, parameters, payloads, places, returned_room,
-        saved_tensors_room, settling, tape_room, tracers,
+        compiling, containers, finite_room, function_calls, fused_kernels, gradients_room,
+        identity, interceptor, log, module_calls, operators_room, originals, packed, parameters,
+        payloads, places, returned_room, saved_tensors_room, settling, tape_room, tracers,
+        transforms, warning_lines,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

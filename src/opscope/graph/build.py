@@ -285,7 +285,7 @@ class _Builder:
     def _parameters(self, op: Op) -> Iterator[Any]:
         bound, copies = self.recording.parameter_of_value, self.copies
         found = (bound.get(read.value, copies.get(read.value)) for read in op.reads)
-        numbers = dict.fromkeys(number for number in found if number is not None)
+        numbers = dict.fromkeys((*(n for n in found if n is not None), *op.packed))
         return (self.recording.parameters[number] for number in numbers)
 
     def _add_layer(self, attributes: dict[str, Any], layer: LayerPass | None) -> None:

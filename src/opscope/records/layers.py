@@ -169,8 +169,9 @@ def parameters_of_call(
     bound = recording.parameter_of_value
     values = [read.value for op in call.ops for read in recording.ops[op].reads]
     found = (_parameter_behind(recording, value) for value in (*values, *call.received))
-    numbers = (bound.get(value, copies.get(value)) for value in found)
-    return tuple(sorted({number for number in numbers if number is not None}))
+    numbers = {bound.get(value, copies.get(value)) for value in found}
+    numbers.update(number for op in call.ops for number in recording.ops[op].packed)
+    return tuple(sorted(number for number in numbers if number is not None))
 
 
 def _parameter_behind(recording: Recording, value: int) -> int:

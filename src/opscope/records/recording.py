@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Literal, TypeVar
 
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
@@ -104,6 +105,12 @@ class Read:
     overwritten: bool = False
 
 
+class InWords(str):
+    """What a record says of an argument that it does not keep, as an object of C++ is."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One aten operator call that the dispatcher saw.
@@ -114,7 +121,8 @@ class Op:
         reads: The tensors given to it, with the argument that each was.
         outputs: Values it returned, in order; None for an absent one.
         writes: Values that it wrote over older memory, returned or not.
-        arguments: The other arguments, by name, as they were given.
+        arguments: The other arguments, by name, as they were given, but for `InWords`.
+        packed: Indices of the parameters that it was given inside objects of C++.
         layer_call: Index of the layer call that it ran in, None in backward.
         module_call: Index of the innermost module call; in backward that of ``forward_op``.
         place: Number of the calling context, see `Recording.places`.
@@ -139,6 +147,7 @@ class Op:
     outputs: tuple[int | None, ...] = ()
     writes: tuple[int, ...] = ()
     arguments: tuple[tuple[str, object], ...] = ()
+    packed: tuple[int, ...] = ()
     layer_call: int | None = None
     module_call: int | None = None
     place: int | None = None
@@ -291,7 +300,7 @@ class Parameter:
         kind: ``"parameter"`` or ``"buffer"``.
         shape: Sizes in elements; empty while it is uninitialised.
         dtype: The element type's name.
-        itemsize: Bytes per element.
+        itemsize: Bytes per element; half a byte for elements of four bits.
         trainable: Whether it requires a gradient.
         value: The value that it was when first read, None if never read.
     """
@@ -302,7 +311,7 @@ class Parameter:
     kind: Literal["parameter", "buffer"] = "parameter"
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
-    itemsize: int = 4
+    itemsize: float = 4
     trainable: bool = False
     value: int | None = None
 
@@ -317,7 +326,7 @@ class Parameter:
     @property
     def nbytes(self) -> int:
         """Bytes that the elements take."""
-        return self.numel * self.itemsize
+        return ceil(self.numel * self.itemsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
     """Return the sums over a recording."""
     parameters = [p for p in recording.parameters if p.kind == "parameter"]
     buffers = [p for p in recording.parameters if p.kind == "buffer"]
+    packed = {number for op in recording.ops for number in op.packed}
     passes = tuple(item for item in passes if _is_forward(recording, item))
     given = [recording.values[value] for item in passes for value in item.values]
     return Totals(
@@ -68,7 +69,7 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
         params=sum(p.numel for p in parameters),
         param_bytes=sum(p.nbytes for p in parameters),
         trainable=sum(p.numel for p in parameters if p.trainable),
-        used_tensors=sum(p.value is not None for p in parameters),
+        used_tensors=sum(p.value is not None or p.index in packed for p in parameters),
         buffers=len(buffers),
         buffer_bytes=sum(p.nbytes for p in buffers),
     )
