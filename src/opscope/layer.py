@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opscope.errors import NotSaved
 from opscope.exporters.article import layer_text
+from opscope.notation import encodable, foreign
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Frame, Op, Parameter, Phase, Value
 
@@ -192,7 +193,7 @@ class Layer:
         return tuple(self._trace._index.keys_of(self.record))
 
     def __str__(self) -> str:
-        return layer_text(
+        text = layer_text(
             self.record,
             self._trace.recording,
             total=len(self._trace),
@@ -202,10 +203,12 @@ class Layer:
             exits=self._trace._exits(self.record),
             keys=self.lookup_keys,
         )
+        return encodable(text)
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{value.dtype}{list(value.shape)}" for value in self.outputs)
-        return f"<opscope.Layer {self.label}: {outputs or 'no tensor'}>"
+        text = f"<opscope.Layer {foreign(self.label)}: {foreign(outputs) or 'no tensor'}>"
+        return encodable(text)
 
     def _corner(self) -> str | None:
         """Return a 5×5 corner of the activation, as torch prints it."""

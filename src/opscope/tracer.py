@@ -17,6 +17,7 @@ from opscope.errors import (
     check_choice,
     check_depth,
 )
+from opscope.notation import encodable, foreign
 from opscope.recorded import Recorded
 from opscope.saving import Save, save_options
 
@@ -416,19 +417,20 @@ class Trace(Recorded):
         saved = [item for item in self.passes if self._is_saved(item)]
         size = sum(self.recording.values[v].nbytes for item in saved for v in item.values)
         shown = saved if isinstance(self._save, tuple) and self._save else self.passes
-        return trace_text(
+        text = trace_text(
             self.recording,
             self.totals,
             structure(self._layer_graph, self.passes),
             [(item.index, item.label) for item in shown],
             (sum(len(item.values) for item in saved), size),
         )
+        return encodable(text)
 
     def __repr__(self) -> str:
         if self._state != "closed":
             return f"<opscope.Trace, {'recording' if self._state == 'open' else 'not entered'}>"
-        name = self.recording.model_name or "program"
-        return f"<opscope.Trace of {name}: {len(self.ops)} ops, {len(self)} layers>"
+        name = foreign(self.recording.model_name or "program")
+        return encodable(f"<opscope.Trace of {name}: {len(self.ops)} ops, {len(self)} layers>")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.summary() if self._state == "closed" else repr(self)

@@ -86,7 +86,7 @@ def test_the_article_tells_a_failure_where_there_was_one(exhibit):
     lines = failure_lines(exhibit.recording)
 
     assert lines == ([] if exhibit.recording.failure is None else [
-        "Failed: RuntimeError: shapes do not match",
+        "Failed: RuntimeError: shapes do not match second line",
         "    in op 1, aten.linear.default(f32[2, 3])",
         "    in torch function linear",
         "    in module fc (Linear)",

@@ -135,7 +135,7 @@ class Summary:
         check_row_limit(row_limit)
         self._chosen = None if columns is None else tuple(columns)
         self._level = level
-        self._title = notation.one_line(title)
+        self._title = notation.foreign(title)
         self._sums = sums
         self._tree = level == "module" and sort_by is None
         ordered = list(rows)
@@ -179,18 +179,18 @@ class Summary:
         return tuple(name for name in names if name != "backward" or has_backward)
 
     def _cell(self, name: str, row: Row, guide: str) -> Text:
-        written = notation.one_line(_COLUMNS[name].write(row))
+        written = notation.foreign(_COLUMNS[name].write(row))
         if name != "name":
             return Text(written, no_wrap=True, overflow="ellipsis")
         if self._tree and row.is_module and row.depth:
-            written = written.removeprefix(notation.one_line(f"{row.below}.") if row.below else "")
+            written = written.removeprefix(notation.foreign(f"{row.below}.") if row.below else "")
         if row.passes > 1:
             written += f" (×{row.passes})"
         style = "bold red" if row.failed else "bold" if row.is_module else ""
         cell = Text(no_wrap=True, overflow="ellipsis")
         cell.append(guide, "dim").append(written + (" ✗" if row.failed else ""), style)
         if row.is_module and written != row.kind:
-            cell.append(f" {notation.one_line(row.kind)}", style="cyan")
+            cell.append(f" {notation.foreign(row.kind)}", style="cyan")
         return cell
 
     def _footer(self) -> Text:

@@ -89,5 +89,5 @@ def _cells(kept: KeptTensor) -> tuple[str, ...]:
     made_by = kept.made_by or ("outside" if kept.kind == "outside" else "")
     tensor = "" if kept.kind == "packed" else notation.tensors([kept.dtype], [kept.shape])
     return tuple(
-        map(notation.one_line, (kept.layer or kept.node, kept.name, made_by, tensor, memory))
+        map(notation.foreign, (kept.layer or kept.node, kept.name, made_by, tensor, memory))
     )

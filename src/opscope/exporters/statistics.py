@@ -29,7 +29,7 @@ def statistics_table(
     """
     when = "no step yet" if step is None else f"step {step:,}"
     table = Table(
-        title=Text(f"{notation.one_line(title)}: {when}", style="bold"), title_justify="left",
+        title=Text(f"{notation.foreign(title)}: {when}", style="bold"), title_justify="left",
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False,
     )  # fmt: skip
     has_gradients = any(row["grad_mean"] is not None for row in rows)
@@ -41,7 +41,7 @@ def statistics_table(
         for name, least in _heads(prefix, wide=wide):
             table.add_column(name, justify="right", no_wrap=True, min_width=least, style=style)
     for row in rows:
-        cells = [Text(notation.one_line(row["layer"]))]
+        cells = [Text(notation.foreign(row["layer"]))]
         for prefix in prefixes:
             cells += _cells({name: row[prefix + name] for name in _NAMES}, prefix, wide=wide)
         table.add_row(*cells)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from opscope.notation import foreign, sentence
+
 T = TypeVar("T")
 
 Origin = Literal["outside", "fresh", "view", "write", "handed"]
@@ -81,7 +83,7 @@ class Frame:
     function: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{foreign(self.file)}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +343,9 @@ class Failure:
     layer_call: int | None = None
     module_call: int | None = None
     frame: Frame | None = None
+
+    def __str__(self) -> str:
+        return f"{foreign(self.exception)}: {sentence(self.message, 300)}"
 
 
 @dataclass(frozen=True, slots=True)
