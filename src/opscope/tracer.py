@@ -394,12 +394,14 @@ class Trace(Recorded):
         """Write a picture and return its path; the suffix chooses the format.
 
         ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install
-        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz. The other arguments are those of
-        `to_dot` and `graph`.
+        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz, which has two minutes. A file that
+        is there is replaced when the picture is ready. The other arguments are those of `to_dot`
+        and `graph`.
 
         Raises:
-            OptionError: For a name or value that is not one of the valid ones.
-            RenderError: Where nothing on this machine makes that format.
+            OptionError: For a name or value that is not one of the valid ones, or a place that
+                cannot be written to.
+            RenderError: Where nothing on this machine makes that format, or Graphviz failed.
         """
         from opscope.exporters.picture import check_path, write_picture
 
