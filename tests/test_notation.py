@@ -24,11 +24,35 @@ def test_tensors_in_the_notation_of_torchs_debug_mode(dtype, written):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "written"),
-    [([], ""), ([(2,)], "f32[2]"), ([()], "f32[]"), ([(2,), (3,), (4,)], "f32[2] +2")],
+    ("shapes", "paths", "written"),
+    [
+        ([], (), ""),
+        ([(2,)], (), "f32[2]"),
+        ([()], ("",), "f32[]"),
+        ([(2,), (3,), (4,)], (), "f32[2], f32[3], f32[4]"),
+        ([(2,), (2,), (2,)], (), "3 × f32[2]"),
+        ([(2,), (3,), (2,)], ("0", "1", "2"), "f32[2], f32[3], f32[2]"),
+        ([(1, 5, 8), (1, 1, 8), (1, 1, 8)], ("0", "1.0", "1.1"), "f32[1, 5, 8], 2 × f32[1, 1, 8]"),
+        ([(2, 4), (2, 5)], ("p", "q"), "p f32[2, 4], q f32[2, 5]"),
+        ([(2,), (2,)], ("p", "q"), "p f32[2], q f32[2]"),
+        ([(2,)], ("logits",), "logits f32[2]"),
+        ([(2,)] * 3, ("h.0", "h.1", "h.2"), "h 3 × f32[2]"),
+        ([(2,), (3,)], ("h.0", "h.1"), "h.0 f32[2], h.1 f32[3]"),
+        ([(2,)] * 4, ("kv.l.0.k", "kv.l.0.v", "kv.l.1.k", "kv.l.1.v"), "kv.l 4 × f32[2]"),
+        ([(2,)] * 3, ("0", "1.a", "1.b"), "f32[2], 1.a f32[2], 1.b f32[2]"),
+        ([(2,)], ("a\nb",), "a\\nb f32[2]"),
+    ],
 )
-def test_of_several_tensors_the_first_and_how_many_more(shapes, written):
-    assert notation.tensors(["float32"] * len(shapes), shapes) == written
+def test_of_several_tensors_each_is_written_and_equal_neighbours_are_counted(
+    shapes, paths, written
+):
+    assert notation.listed(notation.tensors(["float32"] * len(shapes), shapes, paths)) == written
+
+
+def test_neighbours_of_different_types_are_not_equal():
+    entries = notation.tensors(["float32", "int64"], [(2,), (2,)])
+
+    assert notation.listed(entries) == "f32[2], i64[2]"
 
 
 @pytest.mark.parametrize(

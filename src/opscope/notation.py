@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 _SHORT_TYPES = {
     "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
@@ -41,16 +42,52 @@ def tensor(dtype: str, sizes: Sequence[int]) -> str:
     return f"{short_dtype(dtype)}[{', '.join(map(str, sizes))}]"
 
 
-def tensors(dtypes: Sequence[str], shapes: Sequence[Sequence[int]]) -> str:
-    """Write several tensors: the first, and how many more there are.
+Entry = tuple[str, str]
+"""An entry of a list: a name, which may be shortened, and what is said of it; either may be empty."""
 
-    >>> tensors(["float32"] * 3, [[2], [3], [4]])
-    'f32[2] +2'
+
+def tensors(
+    dtypes: Sequence[str], shapes: Sequence[Sequence[int]], paths: Sequence[str] = ()
+) -> list[Entry]:
+    """Write several tensors as entries of a list: the path, if it holds a name, and the tensor.
+
+    Neighbours that are written alike are counted, if they have no names, or the same ones before
+    the first number in their paths.
+
+    >>> tensors(["float32"] * 3, [[1, 5, 8], [1, 1, 8], [1, 1, 8]], ["0", "1.0", "1.1"])
+    [('', 'f32[1, 5, 8]'), ('', '2 × f32[1, 1, 8]')]
+    >>> tensors(["float32"] * 2, [[2, 4], [2, 5]], ["p", "q"])
+    [('p', 'f32[2, 4]'), ('q', 'f32[2, 5]')]
     """
-    if not shapes:
-        return ""
-    more = f" +{len(shapes) - 1}" if len(shapes) > 1 else ""
-    return tensor(dtypes[0], shapes[0]) + more
+    written = zip(map(tensor, dtypes, shapes), paths or [""] * len(shapes), strict=True)
+    entries: list[Entry] = []
+    for (text, common), group in groupby(written, lambda pair: (pair[0], _before_number(pair[1]))):
+        members = [path for _, path in group]
+        alone = len(members) == 1
+        name = _named(members[0]) if alone else common
+        entries.append((foreign(name, 60), text if alone else f"{len(members)} × {text}"))
+    return entries
+
+
+def listed(entries: Iterable[Entry]) -> str:
+    """Write entries of a list in a line.
+
+    >>> listed([("p", "f32[2]"), ("", "2 × f32[]")])
+    'p f32[2], 2 × f32[]'
+    """
+    return ", ".join(" ".join(filter(None, entry)) for entry in entries)
+
+
+def _named(path: str) -> str:
+    """Return a path, but nothing for one of numbers alone."""
+    return "" if all(part.isdecimal() for part in path.split(".")) else path
+
+
+def _before_number(path: str) -> str:
+    """Return a path up to its first number; all of one that begins with a number and has names."""
+    parts = path.split(".")
+    end = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts))
+    return ".".join(parts[:end]) or _named(path)
 
 
 def size(count: int) -> str:

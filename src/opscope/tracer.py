@@ -314,6 +314,8 @@ class Trace(Recorded):
     ) -> Summary:
         """Return a table that prints itself: with `rich.print`, in a notebook, as ``str``.
 
+        It is no wider than the console: columns that there is no room for are left out.
+
         Args:
             level: What a row is: ``"op"``, ``"layer"``, or ``"module"`` with its children.
             depth: How deep in the module tree to look.

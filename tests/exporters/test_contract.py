@@ -29,7 +29,7 @@ def view(exhibit, request):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_console_writes_a_table_with_every_row_and_the_sums(exhibit, level, width):
     rows = table_rows(exhibit.recording, exhibit.passes, level)
     text = Summary(rows, exhibit.totals, title="Net", level=level).as_text(width)
@@ -43,7 +43,7 @@ def test_the_console_writes_a_table_with_every_row_and_the_sums(exhibit, level, 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_console_writes_every_column(exhibit, level):
     rows = table_rows(exhibit.recording, exhibit.passes, level)
-    table = Summary(rows, exhibit.totals, title="Net", level=level, columns=COLUMNS).table()
+    table = Summary(rows, exhibit.totals, title="Net", level=level, columns=COLUMNS).table(600)
 
     assert len(table.columns) == len(COLUMNS)
     assert table.row_count == len(rows)

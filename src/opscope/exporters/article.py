@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from opscope import notation
-from opscope.notation import foreign
+from opscope.notation import foreign, listed
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Module, Recording
 from opscope.records.totals import Totals
@@ -62,7 +62,7 @@ def failure_lines(recording: Recording) -> list[str]:
         op = recording.ops[failure.op]
         values = [recording.values[read.value] for read in op.reads]
         given = notation.tensors([v.dtype for v in values], [v.shape for v in values])
-        lines.append(f"    in op {op.index}, {foreign(op.operator)}({given})")
+        lines.append(f"    in op {op.index}, {foreign(op.operator)}({foreign(listed(given))})")
     if failure.layer_call is not None:
         function = recording.layer_calls[failure.layer_call].function
         lines.append(f"    in torch function {foreign(function)}")

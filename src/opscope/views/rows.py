@@ -23,6 +23,9 @@ class Row:
         op: The aten operators that it ran, without namespace and overload.
         inputs: The tensors it was given.
         outputs: The tensors it gave.
+        input_paths: Where among its arguments each input was, such as ``"x"`` or ``"1.0"``; empty
+            where that is not known.
+        output_paths: Where in what it returned each output was, likewise.
         params: Elements of the parameters that it has or used.
         trainable: How many of these require a gradient.
         memory: Bytes of the tensors that it gave.
@@ -52,6 +55,8 @@ class Row:
     is_module: bool = False
     below: str = ""
     failed: bool = False
+    input_paths: tuple[str, ...] = ()
+    output_paths: tuple[str, ...] = ()
 
 
 def table_rows(
