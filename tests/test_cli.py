@@ -170,7 +170,7 @@ BAD = {
     "bad column": (["some_models:Net", "--columns", "nam"], "unknown column: 'nam' (must be one of"),
     "bad sort": (["some_models:Net", "--sort-by", "nam"], "unknown sort_by: 'nam' (must be one of"),
     "bad limit": (["some_models:Net", "--row-limit", "0"], "row_limit: 0 (must be"),
-    "bad width": (["some_models:Net", "--width", "29"], "width: 29 (must be a whole number of characters from 30)"),
+    "bad width": (["some_models:Net", "--width", "29"], "--width: 29 (must be a whole number of characters from 30)"),
     "no width": (["some_models:Net", "--width", "2.5"], "argument --width: invalid int value: '2.5'"),
     "unknown option": (["some_models:Net", "--colour", "red"], "unrecognized arguments: --colour red"),
 }  # fmt: skip

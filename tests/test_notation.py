@@ -41,6 +41,7 @@ def test_tensors_in_the_notation_of_torchs_debug_mode(dtype, written):
         ([(2,)] * 4, ("kv.l.0.k", "kv.l.0.v", "kv.l.1.k", "kv.l.1.v"), "kv.l 4 × f32[2]"),
         ([(2,)] * 3, ("0", "1.a", "1.b"), "f32[2], 1.a f32[2], 1.b f32[2]"),
         ([(2,)], ("a\nb",), "a\\nb f32[2]"),
+        ([(2,), (3,)], ("p",), "f32[2], f32[3]"),
     ],
 )
 def test_of_several_tensors_each_is_written_and_equal_neighbours_are_counted(
@@ -199,6 +200,8 @@ def test_a_hundred_thousand_characters_keep_their_ends():
         ("1234567890_block", 10, "…_block"),
         ("h.11.attn.2", 6, "h.…n.2"),
         ("0.1.2.3.4.5.6", 6, "…4.5.6"),
+        ("layer1.0.conv1", 13, "layer….conv1"),
+        ("layer1.0.conv1", 9, "laye…onv1"),
         ("size_1,024_big", 10, "…1,024_big"),
         ("size_1,024_big", 9, "size…_big"),
     ],

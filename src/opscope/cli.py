@@ -146,7 +146,7 @@ def _announce(console: Console, written: Path) -> None:
 
 def _console(width: int | None) -> Console:
     if width is not None:
-        check_width(width)
+        check_width(width, "--width")
     elif not sys.stdout.isatty():
         width = 120  # a file or pipe has no width of its own
     return Console(width=width)

@@ -137,10 +137,10 @@ NARROWEST = 30
 """The least width of a table, in characters."""
 
 
-def check_width(width: object) -> None:
+def check_width(width: object, option: str = "width") -> None:
     """Raise an `OptionError` unless ``width`` is a whole number from `NARROWEST`."""
     if type(width) is not int or width < NARROWEST:
-        message = f"width: {width!r} (must be a whole number of characters from {NARROWEST})"
+        message = f"{option}: {width!r} (must be a whole number of characters from {NARROWEST})"
         raise OptionError(message)
 
 

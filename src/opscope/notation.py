@@ -52,14 +52,15 @@ def tensors(
     """Write several tensors as entries of a list: the path, if it holds a name, and the tensor.
 
     Neighbours that are written alike are counted, if they have no names, or the same ones before
-    the first number in their paths.
+    the first number in their paths. Paths that are not one for each tensor are left out.
 
     >>> tensors(["float32"] * 3, [[1, 5, 8], [1, 1, 8], [1, 1, 8]], ["0", "1.0", "1.1"])
     [('', 'f32[1, 5, 8]'), ('', '2 × f32[1, 1, 8]')]
     >>> tensors(["float32"] * 2, [[2, 4], [2, 5]], ["p", "q"])
     [('p', 'f32[2, 4]'), ('q', 'f32[2, 5]')]
     """
-    written = zip(map(tensor, dtypes, shapes), paths or [""] * len(shapes), strict=True)
+    named = paths if len(paths) == len(shapes) else [""] * len(shapes)
+    written = zip(map(tensor, dtypes, shapes), named, strict=True)
     entries: list[Entry] = []
     for (text, common), group in groupby(written, lambda pair: (pair[0], _before_number(pair[1]))):
         members = [path for _, path in group]
@@ -277,8 +278,8 @@ def head(text: str, width: int, measure: Measure = len) -> str:
 def tail(text: str, width: int, measure: Measure = len, most: int = 0) -> str:
     """Return as much of a text's end as there is room for, without part of a number.
 
-    A number that the room would cut is there if all of it fits into ``most``. Failing that, an
-    address such as ``"0.1.2"`` is taken apart at its dots.
+    A number that the room would cut is there if all of it fits into ``most``. Only an address such
+    as ``"0.1.2"`` that is longer than the room is taken apart, at its dots.
     """
     start = max(0, len(text) - max(width, 0))
     while start < len(text) and measure(text[start:]) > width:
@@ -288,5 +289,7 @@ def tail(text: str, width: int, measure: Measure = len, most: int = 0) -> str:
             if measure(text[number.start() :]) <= most:
                 return text[number.start() :]
             dot = text.find(".", start - 1, number.end())
-            start = number.end() if dot < 0 else dot + 1
+            if dot < 0 or measure(number[0]) <= width:
+                dot = number.end() - 1
+            start = dot + 1
     return text[start:]

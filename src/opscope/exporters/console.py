@@ -92,7 +92,7 @@ def _outputs(row: Row) -> list[notation.Entry]:
 
 def _operators(row: Row) -> list[notation.Entry]:
     parts = (entry.partition(" ×") for entry in row.op.split(", ") if entry)
-    return [(name, cross.strip() + count) for name, cross, count in parts]
+    return [(notation.foreign(name, 60), cross.strip() + count) for name, cross, count in parts]
 
 
 def _short_source(row: Row) -> str:

@@ -62,7 +62,8 @@ class Writer:
                 for row in rows
             )
             choices = [ends, middles, starts] if ends_differ else [middles, ends, starts]
-            others = {text for row, text in enumerate(short) if row not in rows}
+            group = set(rows)
+            others = {text for row, text in enumerate(short) if row not in group}
             best = max(choices, key=lambda choice: len({*choice} - others))
             for row, text in zip(rows, best, strict=True):
                 short[row] = text
