@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from opscope.exporters.fitting import Writer
 from opscope.exporters.names import Names
+from opscope.exporters.writer import Writer
 from opscope.views.rows import Row
 
 

@@ -20,13 +20,13 @@ from opscope.exporters.fitting import (
     Lists,
     Numbers,
     Words,
-    Writer,
     as_html,
     as_text,
     fit_table,
     wrapped,
 )
 from opscope.exporters.names import Names
+from opscope.exporters.writer import Writer
 from opscope.records.totals import Totals
 from opscope.views.rows import Row
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
-from itertools import accumulate
 from typing import Protocol
 
 from rich.box import Box
@@ -19,109 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from opscope import notation
+from opscope.exporters.writer import Writer
 
 _GAPS = (3, 2)  # between columns: the second where the first leaves no room for all
 _LEAST = 12  # of a column of text, in characters
 _SHARE = 0.4  # of the width, for a column that says what a row is
-_TELLING = 5  # of a name
-
-
-class Writer:
-    """Writes texts as an encoding can hold them, and as there is room for them."""
-
-    def __init__(self, encoding: str | None = None) -> None:
-        self._encoding = encoding
-        self.mark = self("…")
-
-    def __call__(self, text: str) -> str:
-        """Return text of our own."""
-        return notation.encodable(text, self._encoding)
-
-    def foreign(self, text: str, limit: int = 200) -> str:
-        """Return text from elsewhere, in one line."""
-        return self(notation.foreign(text, limit))
-
-    def shorten(self, text: str, width: int) -> str:
-        """Return a text, without its middle if it is too wide."""
-        return notation.shorten(text, width, self.mark, cell_len)
-
-    def apart(self, texts: Sequence[str], widths: Sequence[int]) -> list[str]:
-        """Return texts, shortened so that different ones read differently as far as they can.
-
-        Where the middle tells them apart, what they have in common is left out instead.
-        """
-        short = list(map(self.shorten, texts, widths))
-        for rows in _alike(texts, short):
-            parts = _differences([texts[row] for row in rows])
-            ends = [self._part(texts[row], len(texts[row]), len(texts[row]), widths[row])
-                    for row in rows]  # fmt: skip
-            middles = [self._part(texts[row], *parts[texts[row]], widths[row]) for row in rows]
-            starts = [self._part(texts[row], 0, 0, widths[row]) for row in rows]
-            ends_differ = all(
-                cell_len(self.mark + texts[row][parts[texts[row]][0] :]) <= widths[row]
-                for row in rows
-            )
-            choices = [ends, middles, starts] if ends_differ else [middles, ends, starts]
-            group = set(rows)
-            others = {text for row, text in enumerate(short) if row not in group}
-            best = max(choices, key=lambda choice: len({*choice} - others))
-            for row, text in zip(rows, best, strict=True):
-                short[row] = text
-        return short
-
-    def _part(self, text: str, start: int, end: int, width: int) -> str:
-        """Return a part of a text, and as much around it as there is room for."""
-        if cell_len(text) <= width:
-            return text
-        start, end = notation.whole_numbers(text, start, end)
-        left, right = self.mark if start else "", self.mark if end < len(text) else ""
-        room = width - cell_len(left + right)
-        inner = self.shorten(text[start:end], room)
-        spare = room - cell_len(inner)
-        before = notation.tail(text[:start], spare // 2 if right else spare, cell_len)
-        after = notation.head(text[end:], room - cell_len(before + inner), cell_len)
-        return self.shorten(left + before + inner + after + right, width)
-
-    def list(self, entries: Sequence[notation.Entry], width: int) -> str:
-        """Return entries with commas, and a mark for those that there is no room for."""
-        whole = notation.listed(entries)
-        if cell_len(whole) <= width:
-            return whole
-        more = f", {self.mark}" if len(entries) > 1 else ""
-        ends = accumulate(cell_len(notation.listed([entry])) + 2 for entry in entries)
-        shown = sum(end - 2 + cell_len(more) <= width for end in ends)
-        if shown:
-            return notation.listed(entries[:shown]) + more
-        name, said = entries[0]
-        room = width - cell_len(said and f" {said}") - cell_len(more)
-        if name and room >= cell_len(self.mark):
-            # Of a name a letter or two say nothing.
-            name = self.shorten(name, room) if room >= _TELLING else self.mark
-            return notation.listed([(name, said)]) + more
-        start = notation.head(said or name, width - cell_len(self.mark), cell_len).rstrip()
-        return start + self.mark
-
-
-def _alike(texts: Sequence[str], short: Sequence[str]) -> list[list[int]]:
-    """Return the rows, group by group, that differ and are shortened to the same."""
-    groups: dict[str, list[int]] = {}
-    for row, text in enumerate(short):
-        groups.setdefault(text, []).append(row)
-    return [rows for rows in groups.values() if len({texts[row] for row in rows}) > 1]
-
-
-def _differences(texts: list[str]) -> dict[str, tuple[int, int]]:
-    """Return for each text the part that the others do not share."""
-    start = _in_common(texts)
-    end = _in_common([text[start:][::-1] for text in texts])
-    return {text: (start, len(text) - end) for text in texts}
-
-
-def _in_common(texts: list[str]) -> int:
-    """Return how many characters texts have in common at their beginning."""
-    first, last = min(texts), max(texts)
-    pairs = enumerate(zip(first, last, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), len(first))
 
 
 class Cells(Protocol):
@@ -254,17 +155,34 @@ def fit_table(
     cells = []
     for place in sorted(widths):
         column = columns[place]
+        title, shown = _filled(column, widths[place])
         table.add_column(
-            column.title, justify="right" if column.is_number else "left", style=column.style,
-            width=widths[place], no_wrap=True, overflow="ellipsis",
+            title, justify="right" if column.is_number else "left", style=column.style,
+            no_wrap=True, overflow="ellipsis",
         )  # fmt: skip
-        cells.append(column.cells.fit(widths[place]))
+        cells.append(shown)
     for row in zip(*cells, strict=True):
         table.add_row(*row)
     if below:
         lines = [wrapped("", line.split(), whole, writer) for line in below]
         table.caption, table.caption_justify = Text("\n").join(lines), "left"
     return table
+
+
+def _filled(column: Column, width: int) -> tuple[str, list[Text]]:
+    """Return title and cells, at least one of which is as wide as the column.
+
+    So rich finds the width by itself: some versions add to one that they are given.
+    """
+    title, cells = column.title, list(column.cells.fit(width))
+    if width == max(map(cell_len, [title, *(cell.plain for cell in cells)])):
+        return title, cells
+    if not cells:
+        return (f"{title:>{width}}" if column.is_number else f"{title:<{width}}"), cells
+    first = cells[0] = cells[0].copy()
+    pad = first.pad_left if column.is_number else first.pad_right
+    pad(width - cell_len(first.plain))
+    return title, cells
 
 
 def _chosen(columns: Sequence[Column], width: int) -> tuple[int, dict[int, int]]:

@@ -16,12 +16,12 @@ from opscope.exporters.fitting import (
     Lists,
     Numbers,
     Words,
-    Writer,
     as_html,
     as_text,
     fit_table,
     wrapped,
 )
+from opscope.exporters.writer import Writer
 from opscope.views.kept import KeptTensor
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from opscope.exporters.fitting import Writer
+from opscope.exporters.writer import Writer
 from opscope.views.rows import Row
 
 _LEAST = 18  # characters

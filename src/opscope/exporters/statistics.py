@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from opscope.exporters.fitting import Column, Numbers, Words, Writer, fit_table
+from opscope.exporters.fitting import Column, Numbers, Words, fit_table
+from opscope.exporters.writer import Writer
 
 # Of each activation, and then of its gradient: what it is called, its head, how wide it is at
 # least (so that a live display does not jump), and its rank.
