@@ -32,6 +32,8 @@ HOSTILE_NAMES = {
     "newline": "two\nlines",
     "backslash": "C:\\New\\Graph",
     "braces": "{a|b}[c]",
+    "bracket": "]",
+    "end of data": "]]>x",
     "arrow": "a->b",
     "semicolon": "a;b,c=d",
     "comment": "/* a */ // b #c",

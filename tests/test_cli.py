@@ -1,3 +1,5 @@
+import io
+import os
 import subprocess
 import sys
 
@@ -38,6 +40,10 @@ def needs(size):
 
 def number():
     return 3
+
+class Hostile(nn.Module):
+    def forward(self, x):
+        raise type("E\\x1b[2J", (Exception,), {})("two\\nlines\\x07\\u202e" + "x" * 100_000)
 
 class Box:
     Inner = Net
@@ -105,7 +111,7 @@ def test_the_model_is_in_evaluation_mode_unless_asked(capsys):
     assert ("relu" in evaluated, "relu" in capsys.readouterr().out) == (True, False)
 
 
-@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("width", [30, 60, 80, 100])
 def test_the_table_is_as_wide_as_asked(width, capsys):
     assert run("summary", "some_models:Net", "--input", "1x4", "--width", str(width)) == 0
     assert max(cell_len(line) for line in capsys.readouterr().out.splitlines()) <= width
@@ -164,7 +170,8 @@ BAD = {
     "bad column": (["some_models:Net", "--columns", "nam"], "unknown column: 'nam' (must be one of"),
     "bad sort": (["some_models:Net", "--sort-by", "nam"], "unknown sort_by: 'nam' (must be one of"),
     "bad limit": (["some_models:Net", "--row-limit", "0"], "row_limit: 0 (must be"),
-    "bad width": (["some_models:Net", "--width", "3"], "--width: 3 (must be at least 20)"),
+    "bad width": (["some_models:Net", "--width", "29"], "--width: 29 (must be a whole number of characters from 30)"),
+    "no width": (["some_models:Net", "--width", "2.5"], "argument --width: invalid int value: '2.5'"),
     "unknown option": (["some_models:Net", "--colour", "red"], "unrecognized arguments: --colour red"),
 }  # fmt: skip
 
@@ -231,3 +238,72 @@ def test_a_table_in_a_pipe_has_no_colour_and_its_own_width(capsys):
 
     assert "\x1b" not in capsys.readouterr().out
     assert cli._console(None).width == 120
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437", "utf-8"])
+@pytest.mark.parametrize("command", ["summary", "draw"])
+def test_an_answer_is_printed_in_any_encoding(encoding, command, folder, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    given = ["--width", "40"] if command == "summary" else ["-o", "größe_注意.dot"]
+
+    assert run(command, "some_models:Net", "--input", "1x4", *given) == 0
+    stream.flush()
+    out = stream.buffer.getvalue().decode(encoding)
+    if command == "summary":
+        assert "fc Linear" in out
+        assert max(map(cell_len, out.splitlines())) <= 40
+    else:
+        assert out.startswith("Picture written to ")
+        assert (folder / "größe_注意.dot").exists()
+
+
+def test_a_program_prints_its_table_where_only_ascii_is(folder):
+    program = (
+        "import opscope, torch\n"
+        "with opscope.trace() as t: torch.ones(2) * 2\n"
+        "print(t.summary()); print(t.summary().as_text(60)); print(t, t[0], repr(t))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.decode("ascii").count("mul") > 2
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback(folder):
+    command = f"{sys.executable} -m opscope summary some_models:Net --input 1x4 | head -c 1"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
+
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["summary", "some_models:N\x1b[2J\u202e", "--input", "1x4"],
+        ["summary", "some\x07:Net", "--input", "1x4"],
+        ["summary", "some_models:Net", "--input", "1x4", "--\x1b[2J"],
+        ["summary", "some_models:Net", "--input", "1x\r4"],
+        ["summary", "some_models:Net", "--input", "1x4", "--columns", "\x1b[2J"],
+        ["summary", "some_models:Hostile", "--input", "1x4"],
+        ["draw", "some_models:Net", "--input", "1x4", "-o", "\x1b[2J.jpg"],
+        ["\x1b[2J"],
+        ["summary", "some_models:" + "x" * 100_000, "--input", "1x4"],
+    ],
+    ids=ascii,
+)
+def test_what_is_said_of_odd_requests_commands_no_terminal(arguments, capsys):
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.removesuffix("\n").isprintable()
+    assert len(err) < 2200
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jnet.dot", "two\nlines.dot", "\u202enet.dot"])
+def test_the_path_of_a_picture_commands_no_terminal(name, folder, capsys):
+    assert run("draw", "some_models:Net", "--input", "1x4", "-o", name) == 0
+    assert (folder / name).exists()
+    assert capsys.readouterr().out.removesuffix("\n").isprintable()

@@ -8,10 +8,12 @@ from opscope import errors
 from opscope.errors import (
     AmbiguousLayer,
     LayerNotFound,
+    NonFiniteError,
     OpscopeError,
     OptionError,
     check_choice,
     check_depth,
+    check_width,
     nearest,
 )
 
@@ -95,3 +97,42 @@ def test_where_nothing_is_near_the_first_few_are_shown_each_once():
 
 def test_the_nearest_of_nothing_is_nothing():
     assert nearest("x", []) == []
+
+
+@pytest.mark.parametrize("width", ["80", 80.0, None, True, 0, -1, 29, [80]])
+def test_a_width_that_is_none_is_refused_by_name(width):
+    with pytest.raises(OptionError) as error:
+        check_width(width)
+
+    assert str(error.value) == (f"width: {width!r} (must be a whole number of characters from 30)")
+
+
+@pytest.mark.parametrize("width", [30, 31, 10_000])
+def test_a_width_from_30_passes(width):
+    check_width(width)
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+def test_a_message_is_one_line_that_commands_nothing(kind):
+    error = kind("no\n\x1b[2J \u202eluck\u2028" + "x" * 100_000)
+
+    for text in (str(error), repr(error), *error.args):
+        assert text.isprintable()
+        assert len(text) < 2100
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_the_first_bad_number_is_told_in_lines_that_command_nothing():
+    odd = "\x1b[2J\n\u202e" + "y" * 100_000
+    error = NonFiniteError(kind="NaN", operator=f"aten.{odd}", ranges=(f"self {odd}",) * 3)
+    error.op, error.layer, error.module, error.source = 3, odd, odd, f"{odd}:7"
+    lines = str(error).split("\n")
+
+    assert len(lines) == 5
+    assert all(line.isprintable() and len(line) < 1000 for line in lines)
+
+
+def test_the_nearest_of_very_long_names_are_found_at_once():
+    names = ["".join(chr(300 + i % 997) for i in range(start, 10**5)) for start in range(20)]
+
+    assert nearest(names[0][:-1], names)[0] == names[0]

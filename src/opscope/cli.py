@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
-from opscope.errors import OpscopeError, OptionError, TargetError, check_depth, nearest
+from opscope.errors import OpscopeError, TargetError, check_depth, check_width, nearest
 from opscope.exporters.console import COLUMNS, check_columns, check_row_limit
 from opscope.exporters.dot import DIRECTIONS
 from opscope.exporters.picture import can_render, check_path
+from opscope.notation import encodable, foreign, sentence
 from opscope.tracer import Trace, trace
 from opscope.views.levels import LEVELS
 
@@ -30,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {sentence(message)}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except OpscopeError as error:
-        message = " ".join(str(error).split())
-        print(f"opscope: error: {message}", file=sys.stderr)  # noqa: T201
+        print(f"opscope: error: {sentence(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
 
@@ -139,14 +139,15 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _announce(console: Console, written: Path) -> None:
-    console.print(Text(f"Picture written to {written.resolve()}"), soft_wrap=True)
+    place = foreign(str(written.resolve()), 1000)
+    text = encodable(f"Picture written to {place}", console.encoding)
+    console.print(Text(text), soft_wrap=True)
 
 
 def _console(width: int | None) -> Console:
-    if width is not None and width < 20:
-        message = f"--width: {width} (must be at least 20)"
-        raise OptionError(message)
-    if width is None and not sys.stdout.isatty():
+    if width is not None:
+        check_width(width, "--width")
+    elif not sys.stdout.isatty():
         width = 120  # a file or pipe has no width of its own
     return Console(width=width)
 

@@ -16,16 +16,25 @@ The exception of a traced program is never one of these, and never wrapped.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Iterable, Sequence
 
+from opscope.notation import encodable, foreign, sentence
+
 
 class OpscopeError(Exception):
-    """The base of every error that opscope raises itself."""
+    """The base of every error that opscope raises itself.
+
+    Its message is one line, whatever the names and messages in it hold.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(sentence(item) if isinstance(item, str) else item for item in args))
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message.
-        return str(self.args[0]) if self.args else ""
+        return encodable(str(self.args[0])) if self.args else ""
 
 
 class OptionError(OpscopeError, ValueError):
@@ -79,15 +88,15 @@ class NonFiniteError(OpscopeError, ArithmeticError):
         if not self.operator:
             return super().__str__()
         where = [f"op {self.op}" if self.op is not None else "", self.phase or ""]
-        where += [f"layer {self.layer}" if self.layer else ""]
-        where += [f"module {self.module}" if self.module else ""]
-        where += [f"at {self.source}" if self.source else ""]
+        where += [f"layer {foreign(self.layer)}" if self.layer else ""]
+        where += [f"module {foreign(self.module)}" if self.module else ""]
+        where += [f"at {foreign(self.source)}" if self.source else ""]
         lines = [
-            f"{self.operator} made the first {self.kind}",
+            f"{foreign(self.operator)} made the first {self.kind}",
             "    in " + ", ".join(filter(None, where)),
         ]
-        lines += [f"    given {text}" for text in self.ranges]
-        return "\n".join(lines)
+        lines += [f"    given {foreign(text)}" for text in self.ranges]
+        return encodable("\n".join(lines))
 
 
 class RenderError(OpscopeError, RuntimeError):
@@ -124,8 +133,34 @@ def check_depth(depth: object) -> None:
         raise OptionError(message)
 
 
+NARROWEST = 30
+"""The least width of a table, in characters."""
+
+
+def check_width(width: object, option: str = "width") -> None:
+    """Raise an `OptionError` unless ``width`` is a whole number from `NARROWEST`."""
+    if type(width) is not int or width < NARROWEST:
+        message = f"{option}: {width!r} (must be a whole number of characters from {NARROWEST})"
+        raise OptionError(message)
+
+
+def check_encoding(encoding: object) -> None:
+    """Raise an `OptionError` unless ``encoding`` is None or Python knows it."""
+    try:
+        known = encoding is None or bool(codecs.lookup(encoding))  # type: ignore[arg-type]
+    except (LookupError, TypeError, ValueError):
+        known = False
+    if not known:
+        message = f"encoding: {encoding!r} (must be a name such as 'ascii' or 'cp1252', or None)"
+        raise OptionError(message)
+
+
 def nearest(key: str, candidates: Iterable[str], count: int = 5) -> list[str]:
     """Return the candidates most like ``key``, the best first; the first few where none is."""
-    pool = list(dict.fromkeys(candidates))
-    found = difflib.get_close_matches(key, pool, n=count, cutoff=0.4)
-    return found or pool[:count]
+    # Comparing takes the square of the length.
+    pool = {name[:_COMPARED]: name for name in candidates}
+    found = difflib.get_close_matches(key[:_COMPARED], pool, n=count, cutoff=0.4)
+    return [pool[name] for name in found] or list(pool.values())[:count]
+
+
+_COMPARED = 200

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from opscope.errors import OptionError, check_choice, check_depth
+from opscope.notation import foreign
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
 
@@ -83,7 +84,7 @@ def log_forward_pass(
         written = traced.draw(
             path, depth=vis_nesting_depth, direction=vis_direction, rolled=vis_opt == "rolled"
         )
-        print(f"Picture written to {written}", file=sys.stderr)  # noqa: T201
+        print(f"Picture written to {foreign(str(written), 1000)}", file=sys.stderr)  # noqa: T201
     return traced
 
 

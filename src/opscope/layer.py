@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opscope import notation
 from opscope.errors import NotSaved, OptionError
 from opscope.exporters.article import layer_text
+from opscope.notation import encodable, foreign, sentence
 from opscope.records.layers import LayerPass
 from opscope.records.recording import (
     Frame,
@@ -222,7 +222,7 @@ class Layer:
         return tuple(self._trace._index.keys_of(self.record))
 
     def __str__(self) -> str:
-        return layer_text(
+        text = layer_text(
             self.record,
             self._trace.recording,
             total=len(self._trace),
@@ -232,10 +232,12 @@ class Layer:
             exits=self._trace._index.exits_of(self.record),
             keys=self.lookup_keys,
         )
+        return encodable(text)
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{value.dtype}{list(value.shape)}" for value in self.outputs)
-        return f"<opscope.Layer {self.label}: {outputs or 'no tensor'}>"
+        text = f"<opscope.Layer {foreign(self.label)}: {foreign(outputs) or 'no tensor'}>"
+        return encodable(text)
 
     @property
     def _is_of_copy(self) -> bool:
@@ -248,7 +250,7 @@ class Layer:
         except NotSaved:
             return "(values stayed with the original trace)" if self._is_of_copy else None
         except OptionError as error:
-            return f"({notation.one_line(str(error))})"
+            return f"({sentence(str(error), 300)})"
         if not self.record.values:
             return None
         first = saved[0] if len(self.record.values) > 1 else saved
@@ -275,7 +277,5 @@ def _in_short(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 (it is the user's code)
         text = f"<{type(value).__name__} object>"
-    lines = [notation.one_line(line) for line in islice(text.splitlines(), 6)]
-    return "\n".join(f"{line[:100]}..." if len(line) > 100 else line for line in lines[:5]) + (
-        "\n..." if len(lines) > 5 else ""
-    )
+    lines = [foreign(line, 100) for line in islice(text.splitlines(), 6)]
+    return "\n".join([*lines[:5], "..."] if len(lines) > 5 else lines)

@@ -17,6 +17,7 @@ from opscope.errors import (
     check_choice,
     check_depth,
 )
+from opscope.notation import encodable, foreign
 from opscope.recorded import Recorded
 from opscope.saving import Save, save_options
 
@@ -329,6 +330,8 @@ class Trace(Recorded):
     ) -> Summary:
         """Return a table that prints itself: with `rich.print`, in a notebook, as ``str``.
 
+        It is no wider than the console: columns that there is no room for are left out.
+
         Args:
             level: What a row is: ``"op"``, ``"layer"``, or ``"module"`` with its children.
             depth: How deep in the module tree to look.
@@ -410,12 +413,14 @@ class Trace(Recorded):
         """Write a picture and return its path; the suffix chooses the format.
 
         ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install
-        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz. The other arguments are those of
-        `to_dot` and `graph`.
+        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz, which has two minutes. A file that
+        is there is replaced when the picture is ready. The other arguments are those of `to_dot`
+        and `graph`.
 
         Raises:
-            OptionError: For a name or value that is not one of the valid ones.
-            RenderError: Where nothing on this machine makes that format.
+            OptionError: For a name or value that is not one of the valid ones, or a place that
+                cannot be written to.
+            RenderError: Where nothing on this machine makes that format, or Graphviz failed.
         """
         from opscope.exporters.picture import check_path, write_picture
 
@@ -433,19 +438,20 @@ class Trace(Recorded):
         saved = [item for item in self.passes if self._is_saved(item)]
         size = sum(self.recording.values[v].nbytes for item in saved for v in item.values)
         shown = saved if isinstance(self._save, tuple) and self._save else self.passes
-        return trace_text(
+        text = trace_text(
             self.recording,
             self.totals,
             structure(self._layer_graph, self.passes),
             [(item.index, item.label) for item in shown],
             (sum(len(item.values) for item in saved), size),
         )
+        return encodable(text)
 
     def __repr__(self) -> str:
         if self._state != "closed":
             return f"<opscope.Trace, {'recording' if self._state == 'open' else 'not entered'}>"
-        name = self.recording.model_name or "program"
-        return f"<opscope.Trace of {name}: {len(self.ops)} ops, {len(self)} layers>"
+        name = foreign(self.recording.model_name or "program")
+        return encodable(f"<opscope.Trace of {name}: {len(self.ops)} ops, {len(self)} layers>")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.summary() if self._state == "closed" else repr(self)

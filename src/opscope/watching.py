@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from opscope.capture.transforms import SaveOptions
-from opscope.errors import OptionError
+from opscope.errors import OptionError, check_encoding, check_width
 from opscope.records.layers import LayerPass
 from opscope.tracer import Trace
 
@@ -137,15 +137,41 @@ class Watch:
                         break
             self._step, self._rows = step, _rows(step, trace, found)
 
-    def table(self, width: int = 120) -> Table:
-        """Return the statistics as a `rich.table.Table`, for a width in characters."""
+    def table(self, width: int = 120, encoding: str | None = None) -> Table:
+        """Return the statistics as a `rich.table.Table`.
+
+        Args:
+            width: In characters, 30 at least; columns that there is no room for are left out.
+            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
+                that of the standard output.
+
+        Raises:
+            OptionError: For a width that is no whole number, or less, or an encoding that
+                Python does not know.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return self._table(width, encoding)
+
+    def _table(self, width: int, encoding: str | None) -> Table:
         from opscope.exporters.statistics import statistics_table
 
         self._collect()
-        return statistics_table(self._rows, self._step, type(self._model).__name__, width)
+        title = type(self._model).__name__
+        return statistics_table(self._rows, self._step, title, width, encoding)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.table(options.max_width)
+        yield self._table(options.max_width, options.encoding)
+
+    def __repr__(self) -> str:
+        from opscope.exporters.fitting import as_text
+
+        return as_text(self._table(120, None), width=120)
+
+    def _repr_html_(self) -> str:
+        from opscope.exporters.fitting import NOTEBOOK, as_html
+
+        return as_html(self._table(NOTEBOOK, "utf-8"))
 
 
 def statistics(tensor: torch.Tensor) -> torch.Tensor:

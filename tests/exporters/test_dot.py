@@ -24,11 +24,13 @@ from opscope.views.rolled import fold_passes
 from opscope.views.select import without_kinds
 
 UNPRINTABLE = {
-    "null": "a\x00b",
-    "escape": "a\x1b[31mb",
-    "control": "a\x85b",
-    "surrogate": "a\ud800b",
-    "noncharacter": "a\uffffb",
+    "a\x00b": r"a\x00b",
+    "a\x1b[31mb": r"a\x1b[31mb",
+    "a\x85b": r"a\x85b",
+    "a\u202eb": r"a\u202eb",
+    "a\u2028b": r"a\u2028b",
+    "a\ud800b": r"a\ud800b",
+    "a\uffffb": r"a\uffffb",
 }
 
 
@@ -99,7 +101,7 @@ def test_a_rolled_picture_reads_as_before(level, golden):
 @renderers
 @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
 def test_a_hostile_name_comes_out_as_it_is(name, render, parse_dot):
-    expected = " ".join(name.split("\n"))
+    expected = name.replace("\n", r"\n")
     graph = named(name)
     opened = to_dot(at_level(graph, "layer"), caption=[name]).to_string()
     closed = to_dot(at_level(graph, "layer", 1), caption=[name]).to_string()
@@ -115,18 +117,49 @@ def test_a_hostile_name_comes_out_as_it_is(name, render, parse_dot):
 def test_a_hostile_name_comes_out_as_it_is_in_a_tooltip(name, render):
     """But for backslashes: Graphviz would read them as escapes, twice in some versions."""
     closed = to_dot(at_level(named(name), "layer", 1)).to_string()
-    expected = " ".join(name.split("\n")).replace("\\", "/")
+    expected = name.replace("\n", r"\n").replace("\\", "/")
 
     assert any(expected in tip for tip in tooltips(render(closed)))
 
 
 @renderers
-@pytest.mark.parametrize("name", UNPRINTABLE.values(), ids=UNPRINTABLE)
-def test_what_cannot_be_printed_becomes_a_space(name, render, parse_dot):
+@pytest.mark.parametrize(("name", "written"), UNPRINTABLE.items(), ids=ascii)
+def test_what_cannot_be_printed_is_escaped(name, written, render, parse_dot):
     text = to_dot(at_level(named(name), "layer"), caption=[name]).to_string()
 
     assert len(parse_dot(text)[0]) == 5
-    assert {"@a b", "@a [31mb"} & set(words(render(text)))
+    assert text.replace("\n", "").replace("×", "").isprintable()
+    assert f"@{written}" in words(render(text))
+
+
+@renderers
+def test_every_sign_of_ascii_alone_is_a_name_and_a_class(render):
+    sketch = Sketch("]")
+    x = sketch.hand_on("input", sketch.outside())
+    signs = [chr(code) for code in range(33, 127)]
+    with sketch.module("", "]", x):
+        for sign in signs:
+            with sketch.module(sign, sign, x):
+                x = sketch.call("linear", x)
+                x = sketch.call("relu", x)
+    for depth in (None, 1):
+        found = words(
+            render(to_dot(at_level(Exhibit(sketch.build()).ops, "layer", depth)).to_string())
+        )
+        for sign in signs:
+            assert f"@{sign}" in found
+            assert sign in found
+
+
+@renderers
+@pytest.mark.parametrize("name", ["x" * 100_000, "a.b." * 30_000, "\x1b" * 100_000])
+def test_a_long_name_is_cut_in_nodes_frames_and_tooltips(name, render):
+    text = to_dot(at_level(named(name, name), "layer"), caption=[name]).to_string()
+
+    assert len(text) < 10_000
+    found = words(render(text))
+    assert any("…" in line for line in found)
+    assert max(map(len, found)) <= 60
 
 
 @renderers

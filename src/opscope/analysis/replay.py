@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
 from opscope.capture.originals import has_own_dispatch, set_generators
+from opscope.notation import encodable, foreign, sentence
 from opscope.records.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, before_writes
 
@@ -83,7 +84,7 @@ class Report:
 
     def __str__(self) -> str:
         if self.refused is not None:
-            return f"not replayed: {self.refused}"
+            return encodable(f"not replayed: {sentence(self.refused)}")
         done = f"{notation.plural(self.ops, 'op')} replayed"
         if self.difference is None:
             return (
@@ -96,11 +97,12 @@ class Report:
                 )
             )
         found = self.difference
-        where = [f"op {found.op}, {found.operator}"]
-        where += [f"layer {found.layer}"] if found.layer else []
-        where += [f"module {found.module}"] if found.module else []
-        where += [f"at {found.source}"] if found.source else []
-        return f"not valid: {found.reason}\n    in {', '.join(where)}\n    after {done}"
+        where = [f"op {found.op}, {foreign(found.operator)}"]
+        where += [f"layer {foreign(found.layer)}"] if found.layer else []
+        where += [f"module {foreign(found.module)}"] if found.module else []
+        where += [f"at {foreign(found.source)}"] if found.source else []
+        reason = sentence(found.reason)
+        return encodable(f"not valid: {reason}\n    in {', '.join(where)}\n    after {done}")
 
 
 def replay(

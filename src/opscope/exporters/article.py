@@ -6,9 +6,13 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from opscope import notation
+from opscope.notation import foreign, listed
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Module, Recording
 from opscope.records.totals import Totals
+
+_SHOWN = 24  # names or lines of a list
+_INDENTED = 20  # levels of the module tree
 
 
 def trace_text(
@@ -27,7 +31,7 @@ def trace_text(
         labels: Position and label of each layer pass to list.
         saved: Number and bytes of the saved tensors.
     """
-    name = recording.model_name or "a program"
+    name = foreign(recording.model_name or "a program")
     computed = notation.plural(sums.tensors, "tensor")
     kept = notation.plural(saved[0], "tensor")
     lines = [
@@ -44,7 +48,7 @@ def trace_text(
         lines += [f"    {line}" for line in failure_lines(recording)]
     if any(module.address for module in recording.modules):
         lines += ["    Module Hierarchy:", *_hierarchy(recording.modules)]
-    lines += ["    Layers:", *(f"        {place}: {label} " for place, label in labels)]
+    lines += ["    Layers:", *(f"        {place}: {foreign(label)} " for place, label in labels)]
     return "\n".join(lines)
 
 
@@ -53,21 +57,21 @@ def failure_lines(recording: Recording) -> list[str]:
     failure = recording.failure
     if failure is None:
         return []
-    lines = [
-        f"Failed: {failure.exception}: {failure.message.splitlines()[0] if failure.message else ''}"
-    ]
+    lines = [f"Failed: {failure}"]
     if failure.op is not None:
         op = recording.ops[failure.op]
         values = [recording.values[read.value] for read in op.reads]
         given = notation.tensors([v.dtype for v in values], [v.shape for v in values])
-        lines.append(f"    in op {op.index}, {op.operator}({given})")
+        lines.append(f"    in op {op.index}, {foreign(op.operator)}({foreign(listed(given))})")
     if failure.layer_call is not None:
-        lines.append(f"    in torch function {recording.layer_calls[failure.layer_call].function}")
+        function = recording.layer_calls[failure.layer_call].function
+        lines.append(f"    in torch function {foreign(function)}")
     if failure.module_call is not None:
         module = recording.modules[recording.module_calls[failure.module_call].module]
-        lines.append(f"    in module {module.address or 'itself'} ({module.class_name})")
+        address = foreign(module.address or "itself")
+        lines.append(f"    in module {address} ({foreign(module.class_name)})")
     if failure.frame is not None:
-        lines.append(f"    at {failure.frame}, in {failure.frame.function}")
+        lines.append(f"    at {failure.frame}, in {foreign(failure.frame.function)}")
     return lines
 
 
@@ -95,33 +99,47 @@ def layer_text(
         keys: What it can be looked up by.
     """
     call = None if item.call is None else recording.layer_calls[item.call]
-    lines = [f"Layer {item.label}, operation {item.index + 1}/{total}:"]
-    for value in (recording.values[index] for index in item.values):
-        shape = f"({', '.join(map(str, value.shape))}{',' if len(value.shape) == 1 else ''})"
-        lines.append(
-            f"    Output tensor: shape={shape}, dtype=torch.{value.dtype}, "
-            f"size={notation.size(value.nbytes)}"
-        )
+    lines = [f"Layer {foreign(item.label)}, operation {item.index + 1}/{total}:"]
+    lines += [
+        f"    Output tensor: shape={_tuple(value.shape)}, dtype=torch.{value.dtype}, "
+        f"size={notation.size(value.nbytes)}"
+        for value in (recording.values[index] for index in item.values)
+    ]
     if not item.values:
         lines.append("    Output tensor: none")
-    lines.append(textwrap.indent(corner, "        ") if corner else "        (values not saved)")
+    lines += _corner(corner)
     lines.append(f"    Params: {_parameters(item, recording)}")
-    lines.append(f"    Parent Layers: {', '.join(parents) or 'none'}")
-    lines.append(f"    Child Layers: {', '.join(children) or 'none'}")
+    lines.append(f"    Parent Layers: {_some(parents)}")
+    lines.append(f"    Child Layers: {_some(children)}")
     if call is not None and call.kind not in ("input", "output"):
-        lines.append(f"    Function: {call.function} (gradfunc={call.grad_fn}) ")
+        gradient = foreign(str(call.grad_fn))
+        lines.append(f"    Function: {foreign(call.function)} (gradfunc={gradient}) ")
         module = None if call.module_call is None else recording.module_calls[call.module_call]
         address = "" if module is None else recording.modules[module.module].address
-        lines.append(f"    Computed inside module: {address or 'none'}")
+        lines.append(f"    Computed inside module: {foreign(address) or 'none'}")
         lines.append(f"    Time elapsed: {call.duration_ns / 1e9: .3E}s")
         frames = () if call.place is None else recording.places[call.place]
         if frames:
-            lines.append(f"    Source: {frames[0]}, in {frames[0].function}")
-    lines.append(f"    Output of modules: {', '.join(name for name, _ in exits) or 'none'}")
-    bottom = [name for name, leaf in exits if leaf]
-    lines.append(f"    Output of bottom-level module: {', '.join(bottom) or 'none'}")
-    lines.append(f"    Lookup keys: {', '.join(map(str, keys))}")
+            lines.append(f"    Source: {frames[0]}, in {foreign(frames[0].function)}")
+    lines.append(f"    Output of modules: {_some([name for name, _ in exits])}")
+    lines.append(f"    Output of bottom-level module: {_some([n for n, leaf in exits if leaf])}")
+    lines.append(f"    Lookup keys: {_some(list(map(str, keys)))}")
     return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names with commas: the first few, and how many there are besides."""
+    more = [f"… {len(names) - _SHOWN:,} more"] if len(names) > _SHOWN else []
+    return ", ".join([*map(foreign, names[:_SHOWN]), *more]) or "none"
+
+
+def _corner(text: str | None) -> list[str]:
+    """Return what a tensor prints; its class may be anybody's."""
+    if not text:
+        return ["        (values not saved)"]
+    lines = text.split("\n")
+    more = [f"        … {len(lines) - _SHOWN:,} more lines"] if len(lines) > _SHOWN else []
+    return [*(f"        {foreign(line)}".rstrip() for line in lines[:_SHOWN]), *more]
 
 
 def _parameters(item: LayerPass, recording: Recording) -> str:
@@ -154,9 +172,10 @@ def _hierarchy(modules: Iterable[Module]) -> list[str]:
         if group is None:
             pending.pop()
             continue
-        indent = " " * (4 + 4 * len(pending))
+        indent = " " * (4 + 4 * min(len(pending), _INDENTED))
         opened = len(group) == 1 and group[0] in children
-        text = ", ".join(group) + (":" if opened else "")
+        text = ", ".join(map(foreign, group)) + (":" if opened else "")
+        text = f"… {text}" if len(pending) > _INDENTED else text
         wrapped = textwrap.wrap(text, width=110, break_long_words=False, break_on_hyphens=False)
         lines += [indent + line for line in wrapped]
         if opened:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from functools import partial
 from typing import Any, Literal
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from opscope import notation
-from opscope.errors import OptionError, check_choice
+from opscope.errors import OptionError, check_choice, check_encoding, check_width
+from opscope.exporters.fitting import (
+    NOTEBOOK,
+    Cells,
+    Column,
+    Lists,
+    Numbers,
+    Words,
+    as_html,
+    as_text,
+    fit_table,
+    wrapped,
+)
+from opscope.exporters.names import Names
+from opscope.exporters.writer import Writer
 from opscope.records.totals import Totals
 from opscope.views.rows import Row
 
@@ -22,23 +35,64 @@ from opscope.views.rows import Row
 class _Column:
     """How one column is headed, written, ordered and drawn.
 
-    ``rank`` says which columns make room first where the console is narrow: the highest.
+    ``rank`` says which columns there is room for first where the console is narrow: the lowest.
+    From `_EXTRA` on they are there only where the others have enough.
     """
 
     title: str
-    write: Callable[[Row], str]
     order: Callable[[Row], Any]
+    cells: Callable[[Sequence[Row], Writer], Cells]
+    rank: int
     numeric: bool = False
-    rank: int = 0
     style: str = ""
+    enough: int = 24
 
 
-def _outputs(row: Row) -> str:
-    return notation.tensors([v.dtype for v in row.outputs], [v.shape for v in row.outputs])
+def _words(title: str, read: Callable[[Row], str], rank: int, style: str = "") -> _Column:
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Words([writer.foreign(read(row)) for row in rows], writer)
+
+    return _Column(title, read, cells, rank, style=style)
 
 
-def _inputs(row: Row) -> str:
-    return notation.tensors([v.dtype for v in row.inputs], [v.shape for v in row.inputs])
+def _lists(
+    title: str, read: Callable[[Row], list[notation.Entry]], rank: int, style: str = "",
+    enough: int = 24,
+) -> _Column:  # fmt: skip
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Lists([[(writer(a), writer(b)) for a, b in read(row)] for row in rows], writer)
+
+    return _Column(
+        title, lambda row: notation.listed(read(row)), cells, rank, style=style, enough=enough
+    )
+
+
+def _numbers(
+    title: str, read: Callable[[Row], int], write: Callable[[int], str], rank: int, style: str = ""
+) -> _Column:
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Numbers([Text(writer(write(read(row)))) for row in rows])
+
+    return _Column(title, read, cells, rank, numeric=True, style=style)
+
+
+def _or_dash(write: Callable[[int], str]) -> Callable[[int], str]:
+    return lambda number: write(number) if number else "–"
+
+
+def _inputs(row: Row) -> list[notation.Entry]:
+    values = row.inputs
+    return notation.tensors([v.dtype for v in values], [v.shape for v in values], row.input_paths)
+
+
+def _outputs(row: Row) -> list[notation.Entry]:
+    values = row.outputs
+    return notation.tensors([v.dtype for v in values], [v.shape for v in values], row.output_paths)
+
+
+def _operators(row: Row) -> list[notation.Entry]:
+    parts = (entry.partition(" ×") for entry in row.op.split(", ") if entry)
+    return [(notation.foreign(name, 60), cross.strip() + count) for name, cross, count in parts]
 
 
 def _short_source(row: Row) -> str:
@@ -46,33 +100,21 @@ def _short_source(row: Row) -> str:
 
 
 _COLUMNS: dict[str, _Column] = {
-    "name": _Column("layer", lambda r: r.name, lambda r: r.name),
-    "type": _Column("type", lambda r: r.kind, lambda r: r.kind, rank=2, style="cyan"),
-    "module": _Column("module", lambda r: r.module, lambda r: r.module, rank=3),
-    "op": _Column("aten ops", lambda r: r.op, lambda r: r.op, rank=4, style="dim"),
-    "input": _Column("input", _inputs, _inputs, rank=5),
-    "output": _Column("output", _outputs, _outputs, style="green"),
-    "params": _Column(
-        "params", lambda r: notation.count(r.params) if r.params else "–",
-        lambda r: r.params, numeric=True, style="magenta",
-    ),
-    "trainable": _Column(
-        "trainable", lambda r: notation.count(r.trainable) if r.trainable else "–",
-        lambda r: r.trainable, numeric=True,
-    ),
-    "memory": _Column(
-        "memory", lambda r: notation.size(r.memory), lambda r: r.memory, numeric=True, rank=1
-    ),
-    "time": _Column(
-        "time", lambda r: notation.duration(r.time_ns) if r.time_ns else "–",
-        lambda r: r.time_ns, numeric=True, rank=1,
-    ),
-    "backward": _Column(
-        "backward", lambda r: notation.duration(r.backward_ns) if r.backward_ns else "–",
-        lambda r: r.backward_ns, numeric=True, rank=3,
-    ),
-    "source": _Column("source", _short_source, _short_source, rank=3, style="dim"),
-}  # fmt: skip
+    "name": _Column("", lambda r: r.name, partial(Names, is_tree=False), 0, enough=40),
+    "type": _words("type", lambda r: r.kind, 1, "cyan"),
+    "module": _words("module", lambda r: r.module, 7),
+    "op": _lists("aten ops", _operators, 10, "dim", enough=14),
+    "input": _lists("input", _inputs, 11),
+    "output": _lists("output", _outputs, 2, "green", enough=40),
+    "params": _numbers("params", lambda r: r.params, _or_dash(notation.count), 3, "magenta"),
+    "trainable": _numbers("trainable", lambda r: r.trainable, _or_dash(notation.count), 4),
+    "memory": _numbers("memory", lambda r: r.memory, notation.size, 6),
+    "time": _numbers("time", lambda r: r.time_ns, _or_dash(notation.duration), 5),
+    "backward": _numbers("backward", lambda r: r.backward_ns, _or_dash(notation.duration), 8),
+    "source": _words("source", _short_source, 9, "dim"),
+}
+
+_EXTRA = 9
 
 ColumnName = Literal[
     "name", "type", "module", "op", "input", "output", "params", "trainable", "memory", "time",
@@ -84,8 +126,6 @@ _DEFAULT = {
     "layer": ("name", "module", "op", "output", "params", "memory", "time", "backward"),
     "op": ("name", "type", "module", "output", "memory", "time"),
 }
-# Below so many characters the columns of this rank and above make room.
-_ROOM = ((100, 3), (140, 5))
 
 
 def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
@@ -101,10 +141,11 @@ def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
         check_choice("sort_by", name, COLUMNS)
 
 
-def _by_phase(sums: Totals) -> str:
+def _by_phase(sums: Totals) -> list[str]:
     if len(sums.ops_by_phase) < 2:
-        return ""
-    return f" ({', '.join(f'{count:,} {phase}' for phase, count in sums.ops_by_phase.items())})"
+        return []
+    counts = [f"{count:,} {phase}," for phase, count in sums.ops_by_phase.items()]
+    return [f"({counts[0]}", *counts[1:-1], f"{counts[-1][:-1]})"]
 
 
 def check_row_limit(row_limit: int | None) -> None:
@@ -135,7 +176,7 @@ class Summary:
         check_row_limit(row_limit)
         self._chosen = None if columns is None else tuple(columns)
         self._level = level
-        self._title = notation.one_line(title)
+        self._title = title
         self._sums = sums
         self._tree = level == "module" and sort_by is None
         ordered = list(rows)
@@ -146,102 +187,94 @@ class Summary:
         self._left_out = max(0, len(ordered) - row_limit) if row_limit else 0
         self._rows = ordered[: row_limit or len(ordered)]
 
-    def table(self, width: int = 120) -> Table:
-        """Return the table as rich's own object, with the columns for a width in characters."""
-        table = Table(
-            title=Text(self._title, style="bold"), title_justify="left", title_style="bold",
-            box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False,
+    def table(self, width: int = 120, encoding: str | None = None) -> Table:
+        """Return the table as rich's own object.
+
+        Columns that there is no room for are left out, the least important first; texts are
+        shortened in the middle, and numbers never.
+
+        Args:
+            width: In characters, 30 at least.
+            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
+                that of the standard output.
+
+        Raises:
+            OptionError: For a width that is no whole number, or less, or an encoding that
+                Python does not know.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return self._table(width, Writer(encoding))
+
+    def _table(self, width: int, writer: Writer) -> Table:
+        more = f"… {notation.plural(self._left_out, 'more row')}" if self._left_out else ""
+        return fit_table(
+            self._columns(writer), width, writer, title=writer.foreign(self._title),
+            more=more, names_missing=self._chosen is not None,
         )  # fmt: skip
-        names = self._columns(width)
-        for name in names:
+
+    def _columns(self, writer: Writer) -> list[Column]:
+        names = self._chosen
+        if names is None:
+            has_backward = any(row.backward_ns for row in self._rows)
+            names = tuple(n for n in _DEFAULT[self._level] if n != "backward" or has_backward)
+        columns = []
+        for place, name in enumerate(names):
             column = _COLUMNS[name]
-            title = self._level if name == "name" else column.title
-            table.add_column(
-                title,
-                justify="right" if column.numeric else "left",
-                style=column.style,
-                no_wrap=column.numeric,  # the others make room: `_cell` cuts them
-                min_width=len(title) if column.numeric else 16,
-            )
-        guides = _guides(self._rows) if self._tree else [""] * len(self._rows)
-        for row, guide in zip(self._rows, guides, strict=True):
-            table.add_row(*(self._cell(name, row, guide) for name in names))
-        if self._left_out:
-            table.add_row(Text(f"… {notation.plural(self._left_out, 'more row')}", style="dim"))
-        return table
+            # What was asked for has the rank in which it was.
+            rank = column.rank if self._chosen is None or name == "name" else place + 1
+            title, cells = column.title, column.cells(self._rows, writer)
+            if name == "name":
+                title, cells = self._level, Names(self._rows, writer, is_tree=self._tree)
+            is_extra = self._chosen is None and rank >= _EXTRA
+            columns.append(
+                Column(
+                    title, cells, rank, column.style, column.enough, is_extra,
+                    leads=name == "name" or (name == "type" and self._level == "op"),
+                )
+            )  # fmt: skip
+        return columns
 
-    def _columns(self, width: int) -> tuple[str, ...]:
-        if self._chosen is not None:
-            return self._chosen
-        bound = next((rank for least, rank in _ROOM if width < least), 10)
-        names = tuple(name for name in _DEFAULT[self._level] if _COLUMNS[name].rank < bound)
-        has_backward = any(row.backward_ns for row in self._rows)
-        return tuple(name for name in names if name != "backward" or has_backward)
-
-    def _cell(self, name: str, row: Row, guide: str) -> Text:
-        written = notation.one_line(_COLUMNS[name].write(row))
-        if name != "name":
-            return Text(written, no_wrap=True, overflow="ellipsis")
-        if self._tree and row.is_module and row.depth:
-            written = written.removeprefix(notation.one_line(f"{row.below}.") if row.below else "")
-        if row.passes > 1:
-            written += f" (×{row.passes})"
-        style = "bold red" if row.failed else "bold" if row.is_module else ""
-        cell = Text(no_wrap=True, overflow="ellipsis")
-        cell.append(guide, "dim").append(written + (" ✗" if row.failed else ""), style)
-        if row.is_module and written != row.kind:
-            cell.append(f" {notation.one_line(row.kind)}", style="cyan")
-        return cell
-
-    def _footer(self) -> Text:
+    def _footer(self, width: int, writer: Writer) -> Text:
         sums = self._sums
         frozen = sums.params - sums.trainable
-        lines = [
-            ("parameters", f"{notation.count(sums.params)} ({notation.size(sums.param_bytes)}), "
-             f"{notation.count(sums.trainable)} trainable, {notation.count(frozen)} frozen"),
-            ("buffers", f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"),
-            ("computed", f"{notation.plural(sums.tensors, 'tensor')} "
-             f"({notation.size(sums.tensor_bytes)} newly allocated) "
-             f"by {notation.plural(sums.layers, 'layer')}, "
-             f"{notation.plural(sums.ops, 'aten op')}{_by_phase(sums)}"),
-        ]  # fmt: skip
+        phases = _by_phase(sums)
+        lines = {
+            "parameters": [
+                f"{notation.count(sums.params)} ({notation.size(sums.param_bytes)}),",
+                f"{notation.count(sums.trainable)} trainable,", f"{notation.count(frozen)} frozen",
+            ],
+            "buffers": [f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"],
+            "computed": [
+                f"{notation.plural(sums.tensors, 'tensor')} ({notation.size(sums.tensor_bytes)} newly allocated)",
+                f"by {notation.plural(sums.layers, 'layer')},",
+                f"{notation.plural(sums.ops, 'aten op')}",
+                *phases,
+            ],
+        }  # fmt: skip
         return Text("\n").join(
-            Text.assemble((f"{name:<11}", "dim"), value) for name, value in lines
+            wrapped(name, phrases, width, writer) for name, phrases in lines.items()
         )
 
+    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
+        writer = Writer(encoding)
+        return [self._table(width, writer), Text(), self._footer(width, writer)]
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Group(self.table(options.max_width), Text(), self._footer())
+        yield from self._parts(options.max_width, options.encoding)
 
     def __repr__(self) -> str:
         return self.as_text()
 
-    def as_text(self, width: int = 120) -> str:
-        """Return the table without colour, ``width`` characters wide."""
-        console = Console(width=width, color_system=None, force_terminal=False, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
+        """Return the table without colour, no wider than ``width``; arguments as for `table`.
+
+        Raises:
+            OptionError: As `table` does.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return as_text(*self._parts(width, encoding), width=width)
 
     def _repr_html_(self) -> str:
-        console = Console(record=True, width=140, file=StringIO(), force_jupyter=False)
-        console.print(self)
-        return console.export_html(inline_styles=True, code_format=_HTML)
-
-
-_HTML = '<pre style="line-height:normal;font-family:monospace;overflow-x:auto">{code}</pre>'
-
-
-def _guides(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a tree to draw before each row."""
-    guides: list[str] = []
-    open_below: set[int] = set()  # depths at which a later sibling follows
-    for row in reversed(rows):
-        depth = row.depth
-        open_below = {level for level in open_below if level <= depth}
-        if depth:
-            trunk = "".join("│  " if level in open_below else "   " for level in range(1, depth))
-            guides.append(trunk + ("├─ " if depth in open_below else "└─ "))
-            open_below.add(depth)
-        else:
-            guides.append("")
-    return guides[::-1]
+        return as_html(*self._parts(NOTEBOOK, "utf-8"))

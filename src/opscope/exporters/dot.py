@@ -31,6 +31,7 @@ _FILL = {
 }
 _PLAIN, _WITH_PARAMETERS, _FAILED = "#ffffff", "#dcdcdc", "#ff5c5c"
 _GRADIENT = "#1f6fd6"
+_LINE = 50  # characters at most of a line in a node or a frame
 _FONT = "Helvetica,Arial,sans-serif"
 _EDGES: dict[str, dict[str, str]] = {
     "data": {},
@@ -143,13 +144,18 @@ class _Frames:
 
 def _node(graph: nx.DiGraph, attributes: dict[str, Any]) -> dict[str, Any]:
     kind = attributes["kind"]
-    look = {"label": _html(_module_text(attributes) if kind == "module" else _text(attributes))}
+    lines = _module_text(attributes) if kind == "module" else _text(attributes)
+    look = {"label": _html(lines)}
+    # Who looks at it may have wider fonts than who lays it out.
+    margin = 0.004 * max(map(len, lines))
     if kind == "module":
-        look |= {"shape": "box3d", "margin": "0.14,0.12"}  # its top face takes some
+        look |= {"shape": "box3d", "margin": f"{max(0.14, margin):.2f},0.12"}  # for its top face
     elif kind in ("parameter", "buffer", "gradient"):
         look |= {"shape": "box", "style": "filled,dashed", "fontsize": "9"}
     elif kind != "output" and _leaves_leaf_module(graph, attributes):
         look |= {"shape": "box", "style": "filled"}
+    if kind != "module" and margin > 0.16:
+        look["margin"] = f"{margin:.2f},0.07"
     if attributes["phase"] == "backward":
         look["color"] = _GRADIENT
     fill = _FILL.get(kind, _WITH_PARAMETERS if attributes["parameters"] else _PLAIN)
@@ -240,10 +246,13 @@ def _html(lines: list[str], align: Literal["left", "center"] = "center") -> str:
 def _escape(text: str) -> str:
     r"""Return text for an HTML-like label, where a backslash begins an escape.
 
-    >>> _escape('a<b>&"c"'), _escape(r"C:\New")
-    ('a&lt;b&gt;&amp;&quot;c&quot;', 'C:\\\\New')
+    Graphviz takes a text that begins with a closing bracket for the end of something.
+
+    >>> _escape('a<b>&"c"'), _escape(r"C:\New"), _escape("]")
+    ('a&lt;b&gt;&amp;&quot;c&quot;', 'C:\\\\New', '&#93;')
     """
-    return html.escape(notation.one_line(text)).replace("\\", "\\\\")
+    escaped = html.escape(notation.foreign(text, _LINE))
+    return escaped.replace("\\", "\\\\").replace("]", "&#93;")
 
 
 def _quote(text: str) -> str:
@@ -252,4 +261,4 @@ def _quote(text: str) -> str:
     >>> print(_quote(r'a "b" C:\New'))
     "a &quot;b&quot; C:/New"
     """
-    return f'"{_escape(text.replace(chr(92), "/"))}"'
+    return f'"{html.escape(notation.foreign(text)).replace(chr(92), "/")}"'

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from opscope import notation
+from opscope.errors import check_encoding, check_width
+from opscope.exporters.fitting import (
+    NOTEBOOK,
+    Column,
+    Lists,
+    Numbers,
+    Words,
+    as_html,
+    as_text,
+    fit_table,
+    wrapped,
+)
+from opscope.exporters.writer import Writer
 from opscope.views.kept import KeptTensor
 
 
@@ -38,24 +50,45 @@ class SavedForBackward:
                 sums[label] = sums.get(label, 0) + kept.extra_bytes
         return dict(sorted(sums.items(), key=lambda entry: -entry[1]))
 
-    def table(self) -> Table:
-        """Return the table as rich's own object: one row for each tensor but parameters."""
-        table = Table(
-            title=Text(f"{self._title}: saved for backward", style="bold"),
-            title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False,
-        )  # fmt: skip
-        for name, style in (
-            ("kept by", "bold"),
-            ("as", ""),
-            ("made by", "cyan"),
-            ("tensor", "green"),
-        ):
-            table.add_column(name, style=style, no_wrap=True, overflow="ellipsis")
-        table.add_column("memory", justify="right", no_wrap=True)
-        for kept in self.tensors:
-            if kept.kind != "parameter":
-                table.add_row(*map(Text, _cells(kept)))
-        return table
+    def table(self, width: int = 120, encoding: str | None = None) -> Table:
+        """Return the table as rich's own object: one row for each tensor but parameters.
+
+        Args:
+            width: In characters, 30 at least; columns that there is no room for are left out.
+            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
+                that of the standard output.
+
+        Raises:
+            OptionError: For a width that is no whole number, or less, or an encoding that
+                Python does not know.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return self._table(width, Writer(encoding))
+
+    def _table(self, width: int, writer: Writer) -> Table:
+        shown = [kept for kept in self.tensors if kept.kind != "parameter"]
+        made_by = [kept.made_by or ("outside" if kept.kind == "outside" else "") for kept in shown]
+        tensors = [
+            [(writer(a), writer(b)) for a, b in notation.tensors([kept.dtype], [kept.shape])]
+            if kept.kind != "packed" else []
+            for kept in shown
+        ]  # fmt: skip
+
+        def words(texts: Iterable[str]) -> Words:
+            return Words(list(map(writer.foreign, texts)), writer)
+
+        columns = [
+            Column(
+                "kept by", words(kept.layer or kept.node for kept in shown), 0, "bold", leads=True
+            ),
+            Column("as", words(kept.name for kept in shown), 4),
+            Column("made by", words(made_by), 3, "cyan"),
+            Column("tensor", Lists(tensors, writer), 2, "green"),
+            Column("memory", Numbers([Text(writer(_memory(kept))) for kept in shown]), 1),
+        ]
+        title = writer.foreign(f"{self._title}: saved for backward")
+        return fit_table(columns, width, writer, title=title)
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -66,28 +99,37 @@ class SavedForBackward:
     def __getitem__(self, position: int) -> KeptTensor:
         return self.tensors[position]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.table()
+    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
+        writer = Writer(encoding)
         parameters = sum(kept.kind == "parameter" for kept in self.tensors)
         packed = sum(kept.kind == "packed" for kept in self.tensors)
-        text = f"\n{notation.size(self.nbytes)} kept alive by the backward"
-        text += f"; besides {notation.plural(parameters, 'parameter')}" if parameters else ""
-        text += f"; {packed} packed by hooks (checkpoints)" if packed else ""
-        yield Text(text)
+        phrases = [f"{notation.size(self.nbytes)} kept alive by the backward"]
+        phrases += [f"besides {notation.plural(parameters, 'parameter')}"] if parameters else []
+        phrases += [f"{packed:,} packed by hooks (checkpoints)"] if packed else []
+        phrases[:-1] = [f"{phrase};" for phrase in phrases[:-1]]
+        return [self._table(width, writer), Text(), wrapped("", phrases, width, writer)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._parts(options.max_width, options.encoding)
+
+    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
+        """Return the table without colour, no wider than ``width``; arguments as for `table`.
+
+        Raises:
+            OptionError: As `table` does.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return as_text(*self._parts(width, encoding), width=width)
 
     def __repr__(self) -> str:
-        console = Console(width=120, color_system=None, force_terminal=False, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts(NOTEBOOK, "utf-8"))
 
 
-def _cells(kept: KeptTensor) -> tuple[str, ...]:
-    memory = {"packed": "packed"}.get(
-        kept.kind, "shared" if kept.shared else notation.size(kept.nbytes)
-    )
-    made_by = kept.made_by or ("outside" if kept.kind == "outside" else "")
-    tensor = "" if kept.kind == "packed" else notation.tensors([kept.dtype], [kept.shape])
-    return tuple(
-        map(notation.one_line, (kept.layer or kept.node, kept.name, made_by, tensor, memory))
-    )
+def _memory(kept: KeptTensor) -> str:
+    if kept.kind == "packed":
+        return "packed"
+    return "shared" if kept.shared else notation.size(kept.nbytes)

@@ -5,19 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from opscope import notation
+from opscope.exporters.fitting import Column, Numbers, Words, fit_table
+from opscope.exporters.writer import Writer
 
-# Below so many characters the columns with the range make room.
-_ROOM = 136
-_NAMES = ("mean", "std", "min", "max", "zeros", "nonfinite")
+# Of each activation, and then of its gradient: what it is called, its head, how wide it is at
+# least (so that a live display does not jump), and its rank.
+_COLUMNS = {
+    "mean": ("mean", 9, 1),
+    "std": ("± std", 8, 2),
+    "min": ("min", 9, 8),
+    "max": ("max", 9, 9),
+    "zeros": ("zeros", 5, 4),
+    "nonfinite": ("bad", 4, 3),
+}
+_OF_GRADIENT = {
+    "mean": ("grad mean", 9, 5),
+    "std": ("± std", 8, 6),
+    "min": ("min", 9, 10),
+    "max": ("max", 9, 11),
+    "zeros": ("zeros", 5, 12),
+    "nonfinite": ("bad", 4, 7),
+}
 
 
 def statistics_table(
-    rows: Sequence[Mapping[str, Any]], step: int | None, title: str, width: int = 120
+    rows: Sequence[Mapping[str, Any]],
+    step: int | None,
+    title: str,
+    width: int = 120,
+    encoding: str | None = None,
 ) -> Table:
     """Return a table with one row for each layer: its activation, and its gradient.
 
@@ -25,44 +44,29 @@ def statistics_table(
         rows: As `opscope.watch` gives them.
         step: Of which training step they are; None before the first.
         title: The model's name.
-        width: Of the console, in characters.
+        width: In characters; columns that there is no room for are left out.
+        encoding: What it must be possible to write it in; by default that of the standard output.
     """
+    writer = Writer(encoding)
     when = "no step yet" if step is None else f"step {step:,}"
-    table = Table(
-        title=Text(f"{notation.one_line(title)}: {when}", style="bold"), title_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False,
-    )  # fmt: skip
+    names = [writer.foreign(row["layer"]) for row in rows]
+    columns = [Column("layer", Words(names, writer), leads=True)]
     has_gradients = any(row["grad_mean"] is not None for row in rows)
-    prefixes = ("", "grad_") if has_gradients else ("",)
-    wide = width >= _ROOM or not has_gradients
-    table.add_column("layer", no_wrap=True, overflow="ellipsis", min_width=12)
-    for prefix in prefixes:
-        style = "blue" if prefix else "green"
-        for name, least in _heads(prefix, wide=wide):
-            table.add_column(name, justify="right", no_wrap=True, min_width=least, style=style)
-    for row in rows:
-        cells = [Text(notation.one_line(row["layer"]))]
-        for prefix in prefixes:
-            cells += _cells({name: row[prefix + name] for name in _NAMES}, prefix, wide=wide)
-        table.add_row(*cells)
-    return table
+    for prefix, heads in (("", _COLUMNS), ("grad_", _OF_GRADIENT)):
+        if prefix and not has_gradients:
+            break
+        for name, (head, least, rank) in heads.items():
+            cells = [_cell(name, row[prefix + name], writer) for row in rows]
+            style = "blue" if prefix else "green"
+            columns.append(Column(writer(head), Numbers(cells, least), rank, style))
+    return fit_table(columns, width, writer, title=writer.foreign(f"{title}: {when}"))
 
 
-def _heads(prefix: str, *, wide: bool) -> list[tuple[str, int]]:
-    mean = "grad mean" if prefix else "mean"
-    ends = [("min", 9), ("max", 9)] if wide else []
-    zeros = [("zeros", 5)] if wide or not prefix else []
-    return [(mean, 9), ("± std", 8), *ends, *zeros, ("bad", 4)]
-
-
-def _cells(numbers: Mapping[str, float | None], prefix: str, *, wide: bool) -> list[Text]:
-    if any(number is None for number in numbers.values()):
-        return [Text("–", style="dim") for _ in _heads(prefix, wide=wide)]
-    mean, std, least, most, zeros, bad = (float(numbers[name] or 0) for name in _NAMES)
-    ends = [least, most] if wide else []
-    share = Text(f"{zeros:.0%}" if zeros else "–", style="yellow" if zeros > 0.9 else "")
-    return [
-        *(Text(f"{number:.3g}") for number in (mean, std, *ends)),
-        *([share] if wide or not prefix else []),
-        Text(f"{bad:.1%}" if bad else "–", style="bold red" if bad else ""),
-    ]
+def _cell(name: str, number: float | None, writer: Writer) -> Text:
+    if number is None:
+        return Text(writer("–"), style="dim")
+    if name == "zeros":
+        return Text(f"{number:.0%}" if number else writer("–"), "yellow" if number > 0.9 else "")
+    if name == "nonfinite":
+        return Text(f"{number:.1%}" if number else writer("–"), "bold red" if number else "")
+    return Text(f"{number:.3g}")

@@ -314,7 +314,7 @@ class _Builder:
         return stack
 
     def _add_source(self, attributes: dict[str, Any], frames: tuple[Frame, ...]) -> None:
-        attributes["source"] = str(frames[0]) if frames else None
+        attributes["source"] = f"{frames[0].file}:{frames[0].line}" if frames else None
 
 
 def _call_node(index: int, place: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal, TypeVar
 
+from opscope.notation import foreign, sentence
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class Frame:
     function: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{foreign(self.file)}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +382,9 @@ class Failure:
     layer_call: int | None = None
     module_call: int | None = None
     frame: Frame | None = None
+
+    def __str__(self) -> str:
+        return f"{foreign(self.exception)}: {sentence(self.message, 300)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ class Row:
         op: The aten operators that it ran, without namespace and overload.
         inputs: The tensors it was given.
         outputs: The tensors it gave.
-        input_paths: Where in a module's arguments each input was; empty of others.
+        input_paths: Where in a module's arguments each input was, such as ``"x"`` or ``"1.0"``;
+            empty of others.
         output_paths: Where in what a module gave each output was; empty of others.
         params: Elements of the parameters that it has or used.
         trainable: How many of these require a gradient.

@@ -1,0 +1,77 @@
+"""A file that is written whole, or stays what it was."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+# What has a name there is a device, or a file that somebody has open.
+_OPEN = ("/dev/fd", "/dev/std", "/proc/")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file as ``path.write_bytes`` does, but put it in its place when all of it is there.
+
+    It is written beside its place, under a name of its own, and renamed. So whoever reads the
+    file, or writes it too, has one or the other, and where the disk is full the old one stays.
+    A symbolic link stays one, and the file that it leads to is replaced. What is no ordinary
+    file, such as ``/dev/stdout`` or a named pipe, is written to as it is, and so is a file whose
+    folder takes no other.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    place = _followed(path)
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        old = None
+    if str(place).startswith(_OPEN) or not (old is None or stat.S_ISREG(old.st_mode)):
+        path.write_bytes(content)
+        return
+    try:
+        _replace(place, content, old)
+    except PermissionError:
+        if old is None:
+            raise
+        place.write_bytes(content)
+
+
+def _followed(path: Path) -> Path:
+    """Return where symbolic links lead, as far as to the name of something that is open."""
+    path = path.absolute()
+    for _ in range(40):  # as far as Linux goes, too
+        if not path.is_symlink() or str(path).startswith(_OPEN):
+            break
+        target = path.parent.resolve() / path.readlink()
+        path = target.parent.resolve() / target.name
+    return path
+
+
+def _replace(place: Path, content: bytes, old: os.stat_result | None) -> None:
+    beside = place.with_name(f".opscope-{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        # Who may read it is up to the process's mask, as with `open`.
+        with os.fdopen(os.open(beside, flags, 0o666), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # some disks say only now that they are full
+        if old is not None:
+            _take_after(beside, old)
+        beside.replace(place)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _take_after(path: Path, old: os.stat_result) -> None:
+    """Give a file the permissions of the one that it replaces, and its owner where that may be."""
+    new = path.stat()
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(PermissionError):
+            os.chown(path, old.st_uid, old.st_gid)
+    path.chmod(stat.S_IMODE(old.st_mode))
