@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from opscope.capture.tape import (
 from opscope.collector import paused
 from opscope.records.recording import (
     Failure,
+    GradRegion,
     LayerCall,
     Leaf,
     Module,
@@ -36,6 +37,7 @@ from opscope.records.recording import (
     Read,
     Recording,
     SavedTensor,
+    TakenOut,
     Value,
 )
 
@@ -59,6 +61,7 @@ def develop(session: Session) -> Recording:
     ops = _ops(tape, op_rows, calls, found, phase, session.started_ns)
     failure = session.failure
     root = session.modules.root
+    grad_enabled, inference = tape.grad_modes.at_first or (False, False)
     return Recording(
         model_name="" if root is None else root.class_name,
         ops=ops,
@@ -73,7 +76,20 @@ def develop(session: Session) -> Recording:
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
         saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
+        grad_regions=tuple(_grad_regions(tape)),
+        taken_out=tuple(
+            TakenOut(function, row, _optional(run)) for run, function, row in tape.taken_out
+        ),
+        grad_enabled=grad_enabled,
+        inference=inference,
     )
+
+
+def _grad_regions(tape: Tape) -> Iterator[GradRegion]:
+    for region in tape.grad_modes.regions:
+        stop = tape.op_count if region.stop is None else region.stop
+        if stop > region.start and not region.hidden:
+            yield GradRegion(region.enabled, range(region.start, stop), _optional(region.run))
 
 
 class _Calls:
@@ -108,6 +124,13 @@ class _Calls:
         """Return the module call of an op: that of its layer call, which knows best."""
         call = self.of_op[op]
         return _optional(row.module) if call is None else self.records[call].module_call
+
+    def place_of(self, op: int, row: OpRow) -> int | None:
+        """Return the place of an op, which is that of its layer call where it has none."""
+        call = self.of_op[op]
+        if row.place == NONE and call is not None:
+            return self.records[call].place
+        return _optional(row.place)
 
     def before(self, recorded: int, op: int) -> int:
         """Return how many calls there were when so many calls and ops were recorded."""
@@ -170,11 +193,12 @@ def _ops(
     start: int,
 ) -> tuple[Op, ...]:
     result: list[Op] = []
+    in_custom = tape.places.in_custom_functions()
     read_at = made_at = wrote_at = 0
     for index, row in enumerate(rows):
         reads, arguments = _arguments(row, tape, read_at)
         link = found[index]
-        module = calls.module_of(index, row)
+        module, place = calls.module_of(index, row), calls.place_of(index, row)
         if link.forward is not None:
             module = result[link.forward].module_call
         result.append(
@@ -199,6 +223,7 @@ def _ops(
                 started_ns=row.started - start,
                 duration_ns=row.ended - row.started,
                 failed=bool(row.flags & FAILED),
+                custom_function=place is not None and in_custom[place],
             )
         )
         read_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
@@ -356,6 +381,8 @@ def _module_call(run: ModuleRun, calls: _Calls, start: int) -> ModuleCall:
         started_ns=run.start - start,
         duration_ns=run.end - run.start,
         failed=run.failed,
+        grad_enabled=run.grad_enabled,
+        inference=run.inference,
     )
 
 

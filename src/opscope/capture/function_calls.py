@@ -12,7 +12,9 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
-from opscope.capture.log import CALL, HANDED_CALL, Log
+from opscope.capture.grad_modes import step_of
+from opscope.capture.log import CALL, HANDED_CALL, SET_GRAD_MODE, TAKEN_OUT, Log
+from opscope.capture.places import is_custom_function
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
@@ -28,6 +30,9 @@ _FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 # Calls that run other code rather than compute: what runs inside has its own place.
 _TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 _SPECIAL = _TRANSPARENT | {torch.ones_like}
+_set_grad_enabled = torch._C._set_grad_enabled
+# What these return of a tensor, no op gave.
+_TAKE_OUT = frozenset({torch.Tensor.tolist})
 # Calls that return their input only so that they can be chained.
 _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
 
@@ -128,6 +133,15 @@ class FunctionCalls(TorchFunctionMode):
     ) -> None:
         """Write a call that dispatched nothing, if what it returned is what it was given."""
         log = self._log
+        if func is _set_grad_enabled:
+            chain = log.chain(_not_ours(frame))
+            hidden = is_custom_function(chain[::2])
+            step = step_of(_not_ours(frame))
+            log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
+            return
+        if func in _TAKE_OUT:
+            log.write((TAKEN_OUT, log.op_count, log.run, func, log.read(args[0])))
+            return
         if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
             return
         if _dispatch_modes() > 1 and is_tracing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from functools import cache
 from threading import get_ident
 from time import perf_counter_ns
@@ -22,7 +23,8 @@ from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
 from opscope.capture.containers import arguments, contents, tensors_of
-from opscope.capture.log import ENTER, LEAVE, Nested, stay
+from opscope.capture.grad_modes import grad_mode
+from opscope.capture.log import ENTER, GRAD_MODE, LEAVE, Nested, stay
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 
@@ -125,6 +127,7 @@ class ModuleCalls:
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
+        self.is_named = model is not None
         self._model = model
 
     def install(self) -> None:
@@ -137,6 +140,11 @@ class ModuleCalls:
         self._hook()
         self._compiling = Compiling(self._hook, self._unhook)
         self._compiling.start()
+
+    def forward(self, index: int) -> Callable[..., Any] | None:
+        """Return the ``forward`` of a module while it is alive."""
+        module = self.modules[index].live()
+        return None if module is None else module.forward
 
     def _hook(self) -> None:
         self._handles = [
@@ -271,7 +279,10 @@ class ModuleCalls:
         chain = log.chain(frame)
         compiled = called is not module or module._compiled_call_impl is not None
         run, items = log.run_count, self._arguments(args, frame)
-        kept = self._keep((args, _named(frame))) if known is self.root else None
+        kept = None
+        if known is self.root:
+            kept = self._keep((args, _named(frame)))
+            log.write((GRAD_MODE, log.op_count, run, *grad_mode()))
         now = perf_counter_ns()
         log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
         first = NONE if known is self.root else log.op_count

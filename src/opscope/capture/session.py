@@ -25,6 +25,7 @@ from opscope.capture import (
     compiling,
     containers,
     function_calls,
+    grad_modes,
     identity,
     interceptor,
     log,
@@ -44,6 +45,7 @@ from opscope.capture import saved_tensors as saved_tensors_room
 from opscope.capture import tape as tape_room
 from opscope.capture.finite import FiniteCheck
 from opscope.capture.function_calls import FunctionCalls
+from opscope.capture.grad_modes import grad_mode
 from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
@@ -52,7 +54,7 @@ from opscope.capture.payloads import Payloads, SaveOptions
 from opscope.capture.returned import Returned
 from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.settling import Settling
-from opscope.capture.tape import Tape
+from opscope.capture.tape import NONE, Tape
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
 
@@ -146,6 +148,7 @@ class Session:
         self.tape.log.thread = get_ident()
         self.tape.log.settle = self.settle
         self.tape.note_start()
+        self.tape.log.write((log.GRAD_MODE, self.tape.log.op_count, NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.log.boundary = outermost
         if self.tape.values.originals is not None and not self.started_ns:
@@ -262,7 +265,7 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, containers, finite_room, function_calls, gradients_room, identity, interceptor, log,
+        compiling, containers, finite_room, function_calls, grad_modes, gradients_room, identity, interceptor, log,
         module_calls, operators_room, originals, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from types import MethodWrapperType
 from typing import Any
 from weakref import ref
 
+from opscope.capture.grad_modes import Step
 from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight
 from opscope.capture.payloads import Kept
 from opscope.capture.tape import (
@@ -125,6 +126,24 @@ class Settling:
         """Have a row for a tensor from outside."""
         self._tape.values.found(sight)
 
+    def _grad_mode(self, run: int, enabled: bool, inference: bool) -> None:
+        """Note the grad mode in which the block, or the model, is entered."""
+        modes = self._tape.grad_modes
+        modes.enabled, modes.inference = enabled, inference
+        if run == NONE:
+            modes.begin(self._tape.op_count)
+
+    def _set_grad_mode(self, run: int, enabled: bool, step: Step, hidden: bool) -> None:
+        """Note that the program set it."""
+        modes, op = self._tape.grad_modes, self._tape.op_count
+        modes.change(op, run, enabled=enabled, step=step, hidden=hidden)
+
+    def _taken_out(self, run: int, func: Any, live: Live) -> None:
+        """Note that numbers of a tensor were handed to Python."""
+        tape = self._tape
+        row = tape.values.seen(live)
+        tape.taken_out.append((run, function_name(func), row))
+
     def _call(
         self,
         func: Any,
@@ -188,6 +207,7 @@ class Settling:
         run = ModuleRun(len(tape.runs), module, number, parent)
         tape.runs.append(run)
         run.start, run.op_start = started, tape.op_count
+        run.grad_enabled, run.inference = tape.grad_modes.enabled, tape.grad_modes.inference
         site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
         outer = self._running.setdefault(module, run)
         if outer is not run:  # recursion: another pass through the same context
@@ -268,6 +288,9 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._enter, 8),
     (Settling._leave, 7),
     (Settling._seen, 2 + SIGHT),
+    (Settling._grad_mode, 5),
+    (Settling._set_grad_mode, 6),
+    (Settling._taken_out, 5),
 )
 
 

@@ -120,6 +120,7 @@ class Op:
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took under the dispatch mode.
         failed: Whether it raised.
+        custom_function: Whether it ran in the forward of a custom `torch.autograd.Function`.
     """
 
     index: int
@@ -142,6 +143,7 @@ class Op:
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
+    custom_function: bool = False
 
     def named_arguments(self, tensor: Callable[[int], T]) -> dict[str, object | T]:
         """Return all arguments by name, lists put together, each tensor as ``tensor`` gives it."""
@@ -233,6 +235,9 @@ class ModuleCall:
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took.
         failed: Whether it raised.
+        grad_enabled: Whether autograd recorded when it was called. What was set in places that
+            no function mode sees is not known, inside of the model.
+        inference: Whether ``inference_mode`` was on when the model was called.
     """
 
     index: int
@@ -250,6 +255,41 @@ class ModuleCall:
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
+    grad_enabled: bool = False
+    inference: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradRegion:
+    """Ops that ran under a grad mode which was set inside of the block.
+
+    It is the innermost that counts where they lie in one another. What custom autograd functions
+    set in their forward is none, nor is ``inference_mode``.
+
+    Attributes:
+        enabled: Whether autograd was to record.
+        ops: Indices of the ops.
+        module_call: Index of the innermost module call in which it was set.
+    """
+
+    enabled: bool
+    ops: range
+    module_call: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOut:
+    """Numbers of a tensor that were handed to Python, where no op shows it.
+
+    Attributes:
+        function: The function that did it, such as ``"tolist"``.
+        value: Of which value.
+        module_call: Index of the innermost module call in which it was called.
+    """
+
+    function: str
+    value: int
+    module_call: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +393,8 @@ class Failure:
 class Recording:
     """All that was recorded between enter and exit.
 
-    ``places`` holds each calling context's frames, the innermost first.
+    ``places`` holds each calling context's frames, the innermost first. ``grad_enabled`` and
+    ``inference`` are those of the first time that the block was entered.
     """
 
     model_name: str = ""
@@ -369,6 +410,10 @@ class Recording:
     failure: Failure | None = None
     saved_tensors: tuple[SavedTensor, ...] = ()
     parameter_of_value: dict[int, int] = field(default_factory=dict)
+    grad_regions: tuple[GradRegion, ...] = ()
+    taken_out: tuple[TakenOut, ...] = ()
+    grad_enabled: bool = False
+    inference: bool = False
 
     def call_of(self, op: Op) -> int | None:
         """Return the layer call that an op ran in, or in backward belongs to."""
