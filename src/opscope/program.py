@@ -113,30 +113,26 @@ class _Unknown(torch.autograd.Function):
     """Hands a tensor on; its derivative raises."""
 
     @staticmethod
-    def forward(ctx: Any, where: str, result: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        ctx.where = where
+    def forward(ctx: Any, reason: str, result: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        ctx.reason = reason
         return result.detach()
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        message = (
-            f"what the custom autograd function gave {ctx.where} cannot be differentiated: its "
-            "backward is no part of a program of ops; differentiate the model itself, and let "
-            "checkpoints be of the kind use_reentrant=False"
-        )
+        message = f"this program cannot be differentiated here: {ctx.reason}"
         raise TraceStateError(message)
 
 
-def without_derivative(result: torch.Tensor, where: str, *given: torch.Tensor) -> torch.Tensor:
-    """Return what a custom autograd function gave, so that a backward through it raises.
+def without_derivative(result: torch.Tensor, reason: str, *given: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose derivative is not known, so that a backward through it raises.
 
     Args:
-        result: It, as the ops of the function made it.
-        where: The source line, for the message.
-        given: What the function may have been given.
+        result: It, as the ops made it.
+        reason: Why its derivative is not known, for the message.
+        given: What it may have been made of.
     """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
-        unknown: torch.Tensor = _Unknown.apply(where, result, *given)
+        unknown: torch.Tensor = _Unknown.apply(reason, result, *given)
         return unknown
     return result
 

@@ -231,24 +231,30 @@ class Trace(Recorded):
         True
         """
         from opscope.analysis.replay import overload
-        from opscope.exporters.fx.build import Live, to_fx
+        from opscope.exporters.fx.build import to_fx
+        from opscope.exporters.fx.values import Live
 
         if module is not None and not isinstance(module, str):
             message = f"module: {module!r} (must be the address of a module, or None)"
             raise OptionError(message)
         check_flag("check_inputs", check_inputs)
         self._check_original()
-        modules = self._session.modules
-        live = Live(overload, self._parameter, self._outside, modules.forward)
-        return to_fx(
-            self.recording, live, module, is_named=modules.is_named, check_inputs=check_inputs
+        session = self._session
+        live = Live(
+            overload,
+            self._parameter,
+            self._outside,
+            session.modules.forward,
+            is_named=session.modules.is_named,
+            sees_modes=session.layers,
         )
+        return to_fx(self.recording, live, module, check_inputs=check_inputs)
 
-    def _outside(self, value: int) -> torch.Tensor | None:
-        """Return a tensor from outside; as it was, if it is gone and was kept."""
+    def _outside(self, value: int) -> tuple[torch.Tensor | None, bool]:
+        """Return a tensor from outside, as it was if it is gone, and whether it is alive."""
         values = self._session.tape.values
         tensor = None if value in values.constants else values.tensor(value)
-        return values.outside(value) if tensor is None else tensor
+        return (values.outside(value), False) if tensor is None else (tensor, True)
 
     def _parameter(self, number: int) -> torch.Tensor | None:
         """Return a parameter or buffer; as it was, if it is gone and was kept."""

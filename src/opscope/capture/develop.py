@@ -37,7 +37,7 @@ from opscope.records.recording import (
     Read,
     Recording,
     SavedTensor,
-    TakenOut,
+    UnseenCall,
     Value,
 )
 
@@ -77,8 +77,8 @@ def develop(session: Session) -> Recording:
         saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
         grad_regions=tuple(_grad_regions(tape)),
-        taken_out=tuple(
-            TakenOut(function, row, _optional(run)) for run, function, row in tape.taken_out
+        unseen_calls=tuple(
+            UnseenCall(function, row, _optional(run)) for run, function, row in tape.unseen_calls
         ),
         grad_enabled=grad_enabled,
         inference=inference,

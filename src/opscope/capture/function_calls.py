@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from opscope.capture.grad_modes import step_of
-from opscope.capture.log import CALL, HANDED_CALL, SET_GRAD_MODE, TAKEN_OUT, Log
+from opscope.capture.log import CALL, HANDED_CALL, SET_GRAD_MODE, UNSEEN_CALL, Log
 from opscope.capture.places import is_custom_function
 from opscope.capture.tracers import is_tracing
 
@@ -31,8 +31,8 @@ _FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 _TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 _SPECIAL = _TRANSPARENT | {torch.ones_like}
 _set_grad_enabled = torch._C._set_grad_enabled
-# What these return of a tensor, no op gave.
-_TAKE_OUT = frozenset({torch.Tensor.tolist})
+# No op shows what these do: numbers become Python's, a gradient may become another.
+_UNSEEN = frozenset({torch.Tensor.tolist, torch.Tensor.register_hook})
 # Calls that return their input only so that they can be chained.
 _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
 
@@ -139,8 +139,8 @@ class FunctionCalls(TorchFunctionMode):
             step = step_of(_not_ours(frame))
             log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
             return
-        if func in _TAKE_OUT:
-            log.write((TAKEN_OUT, log.op_count, log.run, func, log.read(args[0])))
+        if func in _UNSEEN:
+            log.write((UNSEEN_CALL, log.op_count, log.run, func, log.read(args[0])))
             return
         if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
             return

@@ -138,11 +138,11 @@ class Settling:
         modes, op = self._tape.grad_modes, self._tape.op_count
         modes.change(op, run, enabled=enabled, step=step, hidden=hidden)
 
-    def _taken_out(self, run: int, func: Any, live: Live) -> None:
-        """Note that numbers of a tensor were handed to Python."""
+    def _unseen_call(self, run: int, func: Any, live: Live) -> None:
+        """Note a call that no op shows."""
         tape = self._tape
         row = tape.values.seen(live)
-        tape.taken_out.append((run, function_name(func), row))
+        tape.unseen_calls.append((run, function_name(func), row))
 
     def _call(
         self,
@@ -290,7 +290,7 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._seen, 2 + SIGHT),
     (Settling._grad_mode, 5),
     (Settling._set_grad_mode, 6),
-    (Settling._taken_out, 5),
+    (Settling._unseen_call, 5),
 )
 
 

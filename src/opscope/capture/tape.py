@@ -174,8 +174,8 @@ class Tape:
         threads: For ops that the engine ran in other threads, which.
         odd_calls: The layer calls that have more to tell than a row of `calls`.
         grad_modes: Where the grad mode was set.
-        taken_out: What left the graph without an op: the module run in which, the name of the
-            function that took it, and the row that it took it of.
+        unseen_calls: Calls that no op shows: the module run in which, the name of the function,
+            and the row of its tensor.
         root: The number of the module that the names start from.
         runs: The runs of modules, in the order in which they began.
     """
@@ -186,7 +186,7 @@ class Tape:
         self.values = Values(self.parameters, self.log)
         self.places = Places()
         self.grad_modes = GradModes()
-        self.taken_out: list[tuple[int, str, int]] = []
+        self.unseen_calls: list[tuple[int, str, int]] = []
         self.payloads: Payloads | None = None
         self.returned: Returned | None = None
         self.finite: FiniteCheck | None = None

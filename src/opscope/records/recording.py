@@ -278,12 +278,13 @@ class GradRegion:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenOut:
-    """Numbers of a tensor that were handed to Python, where no op shows it.
+class UnseenCall:
+    """A call that no op shows, and that decides on what follows.
 
     Attributes:
-        function: The function that did it, such as ``"tolist"``.
-        value: Of which value.
+        function: ``"tolist"``, which hands numbers to Python, or ``"register_hook"``, after which
+            a gradient may become another.
+        value: The value of the tensor whose method it is.
         module_call: Index of the innermost module call in which it was called.
     """
 
@@ -411,7 +412,7 @@ class Recording:
     saved_tensors: tuple[SavedTensor, ...] = ()
     parameter_of_value: dict[int, int] = field(default_factory=dict)
     grad_regions: tuple[GradRegion, ...] = ()
-    taken_out: tuple[TakenOut, ...] = ()
+    unseen_calls: tuple[UnseenCall, ...] = ()
     grad_enabled: bool = False
     inference: bool = False
 

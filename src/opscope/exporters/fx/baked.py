@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from opscope import notation
 from opscope.exporters.fx.names import argument
@@ -25,6 +25,7 @@ _BY_OPERATOR = {
 }  # fmt: skip
 # Functions that hand the memory of a tensor to others, and what they dispatch.
 _HANDED_OUT = frozenset({"numpy", "__array__", "__dlpack__", "__dlpack_device__"})
+_RANDOM = "training mode: random, also after eval()"
 _FLAGS = ("training", "train", "use_input_stats")
 
 
@@ -41,10 +42,6 @@ class Baked(NamedTuple):
     operator: str | None
     reason: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as the plain data that ``meta["baked"]`` holds."""
-        return self._asdict()
-
 
 def baked_ops(recording: Recording, ops: Sequence[Op]) -> Iterator[Baked]:
     """Yield what the ops of a program fix."""
@@ -54,11 +51,11 @@ def baked_ops(recording: Recording, ops: Sequence[Op]) -> Iterator[Baked]:
             yield Baked(op.index, op.operator, reason)
 
 
-def baked_numbers(recording: Recording, call: ModuleCall | None) -> Iterator[Baked]:
+def baked_unseen(recording: Recording, call: ModuleCall | None) -> Iterator[Baked]:
     """Yield what was taken out of tensors in a program, where no op shows it."""
     inside = calls_inside(recording, call)
-    for found in recording.taken_out:
-        if found.module_call in inside:
+    for found in recording.unseen_calls:
+        if found.module_call in inside and found.function == "tolist":
             yield Baked(recording.values[found.value].made_by, found.function, _NUMBER)
 
 
@@ -121,13 +118,11 @@ def _of_training(recording: Recording, op: Op) -> str | None:
     if not recording.modules[run.module].training:
         return None
     given = dict(op.arguments)
-    read = {item.argument for item in op.reads}
+    is_on = any(given.get(flag) is True for flag in _FLAGS)
     if op.name.startswith("bernoulli") or given.get("dropout_p"):
-        return "training mode: it drops at random, also after eval()"
-    if not any(given.get(flag) is True for flag in _FLAGS):
-        return None
-    if "norm" not in op.name:
-        return "training mode, also after eval()"
-    if "running_mean" in read:
+        return _RANDOM
+    if is_on and ("dropout" in op.name or "rrelu" in op.name):
+        return _RANDOM
+    if is_on and any(read.argument == "running_mean" for read in op.reads):
         return "training mode: statistics of the batch, which update the running ones"
     return None

@@ -36,7 +36,7 @@ def assemble(
         return node(structure.number)
     if isinstance(structure, Opaque):
         message = (
-            f"the output{_at(above)} is a {structure.class_name} object, which a program cannot "
+            f"the output{_at(above)} is of class {structure.class_name}, which a program cannot "
             "give; return tensors, numbers and texts, or ask for a module inside: to_fx(address)"
         )
         raise TraceStateError(message)
@@ -50,8 +50,8 @@ def assemble(
             continue
         if isinstance(key, Opaque):
             message = (
-                f"the output{_at(above)} is a dictionary with a {key.class_name} object as a key, "
-                "which a program cannot give; use texts, numbers, or tuples of them"
+                f"the output{_at(above)} is a dictionary with a key of class {key.class_name}, which "
+                "a program cannot give; let keys be texts, numbers, or tuples of them"
             )
             raise TraceStateError(message)
         if not is_quotable(repr(key)):
