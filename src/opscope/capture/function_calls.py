@@ -108,6 +108,7 @@ class FunctionCalls(TorchFunctionMode):
         """Write a call that returned, if it dispatched anything or handed its input on."""
         log = self._log
         if func.__class__ is MethodWrapperType and func.__self__ is _DATA and result is None:
+            self._note_unseen(func, args[0])
             log.forget(args[0])  # `x.data = y` gives x other metadata unseen
         if log.op_count == op:
             self._write_without_ops(func, args, kwargs, started, ended, result, frame)
@@ -140,7 +141,7 @@ class FunctionCalls(TorchFunctionMode):
             log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
             return
         if func in _UNSEEN:
-            log.write((UNSEEN_CALL, log.op_count, log.run, func, log.read(args[0])))
+            self._note_unseen(func, args[0])
             return
         if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
             return
@@ -154,6 +155,12 @@ class FunctionCalls(TorchFunctionMode):
         kept = None if log.keep is None else list(map(log.keep, tensors))
         chain, op = log.chain(_not_ours(frame)), log.op_count
         log.write((HANDED_CALL, op, func, items, kept, node, log.run, chain, started, ended))
+
+    def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
+        """Note a call that no op shows, of a tensor that the program has."""
+        log, live = self._log, ref(tensor)
+        if id(live) in log.known:
+            log.write((UNSEEN_CALL, log.op_count, log.run, func, live))
 
 
 _OWN = FunctionCalls.__torch_function__.__code__

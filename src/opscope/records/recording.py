@@ -282,8 +282,8 @@ class UnseenCall:
     """A call that no op shows, and that decides on what follows.
 
     Attributes:
-        function: ``"tolist"``, which hands numbers to Python, or ``"register_hook"``, after which
-            a gradient may become another.
+        function: ``"tolist"``, which hands numbers to Python; ``"register_hook"``, after which a
+            gradient may become another; ``"data"``, which gives the tensor another's memory.
         value: The value of the tensor whose method it is.
         module_call: Index of the innermost module call in which it was called.
     """

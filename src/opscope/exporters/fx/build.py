@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from opscope.collector import paused
 from opscope.exporters.fx import names
 from opscope.exporters.fx.baked import baked_arguments, baked_ops, baked_unseen
 from opscope.exporters.fx.calls import Calls
 from opscope.exporters.fx.derivatives import Derivatives, mark
 from opscope.exporters.fx.outputs import assemble
-from opscope.exporters.fx.scope import called
+from opscope.exporters.fx.scope import called, calls_inside
 from opscope.exporters.fx.values import Live, Values
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
 from opscope.records.containers import tensor_keys
@@ -23,6 +24,7 @@ from opscope.records.layers import loose_ends, outside_values
 from opscope.records.recording import ModuleCall, Recording
 
 
+@paused()
 def to_fx(
     recording: Recording, live: Live, module: str | None = None, *, check_inputs: bool = True
 ) -> fx.GraphModule:
@@ -64,7 +66,7 @@ class _Program:
             if op.phase == "forward" and not op.failed
         ]
         self.graph = fx.Graph(tracer_cls=ProgramTracer)
-        self.values = Values(recording, live, self.graph, self.ops, stretch)
+        self.values = Values(recording, live, self.graph, self.ops, call)
         self.given = self._given()
         self.derivatives = Derivatives(
             recording, self.values, self.graph, self.ops, call, self.given
@@ -75,6 +77,7 @@ class _Program:
         if self.call is not None:
             parameters = names.parameters_of(self.live.forward(self.call.module))
         self._inputs(parameters)
+        self.values.check_data(calls_inside(self.recording, self.call))
         calls = Calls(self.recording, self.live.overload, self.graph, self.values.node)
         for op in self.ops:
             self.derivatives.before(op)
@@ -130,13 +133,10 @@ class _Program:
         number = self.recording.parameter_of_value.get(value)
         if number is None or self.call is None or not self.check_inputs:
             return
-        record = self.recording.parameters[number]
-        address = self.recording.modules[self.call.module].address
-        prefix = f"{address}." if address else ""
-        held = [name for name in (record.name, *record.aliases) if name.startswith(prefix)]
-        if held:
+        name = self.values.own_name(number)
+        if name is not None:
             other = self.values.parameter(number)
-            self._check(check_same, node, str(node.target), other, f"parameter {held[0]!r}")
+            self._check(check_same, node, str(node.target), other, f"parameter {name!r}")
 
     def _check(self, function: Callable[..., None], *arguments: Any) -> None:
         if self.check_inputs:

@@ -21,6 +21,9 @@ _PLAIN = (
 )  # fmt: skip
 
 
+_DEEPEST = 100  # frames in a stack trace, the innermost
+
+
 class Calls:
     """Adds ops to a graph.
 
@@ -42,7 +45,7 @@ class Calls:
         self._overload = overload
         self._graph = graph
         self._node = node
-        self._stacks: dict[int, dict[str, tuple[str, str]]] = {}
+        self._stacks: dict[int | None, dict[str, tuple[str, str]]] = {None: {}}
         self._stack_traces: dict[int | None, str] = {None: ""}
 
     def add(self, op: Op) -> dict[int, fx.Node]:
@@ -146,7 +149,7 @@ class Calls:
             self._stack_traces[place] = "".join(
                 f'  File "{notation.one_line(frame.file)}", line {frame.line}, '
                 f"in {notation.one_line(frame.function)}\n"
-                for frame in reversed(recording.places[place])
+                for frame in reversed(recording.places[place][:_DEEPEST])
             )
         node.meta["opscope_op"] = op.index
         node.meta["stack_trace"] = self._stack_traces[place]
@@ -154,17 +157,15 @@ class Calls:
 
     def _stack(self, index: int | None) -> dict[str, tuple[str, str]]:
         """Return the modules around a module call, the outermost first; not to be changed."""
-        if index is None:
-            return {}
-        if index not in self._stacks:
-            found = []
-            at: int | None = index
-            while at is not None:
-                run = self._recording.module_calls[at]
-                module = self._recording.modules[run.module]
-                found.append((f"{module.address}@{run.number}", (module.address, module.class_name)))
-                at = run.parent
-            self._stacks[index] = dict(reversed(found))
+        missing = []
+        at = index
+        while at not in self._stacks:
+            missing.append(self._recording.module_calls[at])
+            at = missing[-1].parent
+        for run in reversed(missing):
+            module = self._recording.modules[run.module]
+            own = {f"{module.address}@{run.number}": (module.address, module.class_name)}
+            self._stacks[run.index] = self._stacks[run.parent] | own
         return self._stacks[index]
 
 

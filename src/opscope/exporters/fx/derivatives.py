@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import fx
 
 from opscope import notation
@@ -49,6 +51,12 @@ class Derivatives:
         self._last_reads.update((values.first(value), len(recording.ops)) for value in given)
         self._function: list[Op] = []  # the ops so far of the custom function that runs
         inside = calls_inside(recording, call)
+        # Autograd does this one itself: what comes of it is no op.
+        self._detached = deque(
+            call
+            for call in recording.layer_calls
+            if call.function == "detach_" and not call.ops and call.module_call in inside
+        )
         self._hooked = {
             found.value
             for found in recording.unseen_calls
@@ -56,7 +64,8 @@ class Derivatives:
         } - set(recording.parameter_of_value)
 
     def before(self, op: Op) -> None:
-        """Have the next op run in its mode."""
+        """Have the next op run in its mode, after what was detached before it."""
+        self._detach(op.index)
         mode = self._modes[op.index]
         if self._function and not mode.custom:
             self._leave_function()
@@ -81,9 +90,18 @@ class Derivatives:
 
     def end(self) -> None:
         """Return to the mode of the caller."""
+        self._detach(len(self._recording.ops))
         if self._function:
             self._leave_function()
         self._set(None)
+
+    def _detach(self, before: int) -> None:
+        while self._detached and self._detached[0].ops.start <= before:
+            call = self._detached.popleft()
+            for received, returned in zip(call.received, call.returned, strict=True):
+                given = (self._values.node(received),)
+                node = self._graph.call_function(torch.ops.aten.detach_.default, given)
+                self._values.nodes[returned] = node
 
     def _set(self, enabled: bool | None) -> None:
         if enabled is self._enabled:

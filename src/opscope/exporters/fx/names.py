@@ -146,15 +146,16 @@ class Attributes:
         self.tensors: dict[str, torch.Tensor] = {}
         self.renamed: dict[str, str] = {}
         self._holders: set[str] = set()
+        self._count: dict[str, int] = {}  # of names made of one text
 
     def add(self, name: str, tensor: torch.Tensor) -> str:
         """Hold a tensor, under its name if that can be; return the name."""
         written = name
         if not self._is_free(name):
-            written = "_parameter_" + re.sub(r"[^0-9a-zA-Z_]", "_", name)[:_LONGEST]
-            number, base = 0, written
+            base = written = "_parameter_" + re.sub(r"[^0-9a-zA-Z_]", "_", name)[-_LONGEST:]
             while not self._is_free(written):
-                number, written = number + 1, f"{base}_{number + 1}"
+                self._count[base] = self._count.get(base, 0) + 1
+                written = f"{base}_{self._count[base]}"
             self.renamed[written] = name
         self.tensors[written] = tensor
         self._holders.update(_holders(written))

@@ -50,7 +50,9 @@ def _asked_for(recording: Recording, module: str) -> ModuleCall:
     runs = keys.get(module)
     if runs is None:
         known = {m.address for m in recording.modules}.union(*(m.aliases for m in recording.modules))
-        what = f"the module {module!r} did not run" if module in known else f"no module ran at {module!r}"
+        what = f"no module ran at {module!r}"
+        if module in known:
+            what = f"the module {module!r} did not run" if module else "the model did not run"
         listed = ", ".join(repr(name) for name in nearest(module, filter(None, keys)))
         message = what + (f"; the nearest that did: {listed}" if listed else ": none did")
         raise OptionError(message)

@@ -12,7 +12,7 @@ from torch import fx
 from opscope import notation
 from opscope.errors import NotSaved, TraceStateError
 from opscope.exporters.fx.names import Attributes
-from opscope.records.recording import Op, Recording
+from opscope.records.recording import ModuleCall, Op, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,16 @@ class Values:
         live: The tensors that it was recorded of.
         graph: The graph.
         ops: The ops of the program.
-        stretch: The ops among which they are: of these what is no part of it gives nothing.
+        call: The module call that it is of, None for the block.
     """
 
     def __init__(
-        self, recording: Recording, live: Live, graph: fx.Graph, ops: Sequence[Op], stretch: range
+        self,
+        recording: Recording,
+        live: Live,
+        graph: fx.Graph,
+        ops: Sequence[Op],
+        call: ModuleCall | None,
     ) -> None:
         self.nodes: dict[int, fx.Node] = {}
         self.attributes = Attributes()
@@ -61,7 +66,10 @@ class Values:
         self._live = live
         self._graph = graph
         self._ops = ops
-        self._stretch = stretch
+        # Of these what is no op of the program gives nothing.
+        self._stretch = range(len(recording.ops)) if call is None else call.ops
+        address = "" if call is None else recording.modules[call.module].address
+        self._prefix = f"{address}." if address else ""
         self._of_parameter: dict[int, fx.Node] = {}
         # The first op that made each storage here: what lies there is no tensor from outside.
         self._made_here: dict[int | None, int | None] = {}
@@ -72,6 +80,13 @@ class Values:
         self._of_parameters = {recording.values[value].storage for value in bound} - {None}
         self._given: set[int | None] = set()
         self._lifted = {read.value for op in ops if op.name == "lift_fresh" for read in op.reads}
+
+    def check_data(self, inside: set[int | None]) -> None:
+        """Raise if a tensor was given other data in one of these module calls."""
+        for found in self._recording.unseen_calls:
+            if found.function == "data" and found.module_call in inside:
+                what = "an assignment to `.data`, which is no op: `x.data.copy_(y)` would be one"
+                raise self._refuse(found.value, what)
 
     def give(self, value: int, node: fx.Node) -> None:
         """Have a value be given to the program."""
@@ -99,10 +114,19 @@ class Values:
         kinds = ("float", "bfloat", "complex")
         return [v for v in values if self._recording.values[v].dtype.startswith(kinds)]
 
+    def own_name(self, number: int) -> str | None:
+        """Return the name that a parameter has in the module; None if it is none of its own."""
+        record = self._recording.parameters[number]
+        for name in (record.name, *record.aliases):
+            if name.startswith(self._prefix):
+                return name.removeprefix(self._prefix)
+        return None
+
     def parameter(self, number: int) -> fx.Node:
         """Return the node of a parameter or buffer."""
         if number not in self._of_parameter:
-            name, tensor = self._recording.parameters[number].name, self._live.parameter(number)
+            name = self.own_name(number) or self._recording.parameters[number].name
+            tensor = self._live.parameter(number)
             if tensor is None:
                 raise _gone(f"the tensor {notation.one_line(name)!r}")
             self._of_parameter[number] = self._attribute(name, tensor)
