@@ -35,8 +35,13 @@ def check_input(given: Any, name: str, shape: tuple[int, ...], dtype: torch.dtyp
         raise OptionError(message)
     if given.is_nested or (given.shape == shape and given.dtype == dtype):
         return
-    found, known = (notation.tensor(_text(t), sizes) for t, sizes in ((given.dtype, given.shape), (dtype, shape)))
-    message = f"{name}: {found} given, where {known} was recorded, which the program holds for; {_HINT}"
+    found, known = (
+        notation.tensor(_text(t), sizes)
+        for t, sizes in ((given.dtype, given.shape), (dtype, shape))
+    )
+    message = (
+        f"{name}: {found} given, where {known} was recorded, which the program holds for; {_HINT}"
+    )
     raise OptionError(message)
 
 
@@ -71,7 +76,7 @@ def _text(dtype: torch.dtype) -> str:
 
 
 @has_side_effect
-def set_grad_mode(enabled: bool, after: object = None) -> bool:  # noqa: FBT001
+def set_grad_mode(enabled: bool, after: object = None) -> bool:
     """Have autograd record or not; return whether it did.
 
     Args:
@@ -132,7 +137,7 @@ def without_derivative(result: torch.Tensor, reason: str, *given: torch.Tensor) 
         given: What it may have been made of.
     """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
-        unknown: torch.Tensor = _Unknown.apply(reason, result, *given)
+        unknown: torch.Tensor = _Unknown.apply(reason, result, *given)  # type: ignore[no-untyped-call]
         return unknown
     return result
 

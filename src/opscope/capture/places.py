@@ -27,7 +27,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
 # It is called for what users write, and for operators that `torch.library` gave a derivative.
 _APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-_LIBRARY = _TORCH + os.path.join("_library", "autograd.py")
+_LIBRARY = str(Path(_TORCH) / "_library" / "autograd.py")
 
 
 class Places:

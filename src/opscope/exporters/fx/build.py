@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,12 @@ from opscope.exporters.fx.calls import Calls
 from opscope.exporters.fx.derivatives import Derivatives, mark
 from opscope.exporters.fx.outputs import assemble
 from opscope.exporters.fx.scope import called, calls_inside
-from opscope.exporters.fx.values import Live, Values
+from opscope.exporters.fx.unwritten import check_written
+from opscope.exporters.fx.values import Live, Values, first_value
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
 from opscope.records.containers import tensor_keys
 from opscope.records.layers import loose_ends, outside_values
-from opscope.records.recording import ModuleCall, Recording
+from opscope.records.recording import ModuleCall, Op, Recording
 
 
 @paused()
@@ -59,15 +60,11 @@ class _Program:
         self.live = live
         self.call = call
         self.check_inputs = check_inputs
-        stretch = range(len(recording.ops)) if call is None else call.ops
-        self.ops = [
-            op
-            for op in recording.ops[stretch.start : stretch.stop]
-            if op.phase == "forward" and not op.failed
-        ]
+        self.given = _given(recording, call)
+        self.ops = _forward_ops(recording, call, self.given)
         self.graph = fx.Graph(tracer_cls=ProgramTracer)
         self.values = Values(recording, live, self.graph, self.ops, call)
-        self.given = self._given()
+        check_written(recording, self.ops, self.given)
         self.derivatives = Derivatives(
             recording, self.values, self.graph, self.ops, call, self.given
         )
@@ -117,16 +114,17 @@ class _Program:
         placeholders = names.add_placeholders(self.graph, [name for _, name in found])
         of_tensor: dict[int, fx.Node] = {}
         for (number, name), node in zip(found, placeholders, strict=True):
-            value = self.recording.values[taken[number]]
-            other = of_tensor.setdefault(self.values.first(value.index), node)
+            index = taken[number]
+            value = self.recording.values[index]
+            other = of_tensor.setdefault(first_value(self.recording, index), node)
             self._check(check_input, node, name, value.shape, getattr(torch, value.dtype))
             if other is not node:
                 self._check(check_same, node, name, other, str(other.target))
-            self.values.give(value.index, other)
-        for value, node in of_tensor.items():
-            self._check_parameter(value, node)
-        for value in taken:
-            self.derivatives.check_hooks(value)
+            self.values.give(index, other)
+        for index, node in of_tensor.items():
+            self._check_parameter(index, node)
+        for index in taken:
+            self.derivatives.check_hooks(index)
 
     def _check_parameter(self, value: int, node: fx.Node) -> None:
         """Have an input be the parameter that it was, where the module itself may read that."""
@@ -143,14 +141,6 @@ class _Program:
             self.graph.call_function(function, arguments).meta["is_wrapped"] = True
 
     # --------------------------------------------------------------------------- outputs
-
-    def _given(self) -> list[int]:
-        """Return the values that the program gives."""
-        if self.call is not None:
-            return [leaf.value for leaf in self.call.outputs]
-        made, values = {op.index for op in self.ops}, self.recording.values
-        ends = loose_ends(self.recording)
-        return [v for v in ends if values[v].made_by is None or values[v].made_by in made]
 
     def _output(self) -> Any:
         nodes = self._unknown_modes([self.values.node(value) for value in self.given])
@@ -173,3 +163,24 @@ class _Program:
             mark(self.graph, node, reason, given) if value in floating else node
             for value, node in zip(self.given, nodes, strict=True)
         ]
+
+
+def _given(recording: Recording, call: ModuleCall | None) -> list[int]:
+    """Return the values that a program gives."""
+    if call is not None:
+        return [leaf.value for leaf in call.outputs]
+    makers = ((value, recording.values[value].made_by) for value in loose_ends(recording))
+    return [v for v, op in makers if op is None or recording.ops[op].phase == "forward"]
+
+
+def _forward_ops(recording: Recording, call: ModuleCall | None, given: Iterable[int]) -> list[Op]:
+    """Return the ops of a program, without the aliases that autograd makes for its own use."""
+    ops = recording.ops if call is None else recording.ops[call.ops.start : call.ops.stop]
+    found = [op for op in ops if op.phase == "forward" and not op.failed]
+    used = {first_value(recording, read.value) for op in found for read in op.reads}
+    used.update(first_value(recording, value) for value in given)
+    return [
+        op
+        for op in found
+        if op.operator != "aten.detach.default" or not used.isdisjoint(op.outputs)
+    ]

@@ -145,7 +145,7 @@ class Calls:
         recording = self._recording
         call = None if op.layer_call is None else recording.layer_calls[op.layer_call]
         place = op.place if op.place is not None or call is None else call.place
-        if place not in self._stack_traces:
+        if place is not None and place not in self._stack_traces:
             self._stack_traces[place] = "".join(
                 f'  File "{notation.one_line(frame.file)}", line {frame.line}, '
                 f"in {notation.one_line(frame.function)}\n"
@@ -159,7 +159,7 @@ class Calls:
         """Return the modules around a module call, the outermost first; not to be changed."""
         missing = []
         at = index
-        while at not in self._stacks:
+        while at is not None and at not in self._stacks:
             missing.append(self._recording.module_calls[at])
             at = missing[-1].parent
         for run in reversed(missing):

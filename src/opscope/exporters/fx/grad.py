@@ -69,9 +69,7 @@ def _modes_set_inside(recording: Recording, call: ModuleCall | None) -> dict[int
     }
 
 
-def _has_unseen_derivative(
-    recording: Recording, call: LayerCall, was_set: dict[int, bool]
-) -> bool:
+def _has_unseen_derivative(recording: Recording, call: LayerCall, was_set: dict[int, bool]) -> bool:
     """Whether what a call returned has a derivative which is not that of the op that made it.
 
     So it is with autograd functions that are written in C++: their ops run without autograd.
@@ -80,7 +78,9 @@ def _has_unseen_derivative(
         return False
     for index in call.returned:
         value = recording.values[index]
-        if value.origin not in ("fresh", "view") or value.made_by not in call.ops:
+        if value.made_by is None or value.made_by not in call.ops:
+            continue
+        if value.origin not in ("fresh", "view"):
             continue
         op = recording.ops[value.made_by]
         if not op.grad_enabled and op.index not in was_set and not has_own_derivative(op.operator):

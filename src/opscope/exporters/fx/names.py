@@ -22,7 +22,9 @@ from opscope.program import restores_grad_mode
 from opscope.records.containers import Key, key_text
 
 _NAMES_OF_TORCH = ("torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree")
-_OF_THE_CODE = frozenset({*_NAMES_OF_TORCH, "self", "getattr", "slice", restores_grad_mode.__name__})
+_OF_THE_CODE = frozenset(
+    {*_NAMES_OF_TORCH, "self", "getattr", "slice", restores_grad_mode.__name__}
+)
 _DEEPEST = 50  # modules one in the other: to walk them takes that many calls
 _LONGEST = 100
 # Between quotes torch.fx writes text as it is, and takes lines with such a comment for its own.

@@ -49,7 +49,9 @@ def _asked_for(recording: Recording, module: str) -> ModuleCall:
     keys = _keys(recording)
     runs = keys.get(module)
     if runs is None:
-        known = {m.address for m in recording.modules}.union(*(m.aliases for m in recording.modules))
+        known = {m.address for m in recording.modules}.union(
+            *(m.aliases for m in recording.modules)
+        )
         what = f"no module ran at {module!r}"
         if module in known:
             what = f"the module {module!r} did not run" if module else "the model did not run"
@@ -61,7 +63,9 @@ def _asked_for(recording: Recording, module: str) -> ModuleCall:
         message = f"module {module!r} ran {len(runs)} times; ask for one run: {_choices(names)}"
         raise OptionError(message)
     if runs[0].failed:
-        message = f"the module {module!r} failed, and has no outputs; ask for one that ran to its end"
+        message = (
+            f"the module {module!r} failed, and has no outputs; ask for one that ran to its end"
+        )
         raise TraceStateError(message)
     return runs[0]
 

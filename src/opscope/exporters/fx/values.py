@@ -103,12 +103,6 @@ class Values:
             value = older
         return self.nodes[value]
 
-    def first(self, value: int) -> int:
-        """Return what a value was before it was handed on."""
-        while (older := self._recording.values[value].handed_from) is not None:
-            value = older
-        return value
-
     def floating(self, values: Iterable[int]) -> list[int]:
         """Return those that can have a derivative."""
         kinds = ("float", "bfloat", "complex")
@@ -128,7 +122,7 @@ class Values:
             name = self.own_name(number) or self._recording.parameters[number].name
             tensor = self._live.parameter(number)
             if tensor is None:
-                raise _gone(f"the tensor {notation.one_line(name)!r}")
+                raise _gone("the tensor", repr(notation.one_line(name)))
             self._of_parameter[number] = self._attribute(name, tensor)
         return self._of_parameter[number]
 
@@ -168,7 +162,7 @@ class Values:
             why = "the memory of a parameter, as another tensor, made in a way that no op shows"
             raise self._refuse(value, why)
         if tensor is None:
-            raise _gone(f"a tensor from outside, {self._described(value)},")
+            raise _gone("a tensor from outside,", self._described(value))
         node = self._attribute(f"_constant_{value}", tensor)
         if value in self._lifted:  # made of Python numbers at each run, and perhaps written to
             node = self._graph.call_function(torch.ops.aten.clone.default, (node,))
@@ -195,5 +189,13 @@ class Values:
         return f"op {index}, {op.operator}{where}"
 
 
-def _gone(what: str) -> NotSaved:
-    return NotSaved(f"{what} is gone; keep the model alive, or trace with replayable=True")
+def first_value(recording: Recording, value: int) -> int:
+    """Return what a value was before it was handed on."""
+    while (older := recording.values[value].handed_from) is not None:
+        value = older
+    return value
+
+
+def _gone(what: str, which: str) -> NotSaved:
+    message = f"{what} {which} is gone; keep the model alive, or trace with replayable=True"
+    return NotSaved(message)
