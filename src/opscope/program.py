@@ -5,8 +5,10 @@ A program that is saved is loaded where these can be imported.
 
 from __future__ import annotations
 
+import builtins
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -142,6 +144,20 @@ def without_derivative(result: torch.Tensor, reason: str, *given: torch.Tensor) 
     return result
 
 
+def node_name(name: str, names: Collection[str]) -> str:
+    """Return a name for the node of an argument, among all names of arguments.
+
+    It is the argument's own, but where that hides something built in, or is not ASCII. The code
+    then renames the argument, and must not do so to the name of another one.
+    """
+    if name.isascii() and not hasattr(builtins, name):
+        return name
+    base, number = re.sub(r"[^0-9a-zA-Z_]", "_", name), 1
+    while f"{base}_{number}" in names:
+        number += 1
+    return f"{base}_{number}"
+
+
 class ProgramTracer(fx.Tracer):
     """Reads a program's code again when it is unpickled, as torch does it, and loses nothing.
 
@@ -155,6 +171,10 @@ class ProgramTracer(fx.Tracer):
         """Return the graph of a module's code."""
         with _Keeping(self):
             graph = super().trace(*args, **kwargs)
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        names = [str(node.target) for node in placeholders]
+        for node, name in zip(placeholders, names, strict=True):
+            node._rename(node_name(name, names))
         if any(node.target is set_grad_mode for node in graph.nodes):
             graph.set_codegen(RestoringCode())
         return graph

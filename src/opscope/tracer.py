@@ -246,7 +246,7 @@ class Trace(Recorded):
             self._outside,
             session.modules.forward,
             is_named=session.modules.is_named,
-            sees_modes=session.layers,
+            sees_modes=session.layers and not session.modules.ran_compiled,
         )
         return to_fx(self.recording, live, module, check_inputs=check_inputs)
 

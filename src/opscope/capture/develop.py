@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,6 @@ from opscope.capture.tape import (
 from opscope.collector import paused
 from opscope.records.recording import (
     Failure,
-    GradRegion,
     LayerCall,
     Leaf,
     Module,
@@ -76,20 +75,13 @@ def develop(session: Session) -> Recording:
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
         saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
-        grad_regions=tuple(_grad_regions(tape)),
+        grad_regions=tape.grad_modes.records(tape.op_count),
         unseen_calls=tuple(
             UnseenCall(function, row, _optional(run)) for run, function, row in tape.unseen_calls
         ),
         grad_enabled=grad_enabled,
         inference=inference,
     )
-
-
-def _grad_regions(tape: Tape) -> Iterator[GradRegion]:
-    for region in tape.grad_modes.regions:
-        stop = tape.op_count if region.stop is None else region.stop
-        if stop > region.start and not region.hidden:
-            yield GradRegion(region.enabled, range(region.start, stop), _optional(region.run))
 
 
 class _Calls:

@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from opscope.records.recording import GradRegion
+
 Step = Literal["enter", "with", "exit", "set"]
 _ENTERS = (torch.no_grad.__enter__, torch.enable_grad.__enter__)
 _EXITS = (torch.no_grad.__exit__, torch.enable_grad.__exit__, torch.set_grad_enabled.__exit__)
@@ -101,6 +103,16 @@ class GradModes:
         region = Region(op, run, enabled=enabled, is_context=is_context, hidden=hidden)
         self._open.append(region)
         self.regions.append(region)
+
+    def records(self, end: int) -> tuple[GradRegion, ...]:
+        """Return the regions that the program set, up to an op."""
+        found = []
+        for region in self.regions:
+            ops = range(region.start, end if region.stop is None else region.stop)
+            if ops and not region.hidden:
+                run = None if region.run < 0 else region.run
+                found.append(GradRegion(region.enabled, ops, run))
+        return tuple(found)
 
     def _close(self, count: int, op: int) -> None:
         for _ in range(count):

@@ -128,6 +128,7 @@ class ModuleCalls:
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
         self.is_named = model is not None
+        self.ran_compiled = False  # modules, whose functions no function mode saw
         self._model = model
 
     def install(self) -> None:
@@ -292,6 +293,7 @@ class ModuleCalls:
         odd = _Odd(None if called is module else module)
         if compiled:
             odd.resume = self._step_aside()
+            self.ran_compiled = True
             if is_fused(called):
                 odd.region = step_aside(self._tape, module, arguments(args, _named(frame)))
         elif module._forward_hooks:

@@ -18,7 +18,7 @@ from opscope.exporters.fx.derivatives import Derivatives, mark
 from opscope.exporters.fx.outputs import assemble
 from opscope.exporters.fx.scope import called, calls_inside
 from opscope.exporters.fx.unwritten import check_written
-from opscope.exporters.fx.values import Live, Values, first_value
+from opscope.exporters.fx.values import Live, Values, first_value, results_of_other_classes
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
 from opscope.records.containers import tensor_keys
 from opscope.records.layers import loose_ends, outside_values
@@ -154,8 +154,8 @@ class _Program:
         if self.live.sees_modes or entry.grad_enabled:
             return nodes
         reason = (
-            "it was recorded without autograd and with layers=False, so that what the model itself "
-            "keeps from being differentiated is not known; trace with layers, or with autograd"
+            "it was recorded without autograd, and with layers=False or compiled, so that what the "
+            "model itself keeps from being differentiated is not known; trace it with autograd"
         )
         floating = set(self.values.floating(self.given))
         given = [node for node in self.graph.nodes if node.op in ("placeholder", "get_attr")]
@@ -179,8 +179,13 @@ def _forward_ops(recording: Recording, call: ModuleCall | None, given: Iterable[
     found = [op for op in ops if op.phase == "forward" and not op.failed]
     used = {first_value(recording, read.value) for op in found for read in op.reads}
     used.update(first_value(recording, value) for value in given)
+    used.update(results_of_other_classes(recording).values())
+    calls = recording.layer_calls
     return [
         op
         for op in found
-        if op.operator != "aten.detach.default" or not used.isdisjoint(op.outputs)
+        if op.operator != "aten.detach.default"
+        or not used.isdisjoint(op.outputs)
+        or op.layer_call is None
+        or len(calls[op.layer_call].ops) == 1  # a call of its own
     ]

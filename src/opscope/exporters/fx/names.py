@@ -6,7 +6,6 @@ model may end up as code there, or as another name than it was.
 
 from __future__ import annotations
 
-import builtins
 import inspect
 import keyword
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from opscope.program import restores_grad_mode
+from opscope.program import node_name, restores_grad_mode
 from opscope.records.containers import Key, key_text
 
 _NAMES_OF_TORCH = ("torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree")
@@ -117,20 +116,8 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def add_placeholders(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:
-    """Add an argument for each name.
-
-    A node has a name of its own where the argument's hides something built in, or is not ASCII.
-    The code then renames the argument, and must not do so to the name of another one.
-    """
-    nodes = []
-    for name in names:
-        candidate = name
-        if not name.isascii() or hasattr(builtins, name):
-            base, number = re.sub(r"[^0-9a-zA-Z_]", "_", name), 1
-            while (candidate := f"{base}_{number}") in names:
-                number += 1
-        nodes.append(graph.create_node("placeholder", name, name=candidate))
-    return nodes
+    """Add an argument for each name."""
+    return [graph.create_node("placeholder", name, name=node_name(name, names)) for name in names]
 
 
 # ------------------------------------------------------------------------------- attributes
@@ -169,6 +156,7 @@ class Attributes:
             len(parts) <= _DEEPEST
             and all(map(_is_writable, parts))
             and parts[0] not in _names_of_a_program()
+            and name.lower() != "self"  # as torch.fx would call the variable
             and _names_of_a_module().isdisjoint(parts)
             and name not in self.tensors
             and name not in self._holders

@@ -32,7 +32,7 @@ def called(recording: Recording, module: str | None, *, is_named: bool) -> Modul
     ran = f"the model was called {len(roots)} times"
     if len(roots) != len(outermost):
         ran = f"{len(outermost)} module calls ran in the block, and none was named as the model"
-    message = f"{ran}; ask for one of them: {_choices(names)}"
+    message = f"{ran}; to_fx needs a trace of one call, or to be told which: {_choices(names)}"
     raise TraceStateError(message)
 
 

@@ -12,7 +12,7 @@ from torch import fx
 from opscope import notation
 from opscope.errors import NotSaved, TraceStateError
 from opscope.exporters.fx.names import Attributes
-from opscope.records.recording import ModuleCall, Op, Recording
+from opscope.records.recording import ModuleCall, Op, Recording, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class Values:
                 self._made_here.setdefault(value.storage, value.made_by)
         bound = recording.parameter_of_value
         self._of_parameters = {recording.values[value].storage for value in bound} - {None}
+        self._as_other_class = results_of_other_classes(recording)
         self._given: set[int | None] = set()
         self._lifted = {read.value for op in ops if op.name == "lift_fresh" for read in op.reads}
 
@@ -97,6 +98,8 @@ class Values:
         """Return the node that gives a value; one that comes from outside is added."""
         while value not in self.nodes:
             older = self._recording.values[value].handed_from
+            if older is None:
+                older = self._as_other_class.get(value)
             if older is None:
                 self.nodes[value] = self._from_outside(value)
                 break
@@ -122,7 +125,8 @@ class Values:
             name = self.own_name(number) or self._recording.parameters[number].name
             tensor = self._live.parameter(number)
             if tensor is None:
-                raise _gone("the tensor", repr(notation.one_line(name)))
+                what = f"the tensor {notation.one_line(name)!r}"
+                raise _gone(what)
             self._of_parameter[number] = self._attribute(name, tensor)
         return self._of_parameter[number]
 
@@ -162,7 +166,8 @@ class Values:
             why = "the memory of a parameter, as another tensor, made in a way that no op shows"
             raise self._refuse(value, why)
         if tensor is None:
-            raise _gone("a tensor from outside,", self._described(value))
+            what = f"a tensor from outside, {self._described(value)},"
+            raise _gone(what)
         node = self._attribute(f"_constant_{value}", tensor)
         if value in self._lifted:  # made of Python numbers at each run, and perhaps written to
             node = self._graph.call_function(torch.ops.aten.clone.default, (node,))
@@ -189,6 +194,31 @@ class Values:
         return f"op {index}, {op.operator}{where}"
 
 
+def results_of_other_classes(recording: Recording) -> dict[int, int]:
+    """Return what functions returned, by value, as the value that their ops gave.
+
+    They are two where a tensor has a class of its own: what an op gives is made one of that class.
+    """
+    values, found = recording.values, {}
+    for call in recording.layer_calls:
+        others = [v for v in call.returned if values[v].origin == "outside"] if call.ops else ()
+        for other in others:
+            made = [
+                (recording.ops[op].name != "detach", op, value)  # autograd makes aliases of results
+                for op in call.ops
+                for value in recording.ops[op].outputs
+                if value is not None and _place(values[value]) == _place(values[other])
+            ]
+            if made:
+                found[other] = max(made)[-1]
+    return found
+
+
+def _place(value: Value) -> tuple[object, ...]:
+    """Return where a tensor lies in memory."""
+    return value.storage, value.offset, value.shape, value.stride, value.dtype
+
+
 def first_value(recording: Recording, value: int) -> int:
     """Return what a value was before it was handed on."""
     while (older := recording.values[value].handed_from) is not None:
@@ -196,6 +226,6 @@ def first_value(recording: Recording, value: int) -> int:
     return value
 
 
-def _gone(what: str, which: str) -> NotSaved:
-    message = f"{what} {which} is gone; keep the model alive, or trace with replayable=True"
+def _gone(what: str) -> NotSaved:
+    message = f"{what} is gone; keep the model alive, or trace with replayable=True"
     return NotSaved(message)
