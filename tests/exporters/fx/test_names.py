@@ -302,3 +302,21 @@ def test_no_text_of_a_model_is_run(text, monkeypatch):
     assert pickle.loads(pickle.dumps(program))(x)[0].shape == (3,)
     ast.parse(readable)
     assert not RAN
+
+
+@pytest.mark.parametrize("name", ["# COUNTER: 3", "\n", "x' #"])
+def test_a_message_with_a_name_in_it_is_still_a_line_of_the_program(name):
+    class Given(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self._parameters[name] = nn.Parameter(torch.rand(3))
+
+        def forward(self, x):
+            return x * self._parameters[name]
+
+    model = Given()
+    program = record(model, model._parameters[name]).to_fx()
+
+    assert torch.equal(program(model._parameters[name]), model(model._parameters[name]))
+    with pytest.raises(opscope.OptionError, match="x: was one tensor with parameter"):
+        program(torch.rand(3))

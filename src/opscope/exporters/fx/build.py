@@ -134,7 +134,9 @@ class _Program:
         name = self.values.own_name(number)
         if name is not None:
             other = self.values.parameter(number)
-            self._check(check_same, node, str(node.target), other, f"parameter {name!r}")
+            self._check(
+                check_same, node, str(node.target), other, f"parameter {names.quotable(name)!r}"
+            )
 
     def _check(self, function: Callable[..., None], *arguments: Any) -> None:
         if self.check_inputs:

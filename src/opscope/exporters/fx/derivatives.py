@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import fx
 
-from opscope import notation
 from opscope.exporters.fx.grad import op_modes
+from opscope.exporters.fx.names import quotable
 from opscope.exporters.fx.scope import calls_inside
-from opscope.exporters.fx.values import Values, first_value
+from opscope.exporters.fx.values import Values
 from opscope.program import set_grad_mode, without_derivative
 from opscope.records.recording import ModuleCall, Op, Recording
 
@@ -47,8 +47,8 @@ class Derivatives:
         self._enabled: bool | None = None  # None for the caller's mode
         modes = op_modes(recording, ops, call)
         self._modes = {op.index: mode for op, mode in zip(ops, modes, strict=True)}
-        self._last_reads = {self._first(r.value): op.index for op in ops for r in op.reads}
-        self._last_reads.update((self._first(value), len(recording.ops)) for value in given)
+        self._last_reads = {values.source(r.value): op.index for op in ops for r in op.reads}
+        self._last_reads.update((values.source(value), len(recording.ops)) for value in given)
         self._function: list[Op] = []  # the ops so far of the custom function that runs
         inside = calls_inside(recording, call)
         # Autograd does this one itself: what comes of it is no op.
@@ -118,11 +118,11 @@ class Derivatives:
         """Have what a custom autograd function gave raise where it is differentiated."""
         values, ops, self._function = self._values, self._function, []
         made = {v for op in ops for v in (*op.outputs, *op.writes) if v is not None}
-        read = [r.value for op in ops for r in op.reads if self._first(r.value) not in made]
+        read = [r.value for op in ops for r in op.reads if values.source(r.value) not in made]
         given = list(dict.fromkeys(map(values.node, values.floating(read))))
         self._set(self._modes[ops[-1].index].outer)
         frames = self._recording.frames_of(ops[0])
-        where = f"at {notation.one_line(str(frames[0]))}" if frames else f"in op {ops[0].index}"
+        where = f"at {quotable(str(frames[0]))}" if frames else f"in op {ops[0].index}"
         reason = (
             f"what ran {where} is a custom autograd function, whose backward is code that no op "
             "shows; differentiate the model itself (checkpoints: with use_reentrant=False)"
@@ -130,9 +130,6 @@ class Derivatives:
         for value in values.floating(sorted(made)):
             if self._last_reads.get(value, -1) > ops[-1].index:
                 self._mark(value, reason, given)
-
-    def _first(self, value: int) -> int:
-        return first_value(self._recording, value)
 
     def _mark(self, value: int, reason: str, given: Sequence[fx.Node]) -> None:
         self._values.nodes[value] = mark(self._graph, self._values.nodes[value], reason, given)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from opscope import notation
 from opscope.program import node_name, restores_grad_mode
 from opscope.records.containers import Key, key_text
 
@@ -33,6 +34,11 @@ _UNQUOTABLE = re.compile(r'["\\]|# COUNTER: \d')
 def is_quotable(text: str) -> bool:
     """Whether a text can stand in a program, where torch writes its ``repr``."""
     return re.search(r"# COUNTER: \d", text) is None
+
+
+def quotable(text: str) -> str:
+    """Return a text for a message, as it can stand in a program."""
+    return re.sub(r"#(?= COUNTER: \d)", "", notation.one_line(text))
 
 
 # -------------------------------------------------------------------------------- arguments

@@ -77,7 +77,7 @@ class Values:
             if value.origin == "fresh":
                 self._made_here.setdefault(value.storage, value.made_by)
         bound = recording.parameter_of_value
-        self._of_parameters = {recording.values[value].storage for value in bound} - {None}
+        self._parameter_storages = {recording.values[value].storage for value in bound} - {None}
         self._as_other_class = results_of_other_classes(recording)
         self._given: set[int | None] = set()
         self._lifted = {read.value for op in ops if op.name == "lift_fresh" for read in op.reads}
@@ -97,14 +97,22 @@ class Values:
     def node(self, value: int) -> fx.Node:
         """Return the node that gives a value; one that comes from outside is added."""
         while value not in self.nodes:
-            older = self._recording.values[value].handed_from
-            if older is None:
-                older = self._as_other_class.get(value)
+            older = self._older(value)
             if older is None:
                 self.nodes[value] = self._from_outside(value)
                 break
             value = older
         return self.nodes[value]
+
+    def source(self, value: int) -> int:
+        """Return what a value was before it was handed on, or made one of another class."""
+        while (older := self._older(value)) is not None:
+            value = older
+        return value
+
+    def _older(self, value: int) -> int | None:
+        handed_from = self._recording.values[value].handed_from
+        return self._as_other_class.get(value) if handed_from is None else handed_from
 
     def floating(self, values: Iterable[int]) -> list[int]:
         """Return those that can have a derivative."""
@@ -162,7 +170,7 @@ class Values:
             why = "the memory of an input, as another tensor, made in a way that no op shows"
             raise self._refuse(value, why)
         tensor, is_alive = self._live.outside(value)
-        if not is_alive and storage in self._of_parameters:
+        if not is_alive and storage in self._parameter_storages:
             why = "the memory of a parameter, as another tensor, made in a way that no op shows"
             raise self._refuse(value, why)
         if tensor is None:
@@ -185,7 +193,7 @@ class Values:
         text = notation.tensor(record.dtype, record.shape)
         readers = (op.index for op in self._ops for read in op.reads if read.value == value)
         reader = next(readers, None)
-        return f"{text}, an output" if reader is None else f"{text}, read by {self._op(reader)}"
+        return text if reader is None else f"{text}, read by {self._op(reader)}"
 
     def _op(self, index: int) -> str:
         op = self._recording.ops[index]
