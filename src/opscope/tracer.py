@@ -14,8 +14,10 @@ from opscope.analysis.nonfinite import first_nonfinite
 from opscope.errors import (
     NonFiniteError,
     NotSaved,
+    OptionError,
     check_choice,
     check_depth,
+    check_flag,
 )
 from opscope.notation import encodable, foreign
 from opscope.recorded import Recorded
@@ -207,16 +209,31 @@ class Trace(Recorded):
         labels = {item.call: item.label for item in self.passes if item.call is not None}
         return replay(self.recording, originals, payloads.get, labels)
 
-    def to_fx(self) -> GraphModule:
+    def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
         """Return the forward ops as a program: a `torch.fx.GraphModule` of aten overloads.
 
-        It shares the model's parameters and buffers, under their names, takes the model's
-        inputs by the names of its ``forward`` (one for each tensor in nested ones), and
-        runs on new inputs of the same shapes. ``meta["baked"]`` on it lists what the data
-        decided and the program now fixes.
+        It shares the model's parameters and buffers, under their names, and takes the model's
+        inputs by the names of its ``forward`` (one for each tensor in nested ones). It returns
+        what the model does, in tuples, lists and dictionaries: what is of a class of its own, such
+        as a named tuple, is the plain container, and any other object a dictionary of its
+        attributes. It is differentiated as the model is, regions of ``no_grad`` included.
+
+        It holds for inputs of the recorded sizes and types, and does what the model did in
+        training or evaluation, also after ``train()`` or ``eval()``. ``meta["baked"]`` on it lists
+        what the data, other arguments or training mode decided and the program now fixes,
+        ``meta["renamed"]`` the attributes whose names in the model no program can hold. To load a
+        saved one takes opscope.
+
+        Args:
+            module: Address of the one module to make a program of, with ``":2"`` for its second
+                run; None for the model, or for a block in which none was called, all of it.
+            check_inputs: Whether the program raises an `OptionError` for inputs of other sizes or
+                types, and where two inputs were one tensor and no longer are.
 
         Raises:
-            TraceStateError: If the model was called several times, or failed.
+            OptionError: If there is not just one run of such a module.
+            TraceStateError: If the model was called several times, or failed, or did what no
+                program can repeat; the message says what.
             NotSaved: If the model, or another tensor that the program needs, is gone.
 
         >>> import torch, opscope
@@ -227,18 +244,30 @@ class Trace(Recorded):
         True
         """
         from opscope.analysis.replay import overload
-        from opscope.exporters.fx import to_fx
+        from opscope.exporters.fx.build import to_fx
+        from opscope.exporters.fx.values import Live
 
+        if module is not None and not isinstance(module, str):
+            message = f"module: {module!r} (must be the address of a module, or None)"
+            raise OptionError(message)
+        check_flag("check_inputs", check_inputs)
         self._check_original()
         session = self._session
-        root = None if session.modules.root is None else session.modules.root.live()
-        return to_fx(
-            self.recording,
-            overload=overload,
-            parameter=self._parameter,
-            outside=session.tape.values.outside,
-            forward=None if root is None else root.forward,
+        live = Live(
+            overload,
+            self._parameter,
+            self._outside,
+            session.modules.forward,
+            is_named=session.modules.is_named,
+            sees_modes=session.layers and not session.modules.ran_compiled,
         )
+        return to_fx(self.recording, live, module, check_inputs=check_inputs)
+
+    def _outside(self, value: int) -> tuple[torch.Tensor | None, bool]:
+        """Return a tensor from outside, as it was if it is gone, and whether it is alive."""
+        values = self._session.tape.values
+        tensor = None if value in values.constants else values.tensor(value)
+        return (values.outside(value), False) if tensor is None else (tensor, True)
 
     def _parameter(self, number: int) -> torch.Tensor | None:
         """Return a parameter or buffer; as it was, if it is gone and was kept."""

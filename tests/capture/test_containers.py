@@ -204,3 +204,10 @@ def test_a_module_called_by_keyword_has_its_inputs():
     found = {trace.modules[run.module].address: run.inputs for run in trace.recording.module_calls}
     assert [leaf.path for leaf in found["lin"]] == ["input"]
     assert [leaf.path for leaf in found["inner"]] == ["0", "scale", "rest.0", "rest.1"]
+
+
+def test_a_named_tuple_is_told_from_a_tuple_and_from_a_data_class():
+    x = torch.ones(1)
+    kinds = [contents(value).structure.kind for value in (Named(x, 1), (x, 1), Base(x))]
+    assert kinds == ["named tuple", "tuple", "object"]
+    assert contents(Named(x, 1)).structure.keys == Named._fields

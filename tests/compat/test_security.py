@@ -1,6 +1,8 @@
 """Nothing that opscope is given is taken for code: no file is run, and no name is either."""
 
 import ast
+import pickle
+import random
 import sys
 import types
 from pathlib import Path
@@ -96,6 +98,58 @@ def test_a_program_runs_whatever_the_names_are_and_nothing_else(traced):
     program = trace.to_fx()
     assert torch.equal(program(x), expected)
     assert len(list(program.parameters())) == 3
+
+
+ALPHABET = "ab1_ .\"'\\\n\t\0#:;,()[]{}=@%`$<>éﬁ²\u2028\u202e\ud800🔥"
+WORDS = [
+    "class",
+    "self",
+    "torch",
+    "half",
+    "import hostile",
+    "x" * 10_000,
+    "__class__",
+]
+
+
+class Odd(nn.Module):
+    """Has modules, parameters and buffers of any names, and takes and gives dictionaries of them."""
+
+    def __init__(self, names):
+        super().__init__()
+        for name in names:
+            self._modules[name] = nn.Linear(2, 2)
+            self._parameters[f"{name}p"] = nn.Parameter(torch.rand(2))
+            self._buffers[f"{name}b"] = torch.rand(2)
+
+    def forward(self, given, **named):
+        found = {}
+        for name, x in given.items():
+            y = self._modules[name](x) * self._parameters[f"{name}p"] + self._buffers[f"{name}b"]
+            found[name] = y + named.get(name, 0)
+        return found
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_names_drawn_from_anything_stay_text_in_a_program(seed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hostile", types.SimpleNamespace(RAN=RAN))
+    draw = random.Random(seed)
+    drawn = ["".join(draw.choices(ALPHABET, k=draw.randint(1, 5))) for _ in range(5)]
+    names = [name for name in dict.fromkeys([*drawn, draw.choice(WORDS)]) if name != "given"]
+    model = Odd(names)
+    given = {name: torch.rand(1, 2) for name in names}
+    named = {name: torch.rand(2) for name in draw.sample([n for n in names if n != "self"], 2)}
+    with torch.no_grad(), opscope.trace(model) as trace:
+        expected = model(given, **named)
+    program = trace.to_fx()
+    found = program(*given.values(), *named.values())
+
+    assert list(found) == names
+    assert all(torch.equal(found[name], expected[name]) for name in names)
+    assert (
+        pickle.loads(pickle.dumps(program))(*given.values(), *named.values()).keys() == found.keys()
+    )
+    assert not RAN
 
 
 def test_two_names_that_are_written_alike_stay_two_parameters():

@@ -6,6 +6,7 @@ import gc
 import pytest
 import torch
 from tests import invariants, zoo
+from tests.exporters.fx.compare import check_same
 from tests.witness import line_of, tensors
 from torch import nn
 from torch.fx.passes.graph_drawer import FxGraphDrawer
@@ -79,6 +80,52 @@ def test_a_program_computes_the_same_as_the_model_on_new_inputs(exported):
     assert [t.shape for t in found] == [t.shape for t in expected]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(found, before, strict=True))
+
+
+REAL = ["resnet18", "googlenet", "gpt2", "vit", "lstm", "encoder"]
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", REAL)
+def test_gradients_and_buffers_are_the_models_bit_for_bit(name, training, grad):
+    if name == "encoder" and not training and not grad:
+        pytest.skip("a fused kernel without a derivative")
+    program = zoo.build(name, training=training)
+    with torch.set_grad_enabled(grad), opscope.trace(program.module) as trace:
+        program.run()
+    module = trace.to_fx()
+    args, kwargs = tree_map(fresh, (program.args, program.kwargs))
+
+    check_same(program.module, module, *args, **kwargs)
+
+
+def test_a_fused_kernel_without_a_derivative_says_so_where_it_is_differentiated():
+    program = zoo.build("encoder")
+    module = program_of(program.module, *program.args)
+
+    with pytest.raises(RuntimeError, match="derivative for aten::_transformer_encoder_layer_fwd"):
+        module(*program.args).sum().backward()
+
+
+def test_the_outputs_of_a_model_in_training_are_a_tuple_for_its_named_tuple():
+    program = zoo.build("googlenet", training=True)
+    logits, second, first = program_of(program.module, *program.args)(*program.args)
+
+    assert logits.shape == second.shape == first.shape == (2, 1000)
+
+
+def test_the_output_of_a_transformer_is_a_dictionary_with_its_keys_and_its_cache():
+    program = zoo.build("gpt2")
+    found = program_of(program.module, **program.kwargs)(**program.kwargs)
+    expected = program.run()
+
+    assert list(found) == list(expected)
+    for mine, theirs in zip(
+        found["past_key_values"]["layers"], expected.past_key_values.layers, strict=True
+    ):
+        assert torch.equal(mine["keys"], theirs.keys)
+        assert torch.equal(mine["values"], theirs.values)
 
 
 def test_a_second_run_gives_the_same_as_the_first(exported):

@@ -32,6 +32,7 @@ _DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data
 _MOST_CONSTANTS = 1000  # what is longer and holds no tensor is data
 _NOT_DATA = (nn.Module, type, ModuleType)
 _CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_PLAIN = _CONSTANTS - {complex}
 _SEQUENCES = (tuple, list, deque)
 
 
@@ -86,7 +87,7 @@ def _structure(
         return Opaque(kind.__name__)
     if shape is None:
         return Opaque(kind.__name__)
-    if shape == "object" and not hasattr(kind, "_fields"):
+    if shape == "object":
         depth, most = min(depth, _DEEPEST_IN_OBJECTS), _MOST_IN_OBJECTS
     return _container(shape, kind.__name__, pairs, tensors, depth, (*above, id(value)), most)
 
@@ -118,7 +119,7 @@ def _items(value: Any) -> tuple[ContainerKind | None, Iterable[tuple[Any, Any]]]
         if issubclass(kind, mapping):
             return "dict", mapping.items(value)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return "object", zip(kind._fields, tuple.__iter__(value), strict=True)
+        return "named tuple", zip(kind._fields, tuple.__iter__(value), strict=True)
     for base in _SEQUENCES:
         if issubclass(kind, base):
             return "tuple" if base is tuple else "list", enumerate(base.__iter__(value))
@@ -140,11 +141,13 @@ def _slot(value: Any, name: str) -> Any:
 
 def _key(key: Any) -> Key:
     """Return a key as plain data; one of another class by the name of that."""
-    if type(key) in _CONSTANTS and type(key) is not complex:
-        plain: Key = key
+    plain: Key = key
+    if type(key) in _PLAIN:
         return plain
     if issubclass(type(key), str):
         return str.__str__(key)
     if issubclass(type(key), int):
         return int.__int__(key)
-    return f"<{type(key).__name__}>"
+    if type(key) is tuple and all(type(item) in _PLAIN for item in key):
+        return plain
+    return Opaque(type(key).__name__)

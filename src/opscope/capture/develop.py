@@ -38,6 +38,7 @@ from opscope.records.recording import (
     Read,
     Recording,
     SavedTensor,
+    UnseenCall,
     Value,
 )
 
@@ -61,6 +62,7 @@ def develop(session: Session) -> Recording:
     ops = _ops(tape, op_rows, calls, found, phase, session.started_ns, packed)
     failure = session.failure
     root = session.modules.root
+    grad_enabled, inference = tape.grad_modes.at_first or (False, False)
     return Recording(
         model_name="" if root is None else root.class_name,
         ops=ops,
@@ -76,6 +78,12 @@ def develop(session: Session) -> Recording:
         saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
         alive=None if tape.alive is None else tuple(tape.alive),
+        grad_regions=tape.grad_modes.records(tape.op_count),
+        unseen_calls=tuple(
+            UnseenCall(function, row, _optional(run)) for run, function, row in tape.unseen_calls
+        ),
+        grad_enabled=grad_enabled,
+        inference=inference,
     )
 
 
@@ -111,6 +119,13 @@ class _Calls:
         """Return the module call of an op: that of its layer call, which knows best."""
         call = self.of_op[op]
         return _optional(row.module) if call is None else self.records[call].module_call
+
+    def place_of(self, op: int, row: OpRow) -> int | None:
+        """Return the place of an op, which is that of its layer call where it has none."""
+        call = self.of_op[op]
+        if row.place == NONE and call is not None:
+            return self.records[call].place
+        return _optional(row.place)
 
     def before(self, recorded: int, op: int) -> int:
         """Return how many calls there were when so many calls and ops were recorded."""
@@ -175,12 +190,13 @@ def _ops(
 ) -> tuple[Op, ...]:
     result: list[Op] = []
     own_detaches = set(tape.own_detaches)
+    in_custom = tape.places.in_custom_functions()
     read_at = made_at = wrote_at = 0
     for index, row in enumerate(rows):
         reads, arguments = _arguments(row, tape, read_at)
         objects = _objects(arguments) if row.slots.plan.objects else ()
         link = found[index]
-        module = calls.module_of(index, row)
+        module, place = calls.module_of(index, row), calls.place_of(index, row)
         if link.forward is not None:
             module = result[link.forward].module_call
         result.append(
@@ -207,6 +223,7 @@ def _ops(
                 started_ns=row.started - start,
                 duration_ns=row.ended - row.started,
                 failed=bool(row.flags & FAILED),
+                custom_function=place is not None and in_custom[place],
             )
         )
         read_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
@@ -399,6 +416,8 @@ def _module_call(run: ModuleRun, calls: _Calls, start: int) -> ModuleCall:
         started_ns=run.start - start,
         duration_ns=run.end - run.start,
         failed=run.failed,
+        grad_enabled=run.grad_enabled,
+        inference=run.inference,
     )
 
 

@@ -13,7 +13,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from opscope.capture.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
-from opscope.capture.log import CALL, HANDED_CALL, Live, Log, Written
+from opscope.capture.grad_modes import step_of
+from opscope.capture.log import (
+    CALL,
+    HANDED_CALL,
+    SET_GRAD_MODE,
+    UNSEEN_CALL,
+    Live,
+    Log,
+    Written,
+)
+from opscope.capture.places import is_custom_function
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
@@ -31,6 +41,9 @@ _FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 # Calls that run other code rather than compute: what runs inside has its own place.
 _TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 _SPECIAL = _TRANSPARENT | {torch.ones_like}
+_set_grad_enabled = torch._C._set_grad_enabled
+# No op shows what these do: numbers become Python's, a gradient may become another.
+_UNSEEN = frozenset({torch.Tensor.tolist, torch.Tensor.register_hook})
 # Calls that return their input only so that they can be chained.
 _ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
 
@@ -110,6 +123,7 @@ class FunctionCalls(TorchFunctionMode):
         """Write a call that returned, if it dispatched anything or handed its input on."""
         log = self._log
         if func.__class__ is MethodWrapperType and func.__self__ is _DATA and result is None:
+            self._note_unseen(func, args[0])
             log.forget(args[0])  # `x.data = y` gives x other metadata unseen
         if log.op_count == op:
             self._write_without_ops(func, args, kwargs, started, ended, result, frame)
@@ -159,6 +173,15 @@ class FunctionCalls(TorchFunctionMode):
     ) -> None:
         """Write a call that dispatched nothing, if what it returned is what it was given."""
         log = self._log
+        if func is _set_grad_enabled:
+            chain = log.chain(_not_ours(frame))
+            hidden = is_custom_function(chain[::2])
+            step = step_of(_not_ours(frame))
+            log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
+            return
+        if func in _UNSEEN:
+            self._note_unseen(func, args[0])
+            return
         if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
             return
         if _dispatch_modes() > 1 and is_tracing():
@@ -171,6 +194,12 @@ class FunctionCalls(TorchFunctionMode):
         kept = None if log.keep is None else list(map(log.keep, tensors))
         chain, op = log.chain(_not_ours(frame)), log.op_count
         log.write((HANDED_CALL, op, func, items, kept, node, log.run, chain, started, ended))
+
+    def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
+        """Note a call that no op shows, of a tensor that the program has."""
+        log, live = self._log, ref(tensor)
+        if id(live) in log.known:
+            log.write((UNSEEN_CALL, log.op_count, log.run, func, live))
 
 
 _OWN = FunctionCalls.__torch_function__.__code__

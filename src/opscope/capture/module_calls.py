@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from functools import cache
 from threading import get_ident
 from time import perf_counter_ns
@@ -23,7 +24,8 @@ from torch.utils.hooks import RemovableHandle
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
 from opscope.capture.containers import arguments, contents, tensors_of
 from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
-from opscope.capture.log import ENTER, LEAVE, Nested, stay
+from opscope.capture.grad_modes import grad_mode
+from opscope.capture.log import ENTER, GRAD_MODE, LEAVE, Nested, stay
 from opscope.capture.packed import may_pack
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
@@ -124,16 +126,17 @@ class ModuleCalls:
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
+        self.is_named = model is not None
+        self.ran_compiled = False  # modules, whose functions no function mode saw
         self._model = model
-        # Whether a model was named; the modules that ran in no other one; whether that one did.
-        self._is_named = model is not None
+        # The modules that ran in no other one.
         self.tops: dict[int, None] = {}
 
     @property
     def is_bordered(self) -> bool:
         """Whether what entered and left the program is known: the model's inputs and outputs."""
         ran = self.root is not None and self.root.index in self.tops
-        return ran and (self._is_named or len(self.tops) == 1)
+        return ran and (self.is_named or len(self.tops) == 1)
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
@@ -145,6 +148,11 @@ class ModuleCalls:
         self._hook()
         self._compiling = Compiling(self._hook, self._unhook)
         self._compiling.start()
+
+    def forward(self, index: int) -> Callable[..., Any] | None:
+        """Return the ``forward`` of a module while it is alive."""
+        module = self.modules[index].live()
+        return None if module is None else module.forward
 
     def _hook(self) -> None:
         self._handles = [
@@ -279,7 +287,10 @@ class ModuleCalls:
         chain = log.chain(frame)
         compiled = called is not module or module._compiled_call_impl is not None
         run, items = log.run_count, self._arguments(args, frame)
-        kept = self._keep((args, _named(frame))) if known is self.root else None
+        kept = None
+        if known is self.root:
+            kept = self._keep((args, _named(frame)))
+            log.write((GRAD_MODE, log.op_count, run, *grad_mode()))
         now = perf_counter_ns()
         log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
         if not self._stack:
@@ -290,6 +301,7 @@ class ModuleCalls:
         odd = _Odd(None if called is module else module)
         if compiled:
             odd.resume = self._step_aside()
+            self.ran_compiled = True
             if is_fused(called):
                 odd.region = step_aside(self._tape, module, arguments(args, _named(frame)))
         elif module._forward_hooks:

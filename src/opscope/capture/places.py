@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,9 @@ NO_PLACE = -1
 Context = Literal["backward", "checkpoint", "optimizer"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
+# It is called for what users write, and for operators that `torch.library` gave a derivative.
+_APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_LIBRARY = str(Path(_TORCH) / "_library" / "autograd.py")
 
 
 class Places:
@@ -66,6 +70,14 @@ class Places:
         part = cache(lambda code: _context(self._codes[code].co_filename))
         return tuple(next(filter(None, map(part, chain[2::2])), None) for chain in self._chains)
 
+    def in_custom_functions(self) -> list[bool]:
+        """Return, per place, whether it is in the forward of a custom autograd function."""
+        result: list[bool] = []
+        for parent, _, *chain in self._chains:
+            outer = 0 <= parent < len(result) and result[parent]
+            result.append(outer or is_custom_function([self._codes[i] for i in chain[::2]]))
+        return result
+
     def frames(self) -> tuple[tuple[Frame, ...], ...]:
         """Return, per place, its frames outside torch and opscope, the innermost first."""
         result: list[tuple[Frame, ...]] = []
@@ -76,6 +88,12 @@ class Places:
             rest = result[outer] if 0 <= outer < number else ()
             result.append((*(frame for frame in own if not is_internal(frame)), *rest))
         return tuple(result)
+
+
+def is_custom_function(codes: Sequence[CodeType]) -> bool:
+    """Whether the forward of a custom autograd function is in a chain, the innermost first."""
+    applied = [at for at, code in enumerate(codes) if code is _APPLY]
+    return any(at + 1 == len(codes) or codes[at + 1].co_filename != _LIBRARY for at in applied)
 
 
 def _context(file: str) -> Context | None:

@@ -62,6 +62,11 @@ NEEDED = {
     "_C._dynamo.eval_frame._FrameAction.SKIP": "to keep compilers out of opscope's code",
     "_debug_has_internal_overlap": "to replay",
     "_ops.OpOverload": "to replay",
+    "_ops.OpOverloadPacket": "to make programs",
+    "_C._set_grad_enabled": "to make programs",
+    "_C._dispatch_has_kernel_for_dispatch_key": "to make programs",
+    "fx.node.has_side_effect": "to make programs",
+    "fx.Node._rename": "to make programs",
     "Tag.inplace_view": "to tell writes from views",
     "Tag.nondeterministic_seeded": "to replay random numbers",
 }

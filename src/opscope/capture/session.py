@@ -26,6 +26,7 @@ from opscope.capture import (
     containers,
     function_calls,
     fused_kernels,
+    grad_modes,
     identity,
     interceptor,
     log,
@@ -48,6 +49,7 @@ from opscope.capture import saved_tensors as saved_tensors_room
 from opscope.capture import tape as tape_room
 from opscope.capture.finite import FiniteCheck
 from opscope.capture.function_calls import FunctionCalls
+from opscope.capture.grad_modes import grad_mode
 from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.module_calls import ModuleCalls
@@ -56,7 +58,7 @@ from opscope.capture.payloads import Payloads
 from opscope.capture.returned import Returned
 from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.settling import Settling
-from opscope.capture.tape import Tape
+from opscope.capture.tape import NONE, Tape
 from opscope.capture.transforms import SaveOptions
 from opscope.capture.warning_lines import WarningLines
 from opscope.errors import TraceStateError
@@ -155,6 +157,7 @@ class Session:
         self.tape.log.thread = get_ident()
         self.tape.log.settle = self.settle
         self.tape.note_start()
+        self.tape.log.write((log.GRAD_MODE, self.tape.log.op_count, NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.log.boundary = outermost
         if self.tape.values.originals is not None and not self.started_ns:
@@ -278,10 +281,10 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, containers, finite_room, function_calls, fused_kernels, gradients_room,
-        identity, interceptor, log, module_calls, operators_room, originals, packed, parameters,
-        payloads, places, returned_room, saved_tensors_room, settling, tape_room, tracers,
-        transforms, warning_lines,
+        compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
+        gradients_room, identity, interceptor, log, module_calls, operators_room, originals, packed,
+        parameters, payloads, places, returned_room, saved_tensors_room, settling, tape_room,
+        tracers, transforms, warning_lines,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

@@ -10,6 +10,7 @@ from types import MethodWrapperType
 from typing import Any
 from weakref import ref
 
+from opscope.capture.grad_modes import Step
 from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight, Written
 from opscope.capture.payloads import Kept
 from opscope.capture.tape import (
@@ -130,6 +131,24 @@ class Settling:
         """Note what the tensors are that are there when the block ends."""
         self._tape.alive = list(map(self._tape.values.current, alive))
 
+    def _grad_mode(self, run: int, enabled: bool, inference: bool) -> None:
+        """Note the grad mode in which the block, or the model, is entered."""
+        modes = self._tape.grad_modes
+        modes.enabled, modes.inference = enabled, inference
+        if run == NONE:
+            modes.begin(self._tape.op_count)
+
+    def _set_grad_mode(self, run: int, enabled: bool, step: Step, hidden: bool) -> None:
+        """Note that the program set it."""
+        modes, op = self._tape.grad_modes, self._tape.op_count
+        modes.change(op, run, enabled=enabled, step=step, hidden=hidden)
+
+    def _unseen_call(self, run: int, func: Any, live: Live) -> None:
+        """Note a call that no op shows."""
+        tape = self._tape
+        row = tape.values.current(live)
+        tape.unseen_calls.append((run, function_name(func), row))
+
     def _call(
         self,
         func: Any,
@@ -200,6 +219,7 @@ class Settling:
         run = ModuleRun(len(tape.runs), module, number, parent)
         tape.runs.append(run)
         run.start, run.op_start = started, tape.op_count
+        run.grad_enabled, run.inference = tape.grad_modes.enabled, tape.grad_modes.inference
         site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
         outer = self._running.setdefault(module, run)
         if outer is not run:  # recursion: another pass through the same context
@@ -283,6 +303,9 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._leave, 7),
     (Settling._seen, 2 + SIGHT),
     (Settling._end, 3),
+    (Settling._grad_mode, 5),
+    (Settling._set_grad_mode, 6),
+    (Settling._unseen_call, 5),
 )
 
 

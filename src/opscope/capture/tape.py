@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from opscope.capture.grad_modes import GradModes
 from opscope.capture.identity import HANDED, Values
 from opscope.capture.log import Log
 from opscope.capture.parameters import Parameters
@@ -137,11 +138,14 @@ class ModuleRun:
         outputs: The rows it gave.
         given: The arguments in which the inputs were.
         gave: What the outputs were in.
+        grad_enabled: Whether autograd recorded when it began.
+        inference: Whether inference mode was on when the model around it began.
     """
 
     __slots__ = (
-        "call_end", "call_start", "end", "failed", "gave", "given", "index", "inputs", "is_root",
-        "module", "number", "op_end", "op_start", "outputs", "parent", "place", "start",
+        "call_end", "call_start", "end", "failed", "gave", "given", "grad_enabled", "index",
+        "inference", "inputs", "is_root", "module", "number", "op_end", "op_start", "outputs",
+        "parent", "place", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -150,7 +154,7 @@ class ModuleRun:
         self.number = number
         self.parent = parent
         self.place = NONE
-        self.is_root = self.failed = False
+        self.is_root = self.failed = self.grad_enabled = self.inference = False
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
         self.given: Structure = LONE_ARGUMENT
@@ -172,6 +176,9 @@ class Tape:
         alive: The rows that the tensors were that were there when the block ended, None where
             that was not noted.
         odd_calls: The layer calls that have more to tell than a row of `calls`.
+        grad_modes: Where the grad mode was set.
+        unseen_calls: Calls that no op shows: the module run in which, the name of the function,
+            and the row of its tensor.
         root: The number of the module that the names start from.
         runs: The runs of modules, in the order in which they began.
     """
@@ -181,6 +188,8 @@ class Tape:
         self.parameters = Parameters()
         self.values = Values(self.parameters, self.log)
         self.places = Places()
+        self.grad_modes = GradModes()
+        self.unseen_calls: list[tuple[int, str, int]] = []
         self.payloads: Payloads | None = None
         self.returned: Returned | None = None
         self.finite: FiniteCheck | None = None

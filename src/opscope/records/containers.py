@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-ContainerKind = Literal["arguments", "tuple", "list", "dict", "object"]
-Key = str | int | float | bool | bytes | None
+ContainerKind = Literal["arguments", "tuple", "named tuple", "list", "dict", "object"]
 
 
 class TensorAt(NamedTuple):
@@ -21,13 +20,18 @@ class Opaque(NamedTuple):
     class_name: str
 
 
+Plain = str | int | float | bool | bytes | None
+# A tuple of plain data is a key as it stands; what else may be one is known by its class only.
+Key = Plain | tuple[Plain, ...] | Opaque
+
+
 class Container(NamedTuple):
     """Items by their keys.
 
     Attributes:
         kind: ``"arguments"`` for those of a call, by place and then by name; ``"tuple"``,
-            ``"list"`` and ``"dict"`` for these and what inherits from them; ``"object"`` for
-            attributes, such as those of a data class or a named tuple.
+            ``"list"`` and ``"dict"`` for these and what inherits from them; ``"named tuple"``,
+            whose keys are its fields; ``"object"`` for attributes, such as those of a data class.
         class_name: Its class, such as ``"OrderedDict"``.
         keys: Places, keys or names, in order.
         items: What is there.
@@ -40,7 +44,7 @@ class Container(NamedTuple):
 
 
 # A constant stands for itself.
-Structure = Container | TensorAt | Opaque | Key | complex
+Structure = Container | TensorAt | Opaque | Plain | complex
 
 LONE = TensorAt(0)
 LONE_ARGUMENT = Container("arguments", "", (0,), (LONE,))
@@ -55,7 +59,14 @@ def tensor_paths(structure: Structure) -> list[str]:
     """
     if structure == LONE_ARGUMENT:
         return [""]
-    return [".".join(map(str, keys)) for keys in tensor_keys(structure)]
+    return [".".join(map(key_text, keys)) for keys in tensor_keys(structure)]
+
+
+def key_text(key: Key) -> str:
+    """Return what stands for a key in a path: itself, or for what is no plain data its class."""
+    if isinstance(key, tuple):
+        return f"<{key.class_name if isinstance(key, Opaque) else 'tuple'}>"
+    return str(key)
 
 
 def tensor_keys(structure: Structure, above: tuple[Key, ...] = ()) -> Iterator[tuple[Key, ...]]:

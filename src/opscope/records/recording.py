@@ -140,6 +140,7 @@ class Op:
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took under the dispatch mode.
         failed: Whether it raised.
+        custom_function: Whether it ran in the forward of a custom `torch.autograd.Function`.
     """
 
     index: int
@@ -164,6 +165,7 @@ class Op:
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
+    custom_function: bool = False
 
     def named_arguments(self, tensor: Callable[[int], T]) -> dict[str, object | T]:
         """Return all arguments by name, lists put together, each tensor as ``tensor`` gives it."""
@@ -255,6 +257,9 @@ class ModuleCall:
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took.
         failed: Whether it raised.
+        grad_enabled: Whether autograd recorded when it was called. What was set in places that
+            no function mode sees is not known, inside of the model.
+        inference: Whether ``inference_mode`` was on when the model was called.
     """
 
     index: int
@@ -272,6 +277,42 @@ class ModuleCall:
     started_ns: int = 0
     duration_ns: int = 0
     failed: bool = False
+    grad_enabled: bool = False
+    inference: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradRegion:
+    """Ops that ran under a grad mode which was set inside of the block.
+
+    It is the innermost that counts where they lie in one another. What custom autograd functions
+    set in their forward is none, nor is ``inference_mode``.
+
+    Attributes:
+        enabled: Whether autograd was to record.
+        ops: Indices of the ops.
+        module_call: Index of the innermost module call in which it was set.
+    """
+
+    enabled: bool
+    ops: range
+    module_call: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenCall:
+    """A call that no op shows, and that decides on what follows.
+
+    Attributes:
+        function: ``"tolist"``, which hands numbers to Python; ``"register_hook"``, after which a
+            gradient may become another; ``"data"``, which gives the tensor another's memory.
+        value: The value of the tensor whose method it is.
+        module_call: Index of the innermost module call in which it was called.
+    """
+
+    function: str
+    value: int
+    module_call: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +434,8 @@ class Recording:
 
     ``places`` holds each calling context's frames, the innermost first; ``alive`` the values that
     the tensors were that were there when the block ended, None where that is not known; and
-    ``gradient_flow`` where gradients had flowed when the recording was copied.
+    ``gradient_flow`` where gradients had flowed when the recording was copied. ``grad_enabled`` and
+    ``inference`` are those of the first time that the block was entered.
     """
 
     model_name: str = ""
@@ -411,6 +453,10 @@ class Recording:
     parameter_of_value: dict[int, int] = field(default_factory=dict)
     alive: tuple[int, ...] | None = None
     gradient_flow: GradientFlow = GradientFlow()
+    grad_regions: tuple[GradRegion, ...] = ()
+    unseen_calls: tuple[UnseenCall, ...] = ()
+    grad_enabled: bool = False
+    inference: bool = False
 
     def call_of(self, op: Op) -> int | None:
         """Return the layer call that an op ran in, or in backward belongs to."""
