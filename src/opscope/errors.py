@@ -6,7 +6,7 @@
     ├── AmbiguousLayer     several layers, or several passes, answer to this key       (KeyError)
     ├── NotSaved           the layer is known, its values were not saved               (LookupError)
     ├── TraceStateError    the trace is not in a state that allows this                (RuntimeError)
-    ├── NonFiniteError     an op turned finite numbers into NaN or Inf               (ArithmeticError)
+    ├── NonFiniteError     the program got to see a NaN or an infinity           (ArithmeticError)
     ├── RenderError        a picture's format cannot be made on this machine           (RuntimeError)
     ├── TargetError        the command line's model or input cannot be used            (ValueError)
     └── UnsupportedTorch   this torch lacks what opscope needs of it                  (ImportError)
@@ -58,45 +58,87 @@ class TraceStateError(OpscopeError, RuntimeError):
 
 
 class NonFiniteError(OpscopeError, ArithmeticError):
-    """An op made a NaN or an infinity out of numbers that were none.
+    """A program got to see a NaN or an infinity, and this is where it came from.
+
+    What came in with a tensor from outside was made by no op: there ``operator`` is empty, ``op``,
+    ``layer`` and ``phase`` are None, and ``source`` is the line that brought it or first read it.
 
     Attributes:
-        kind: ``"NaN"`` or ``"Inf"``.
-        operator: Such as ``"aten.log.default"``.
-        ranges: What it was given: each tensor's argument, type, sizes and range.
-        op: Index of the op.
-        layer: Label of its layer, with the pass; known when the block has ended.
-        module: Address of its module, likewise.
+        kind: ``"NaN"`` or ``"Inf"``: what it was at first.
+        operator: The operator that made it out of finite numbers, such as ``"aten.log.default"``.
+        ranges: What that was given: each tensor's argument, type, sizes and range; or the same of
+            what it came in with.
+        came_in_with: ``"parameter"``, ``"buffer"``, ``"input"`` (of the model), ``"data"`` (any other
+            tensor from outside), ``"argument"`` (of the operator, which was given a NaN),
+            ``"memory"`` (that `torch.empty` gave and nothing wrote); None if an operator made it.
+        name: The name of the parameter, buffer, input or argument.
+        made_of: Where the infinity came from of which the operator made a NaN, in words, if that
+            was meant to be there.
+        seen_in: Where the program sees it, such as ``"the gradient of 0.weight"``.
+        op: Index of the op that made it.
+        layer: Label of its layer, with the pass; known when the block has ended. None for what
+            belongs to no layer.
+        module: Address of its module, or of the parameter's, likewise.
         source: File and line, likewise.
         phase: In which phase of a training step it ran, likewise.
     """
 
     def __init__(
-        self, *args: object, kind: str = "", operator: str = "", ranges: tuple[str, ...] = ()
+        self,
+        *args: object,
+        kind: str = "",
+        operator: str = "",
+        ranges: tuple[str, ...] = (),
+        came_in_with: str | None = None,
+        name: str | None = None,
+        seen_in: str | None = None,
+        made_of: str | None = None,
+        first_op: int | None = None,
     ) -> None:
         super().__init__(*args)
+        came_in = came_in_with not in (None, "argument")
         self.kind = kind
-        self.operator = operator
+        self.operator = "" if came_in else operator
         self.ranges = ranges
-        self.op: int | None = None
+        self.came_in_with = came_in_with
+        self.name = name
+        self.made_of = made_of
+        self.seen_in = seen_in
+        self.op: int | None = None if came_in else first_op
         self.layer: str | None = None
         self.module: str | None = None
         self.source: str | None = None
         self.phase: str | None = None
+        self._first_op = first_op
+        if kind:
+            self.args = (str(self),)  # for those who show these
 
     def __str__(self) -> str:
-        if not self.operator:
+        if not self.kind:
             return super().__str__()
         where = [f"op {self.op}" if self.op is not None else "", self.phase or ""]
         where += [f"layer {foreign(self.layer)}" if self.layer else ""]
-        where += [f"module {foreign(self.module)}" if self.module else ""]
+        where += [f"module {foreign(self.module)}" if self.module and self.operator else ""]
         where += [f"at {foreign(self.source)}" if self.source else ""]
+        found = ", ".join(filter(None, where))
+        given, verb = ("given ", "in") if self.operator else ("", "first read")
         lines = [
-            f"{foreign(self.operator)} made the first {self.kind}",
-            "    in " + ", ".join(filter(None, where)),
+            foreign(self._headline()),
+            f"{verb} {found}" if found else "",
+            *(f"{given}{foreign(text)}" for text in self.ranges),
+            f"out of the {foreign(self.made_of)}" if self.made_of else "",
+            f"seen in {foreign(self.seen_in)}" if self.seen_in else "",
         ]
-        lines += [f"    given {foreign(text)}" for text in self.ranges]
-        return encodable("\n".join(lines))
+        return encodable("\n    ".join(filter(None, lines)))
+
+    def _headline(self) -> str:
+        if self.came_in_with is None:
+            return f"{self.operator} made the first {self.kind}"
+        if self.came_in_with == "argument":
+            return f"{self.operator} was given {self.kind} as {self.name}"
+        if self.came_in_with == "memory":
+            return f"{self.kind} came in with memory that nothing wrote"
+        return f"{self.kind} came in with {self.came_in_with} {self.name or ''}".rstrip()
 
 
 class RenderError(OpscopeError, RuntimeError):

@@ -123,16 +123,29 @@ class Recorded:
             raise TraceStateError(message)
         self._state = "closed"
         self._session.stop(error, trace_back)
-        if isinstance(error, NonFiniteError) and error.op is not None:
-            call = self.recording.call_of(self.ops[error.op])
-            item = next((item for item in self.passes if item.call == call), None)
-            locate(error, self.recording, error.op, item)
+        left = self._check_finite() if error is None else None
+        for found in self._session.raised():
+            locate(found, self.recording, self.passes)
+        told = left or error
+        if isinstance(told, NonFiniteError):
+            known = self.recording.failure or Failure(type(told).__name__, "")
+            failure = replace(known, message=str(told))
+            self.__dict__["recording"] = replace(self.recording, failure=failure)
         if isinstance(self._save, tuple) and self._save:
             self._settle_payloads()
         if isinstance(self._save_gradients, tuple) and self._save_gradients:
             self._settle_gradients()
+        if left is not None:
+            raise left
         if error is None:
             self._check_keys()
+
+    def _check_finite(self) -> NonFiniteError | None:
+        """Return the error to raise if what the block left is bad."""
+        finite = self._session.tape.finite
+        if finite is None or not finite.has_left():
+            return None
+        return finite.left(self.recording, scaled=bool(self._session.scaler_places()))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the record and what was asked for: all that is pickled or copied.

@@ -80,9 +80,11 @@ def trace(
             and a copy of all that comes from outside, parameters included.
         saved_for_backward: Whether to note which tensors autograd keeps, see
             `Trace.saved_for_backward`.
-        stop_on_nonfinite: Whether to raise a `NonFiniteError` at the first op, of any phase,
-            that gives a NaN without having been given one, or an infinity out of finite
-            numbers. It looks at every result, so it costs a pass over memory for each.
+        stop_on_nonfinite: Whether to raise a `NonFiniteError` where the program gets to see a bad
+            number: a NaN, or an infinity that no argument and no data put there. It names the op
+            that made it out of good ones, or the parameter, buffer, input or data it came in with.
+            What a mask, an overwrite or autograd itself makes good again is never seen; where a
+            number is, `Trace.first_nonfinite` says. It costs a pass over memory for each result.
 
     Returns:
         A `Trace`, to be entered with ``with`` and read after the block. Entered again it
@@ -147,11 +149,20 @@ class Trace(Recorded):
         )
 
     def first_nonfinite(self) -> NonFiniteError | None:
-        """Return where the first NaN or infinity arose, None if there is none.
+        """Return where the first bad number came from that the program saw, None if it saw none.
 
-        Looks at the values that were saved, with ``save="all"`` at what layers gave, with
-        ``replayable=True`` at every op. What it returns is the error that
-        ``stop_on_nonfinite=True`` would have raised.
+        1. A number is bad if it is NaN, or an infinity that neither an argument nor data put there.
+        2. It comes from the op that made it out of good ones, or it came in: with a parameter, a
+           buffer, an input, other data, an argument.
+        3. What ops make of it that is bad comes from there too; what they make good is good.
+        4. It is seen in what the model given to `trace` returns, the loss of a backward, a gradient
+           (no infinity in which is meant) that an optimizer reads, a parameter or buffer, a number
+           that Python reads, or, as the block ends, in a result that no op has taken up.
+        5. What a `torch.amp.GradScaler` has looked at is not: it skips that step.
+
+        Looks at the values that were saved, with ``replayable=True`` at every op, and with
+        ``save="all"`` at what layers gave: not at what the backward computes. What it returns is
+        the error that ``stop_on_nonfinite=True`` would have raised.
 
         Raises:
             NotSaved: If the trace saved neither, or what a ``transform`` made of them (but for
@@ -159,7 +170,7 @@ class Trace(Recorded):
 
         >>> import torch, opscope
         >>> with opscope.trace(save="all") as trace:
-        ...     y = torch.log(torch.zeros(2)).exp()
+        ...     y = torch.log(torch.zeros(2)) + 1
         >>> trace.first_nonfinite().layer
         'log_1_1'
         """
@@ -171,15 +182,28 @@ class Trace(Recorded):
         if payloads.options.transform not in _COPIES:
             message = "the values were not saved as they were; trace without a transform"
             raise NotSaved(message)
-        values = self._session.tape.values
+        session, recording = self._session, self.recording
+        values, records = session.tape.values, recording.values
+        # What was not copied can be read as it is now, unless the program has written it since.
+        copied = values.originals is not None
+        written = {records[value].storage for op in recording.ops for value in op.writes}
 
         def known(value: int) -> torch.Tensor | None:
-            kept = payloads.get(value)
-            is_outside = self.recording.values[value].origin == "outside"
-            return values.outside(value) if kept is None and is_outside else kept
+            kept, record = payloads.get(value), records[value]
+            if kept is not None or record.origin != "outside":
+                return kept
+            return values.outside(value) if copied or record.storage not in written else None
 
+        root = None if session.modules.root is None else session.modules.root.live()
         with torch._C.DisableTorchFunction():  # a class of the user's is not to see it
-            return first_nonfinite(self.recording, self.passes, known)
+            return first_nonfinite(
+                recording,
+                self.passes,
+                known,
+                forward=None if root is None else root.forward,
+                named=session.modules.is_named,
+                scaler_places=session.scaler_places(),
+            )
 
     # ------------------------------------------------------------------------- replay
 

@@ -612,3 +612,16 @@ def test_a_graph_made_between_two_blocks_has_no_forward_op_in_either(layers):
     backward = [op for op in trace.ops if op.phase == "backward"]
     assert {op.node for op in backward} >= {"SinBackward0"}
     assert all(op.forward_op is None for op in backward)
+
+
+def test_the_node_of_a_view_whose_base_was_written_belongs_to_an_op_before_it():
+    """Autograd makes it anew, between two ops, and its class is that of one of the backward's."""
+    x = torch.ones(2, 3, requires_grad=True)
+    with opscope.trace() as trace:
+        y = x.t()
+        x.detach().mul_(2)
+        assert y.grad_fn is not None  # which makes it
+        y.sum().backward()
+    invariants.check(trace)
+    assert {op.node for op in trace.ops if op.phase == "backward"} >= {"AsStridedBackward0"}
+    assert all(op.forward_op is None or op.forward_op < op.index for op in trace.ops)

@@ -184,13 +184,9 @@ def said(warning):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_warning_has_the_file_and_line_that_it_has_outside(program, options):
-    def run():
-        with suppress(opscope.NonFiniteError):
-            program()
-
-    outside = heard(run)
-    with opscope.trace(**options):
-        inside = heard(run)
+    outside = heard(program)
+    with suppress(opscope.NonFiniteError), opscope.trace(**options):  # as the block ends
+        inside = heard(program)
     assert outside
     assert inside == outside
 

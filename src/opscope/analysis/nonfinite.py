@@ -1,24 +1,49 @@
-"""The first layer whose saved values hold a NaN or an infinity that it was not given."""
+"""Where bad numbers came from, found in a record and the values that were saved of it.
+
+The rule is that of ``stop_on_nonfinite``, and the answer the error that it would have raised.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
-import torch
-
-from opscope.capture.finite import Kinds, describe, kinds_of, kinds_of_numbers
+from opscope.analysis.contents import Contents, Known
+from opscope.capture.came_in import input_name
+from opscope.capture.looking import describe, kinds_of
 from opscope.capture.operators import SCRATCH, is_uninitialised
 from opscope.errors import NonFiniteError
+from opscope.records.bad_numbers import (
+    LOSS,
+    NUMBER,
+    OUTPUT,
+    BadNumbers,
+    Step,
+)
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Op, Recording
+from opscope.records.origins import (
+    Arrival,
+    CameInWith,
+    Kinds,
+    Spot,
+    asks_for_form,
+)
+from opscope.records.recording import ModuleCall, Op, Recording, Value
+from opscope.records.results import Results, left_behind
 
-Known = Callable[[int], torch.Tensor | None]
+_NUMBERS = ("_local_scalar_dense", "item")
 
 
 def first_nonfinite(
-    recording: Recording, passes: tuple[LayerPass, ...], known: Known
+    recording: Recording,
+    passes: Sequence[LayerPass],
+    known: Known,
+    *,
+    forward: Callable[..., object] | None = None,
+    named: bool = False,
+    scaler_places: frozenset[int] = frozenset(),
 ) -> NonFiniteError | None:
-    """Return what an error at the first bad number would have said, None if there is none.
+    """Return the error that would have been raised where a bad number was seen, None if none was.
 
     Ops whose values were saved are looked at one by one; of the others the layer as a whole.
 
@@ -26,66 +51,297 @@ def first_nonfinite(
         recording: What happened.
         passes: Its layers.
         known: Gives what a value was, None where that is not known.
+        forward: The model's ``forward``, for the names of its inputs.
+        named: Whether the model was named, so that what it returns is a result.
+        scaler_places: The places of what a `GradScaler` ran.
     """
-    labels = {item.call: item for item in passes if item.call is not None}
-    for ops in _groups(recording, known):
-        given = _given(ops)
-        found = Kinds()
-        for value in given:
-            tensor = known(value)
-            found |= Kinds() if tensor is None else kinds_of(tensor)
-        if not (found.nan or found.inf):
-            continue
-        before = kinds_of_numbers(item for op in ops for _, item in op.arguments)
-        ranges = []
-        made = {value for op in ops for value in (*op.outputs, *op.writes)}
-        for read in (read for op in ops for read in op.reads if read.value not in made):
-            tensor = known(read.value)
-            if tensor is not None:
-                before |= kinds_of(tensor)
-                ranges.append(f"{read.argument} {describe(tensor)}")
-        what = found.new(before)
-        if what is not None:
-            item = labels.get(recording.call_of(ops[-1]) or 0)
-            error = NonFiniteError(kind=what, operator=ops[-1].operator, ranges=tuple(ranges))
-            return locate(error, recording, ops[-1].index, item)
-    return None
+    walk = _Walk(recording, known, forward, scaler_places)
+    error = walk.first_error(named=named)
+    return None if error is None else locate(error, recording, passes)
 
 
 def locate(
-    error: NonFiniteError, recording: Recording, op: int, item: LayerPass | None
+    error: NonFiniteError, recording: Recording, passes: Sequence[LayerPass]
 ) -> NonFiniteError:
-    """Fill in where in the program an error arose."""
-    record = recording.ops[op]
+    """Fill in where in the program the bad numbers arose, or who read first what came in."""
+    if error._first_op is None or error._first_op >= len(recording.ops):
+        return error
+    record = recording.ops[error._first_op]
     frames = recording.frames_of(record)
-    error.op = op
-    error.phase = record.phase
-    error.layer = None if item is None else item.label
     error.source = str(frames[0]) if frames else None
-    if record.module_call is not None:
-        run = recording.module_calls[record.module_call]
-        error.module = recording.modules[run.module].address
+    if error.op is not None:
+        call = recording.call_of(record)
+        layers = (item.label for item in passes if call is not None and item.call == call)
+        error.phase, error.layer = record.phase, next(layers, None)
+        if record.module_call is not None:
+            run = recording.module_calls[record.module_call]
+            error.module = recording.modules[run.module].address
+    elif error.came_in_with in ("parameter", "buffer"):
+        error.module = (error.name or "").rpartition(".")[0]
+    error.args = (str(error),)
     return error
 
 
-def _groups(recording: Recording, known: Known) -> Iterator[list[Op]]:
-    """Yield the ops one by one where their values are known, else all of a layer's together."""
-    together: list[Op] = []
-    for op in recording.ops:
-        if together and op.layer_call != together[0].layer_call:
-            together = []
-        together.append(op)
-        if any(known(value) is not None for value in _given([op])):
+class _Recorded:
+    """A value, as an op read or gave it."""
+
+    def __init__(self, walk: _Walk, value: int, before: int) -> None:
+        self._walk = walk
+        self._before = before
+        self.value = value
+        self.extent = walk.contents.extent(value)
+        self.handle: object = value
+
+    def kinds(self) -> Kinds:
+        """Return which bad numbers were in it."""
+        return self._walk.kinds(self.value, self._before)
+
+    def text(self) -> str:
+        """Return its type, sizes and range."""
+        tensor = self._walk.contents.before(self._before, self.value)
+        if tensor is None:
+            record = self._walk.recording.values[self.value]
+            return f"{record.dtype}{list(record.shape)} (not saved)"
+        return describe(tensor)
+
+    def arrival(self) -> Arrival:
+        """Return what it is, if no op was seen to put them there."""
+        return self._walk.arrival(self.value, self._before)
+
+
+class _Walk:
+    """Goes through a record, op by op, and follows the bad numbers."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        known: Known,
+        forward: Callable[..., object] | None,
+        scaler_places: frozenset[int],
+    ) -> None:
+        self.recording = recording
+        self._forward = forward
+        self._scaler_places = scaler_places
+        self._memory = Results(recording).memory
+        self.contents = Contents(recording, known, self._memory)
+        self._bad = BadNumbers(self._look_again)
+        self._op = 0
+        self._parameters = {
+            self._memory(item.value): item
+            for item in recording.parameters
+            if item.value is not None
+        }
+
+    def first_error(self, *, named: bool) -> NonFiniteError | None:
+        """Return the first error that would have been raised."""
+        runs = [run for run in self.recording.module_calls if run.is_root]
+        entering = iter(runs)
+        returning = sorted((run for run in runs if named and self._is_outermost(run)), key=_end)
+        entered = next(entering, None)
+        for ops in self._groups():
+            while entered is not None and entered.ops.start <= ops[0].index:
+                self._enter(entered)
+                entered = next(entering, None)
+            while returning and returning[0].ops.stop <= ops[0].index:
+                if (error := self._returned(returning.pop(0))) is not None:
+                    return error
+            if (error := self._step(ops)) is not None:
+                return error
+        errors = (self._returned(run) for run in returning)
+        error = next((error for error in errors if error is not None), None)
+        return error or left_behind(self.recording, self._bad, scaled=bool(self._scaler_places))
+
+    # ------------------------------------------------------------------------------- values
+
+    def kinds(self, value: int, before: int) -> Kinds:
+        """Return which bad numbers were in a value before an op.
+
+        Where that is not known they are taken to be those that were seen in its memory.
+        """
+        tensor = self.contents.before(before, value)
+        if tensor is not None:
+            return kinds_of(tensor)
+        spots = self._bad.at(self.contents.extent(value))
+        return Kinds(any(s.nan is not None for s in spots), any(s.inf is not None for s in spots))
+
+    def arrival(self, value: int, before: int) -> Arrival:
+        """Return what a value is that holds what no op was seen to put there."""
+        memory = self._memory(value)
+        parameter = self._parameters.get(memory)
+        if parameter is not None and parameter.value is not None:
+            whole = _Recorded(self, parameter.value, before)
+            same = whole.extent == self.contents.extent(value)
+            return Arrival(parameter.kind, parameter.name, text=None if same else whole.text())
+        maker = self.contents.brought(value)
+        operator = "" if maker is None else self.recording.ops[maker].operator
+        for run in self.recording.module_calls:
+            for leaf in run.inputs if run.is_root else ():
+                if self._memory(leaf.value) == memory:
+                    name = input_name(leaf.path, self._forward)
+                    return Arrival("input", name, maker, operator)
+        kind: CameInWith = "memory" if is_uninitialised(operator) else "data"
+        return Arrival(kind, None, maker, operator)
+
+    def _look_again(self, spot: Spot) -> Kinds | None:
+        """Return what is in a spot after the op that has just run."""
+        assert isinstance(spot.handle, int)
+        tensor = self.contents.before(self._op + 1, spot.handle)
+        return None if tensor is None else kinds_of(tensor)
+
+    # ------------------------------------------------------------------------------ the ops
+
+    def _groups(self) -> Iterator[list[Op]]:
+        """Yield the ops one by one where their values are known, else all of a layer's together."""
+        together: list[Op] = []
+        for op in self.recording.ops:
+            if together and op.layer_call != together[0].layer_call:
+                yield together
+                together = []
+            together.append(op)
+            given = (value for value in (*op.outputs, *op.writes) if value is not None)
+            if op.layer_call is None or any(map(self.contents.is_saved, given)):
+                yield together
+                together = []
+        if together:
             yield together
-            together = []
+
+    def _step(self, ops: list[Op]) -> NonFiniteError | None:
+        """Follow what some ops did; return the error to raise after them."""
+        last, made = ops[-1], {value for op in ops for value in (*op.outputs, *op.writes)}
+        reads = [
+            (read.argument, _Recorded(self, read.value, op.index))
+            for op in ops
+            for read in op.reads
+            if read.value not in made and not read.overwritten
+        ]
+        self._op = last.index
+        if last.phase == "optimizer" and (error := self._reads_a_gradient(last, reads)):
+            return error
+        values = [self.recording.values[value] for value in made if value is not None]
+        is_view = bool(values) and all(value.origin == "view" for value in values)
+        bad = [
+            (output, tensor)
+            for op in ops
+            for output, value in _given(op)
+            if (self.recording.values[value].origin != "view" or self._shows_new(value, op, ops))
+            and (tensor := _Recorded(self, value, op.index + 1)).kinds()
+        ]
+        self._bad.follow(
+            Step(
+                op=last.index,
+                operator=last.operator,
+                reads=reads,
+                writes=[self.contents.extent(value) for op in ops for value in op.writes],
+                bad=bad,
+                arguments=[pair for op in ops for pair in op.arguments],
+                is_view=is_view,
+                gives=_what_it_gives(values),
+                by_scaler=self._is_by_scaler(last, reads),
+            )
+        )
+        if last.node == "AccumulateGrad":
+            for record in values:
+                self._bad.accumulate(self.contents.extent(record.index), self._leaf(last, record))
+        return self._seen_by(last, reads, bad)
+
+    def _shows_new(self, value: int, op: Op, ops: list[Op]) -> bool:
+        """Whether a view that was saved shows memory that an op before it made, and nobody saved."""
+        memory = self._memory(value)
+        made = (v for other in ops if other is not op for v in other.outputs if v is not None)
+        new = (v for v in made if self.recording.values[v].origin == "fresh")
+        return self.contents.is_saved(value) and any(self._memory(v) == memory for v in new)
+
+    def _reads_a_gradient(
+        self, op: Op, reads: Sequence[tuple[str, _Recorded]]
+    ) -> NonFiniteError | None:
+        """Return the error to raise if an optimizer takes up a bad gradient."""
+        for _, tensor in () if asks_for_form(op.operator) else reads:
+            if any(spot.gradient and spot.alarm() for spot in self._bad.at(tensor.extent)):
+                return self._bad.seen(tensor, "a gradient", op.index)
+        return None
+
+    def _seen_by(
+        self,
+        op: Op,
+        reads: Sequence[tuple[str, _Recorded]],
+        bad: Sequence[tuple[int | None, _Recorded]],
+    ) -> NonFiniteError | None:
+        """Return the error to raise if an op shows the program what is bad, or keeps it for it."""
+        errors: Iterable[NonFiniteError | None] = ()
+        if op.name in _NUMBERS:
+            errors = (self._bad.seen(tensor, NUMBER, op.index) for _, tensor in reads)
+        elif op.name == "ones_like" and op.phase == "backward" and op.node is None:
+            errors = (self._bad.seen(tensor, LOSS, op.index) for _, tensor in reads)
+        else:
+            wrote = [tensor for output, tensor in bad if output is None]
+            held = [(self._parameters.get(tensor.extent.memory), tensor) for tensor in wrote]
+            errors = (
+                self._bad.keep(tensor, item.kind, item.name, op.operator, op.index)
+                for item, tensor in held
+                if item is not None
+            )
+        return next((error for error in errors if error is not None), None)
+
+    def _leaf(self, op: Op, gradient: Value) -> str:
+        if op.accumulates is not None:
+            return self.recording.parameters[op.accumulates].name
+        return f"a {gradient.dtype}{list(gradient.shape)} leaf"
+
+    def _is_by_scaler(self, op: Op, reads: Sequence[tuple[str, _Recorded]]) -> bool:
+        """Whether a `GradScaler` ran an op, or may have looked at what it reads and is not known."""
+        if not self._scaler_places:
+            return False
+        call, place = op.layer_call, op.place
+        if place is None and call is not None:
+            place = self.recording.layer_calls[call].place
+        unknown = any(self.contents.before(op.index, tensor.value) is None for _, tensor in reads)
+        return place in self._scaler_places or unknown
+
+    # ------------------------------------------------------------------ the runs of the model
+
+    def _enter(self, run: ModuleCall) -> None:
+        for leaf in run.inputs:
+            name = input_name(leaf.path, self._forward)
+            self._bad.enter(self.contents.extent(leaf.value), "input", name)
+
+    def _returned(self, run: ModuleCall) -> NonFiniteError | None:
+        """Return the error to raise if what a run of the model returned is bad."""
+        op = max(run.ops.stop - 1, 0)
+        for leaf in run.outputs if not run.failed else ():
+            where = f"{OUTPUT} at {leaf.path}" if leaf.path else OUTPUT
+            error = self._bad.seen(_Recorded(self, leaf.value, run.ops.stop), where, op)
+            if error is not None:
+                return error
+        return None
+
+    def _is_outermost(self, run: ModuleCall) -> bool:
+        """Whether it is a run of the model that is in no other."""
+        at, inside = run.parent, False
+        while at is not None:
+            inside |= self.recording.module_calls[at].is_root
+            at = self.recording.module_calls[at].parent
+        return run.is_root and not inside
 
 
-def _given(ops: list[Op]) -> list[int]:
-    """Return the values that ops gave, but for memory that nobody wrote."""
-    return [
-        value
-        for op in ops
-        if not is_uninitialised(op.operator)
-        for place, value in (*enumerate(op.outputs), *((-1, value) for value in op.writes))
-        if value is not None and place not in SCRATCH.get(op.operator, ())
-    ]
+def _what_it_gives(values: Sequence[Value]) -> Literal["whole numbers", "truths"] | None:
+    """Return what an op gave, if that is all of a kind that cannot be NaN."""
+    dtypes = {value.dtype for value in values}
+    if dtypes == {"bool"}:
+        return "truths"
+    whole = dtypes and all(dtype.startswith(("int", "uint", "bool")) for dtype in dtypes)
+    return "whole numbers" if whole else None
+
+
+def _end(run: ModuleCall) -> int:
+    return run.ops.stop
+
+
+def _given(op: Op) -> Iterator[tuple[int | None, int]]:
+    """Yield what an op gave, but for memory that nobody wrote: the number of the output, the value."""
+    if is_uninitialised(op.operator):
+        return
+    written, scratch = set(op.writes), SCRATCH.get(op.operator, ())
+    for output, value in enumerate(op.outputs):
+        if value is not None and value not in written and output not in scratch:
+            yield output, value
+    yield from ((None, value) for value in op.writes)

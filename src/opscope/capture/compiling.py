@@ -28,6 +28,7 @@ from opscope.capture.interceptor import Interceptor
 from opscope.capture.log import LogRow
 from opscope.capture.operators import Plan
 from opscope.capture.tape import FAILED, GRAD, INFERENCE, Tape, TensorSlot
+from opscope.errors import NonFiniteError
 from opscope.records.containers import tensor_paths
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
@@ -179,8 +180,14 @@ class Region:
         _push_mode(self._mode)
         self._tape.log.hidden = False
 
-    def record(self, outputs: list[torch.Tensor], run: int, error: BaseException | None) -> None:
-        """Write the op that stands for all that ran in a module run."""
+    def record(
+        self, outputs: list[torch.Tensor], run: int, error: BaseException | None
+    ) -> NonFiniteError | None:
+        """Write the op that stands for all that ran in a module run.
+
+        Returns:
+            The error to raise once all is put back, if it gave bad numbers that are seen.
+        """
         log, ended = self._tape.log, perf_counter_ns()
         flags = GRAD * torch.is_grad_enabled() | INFERENCE * torch.is_inference_mode_enabled()
         if error is not None:
@@ -209,6 +216,12 @@ class Region:
         log.op_count += 1
         if log.at_once:
             log.settle()
+        if self._tape.finite is None or error is not None:
+            return None
+        changed = {id(tensor) for tensor in written}
+        reads = ((name, live()) for name, live in self._reads.items())
+        known = {name: t for name, t in reads if t is not None and id(t) not in changed}
+        return self._tape.finite.region(_SLOTS.plan, known, outputs, written)
 
 
 def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:

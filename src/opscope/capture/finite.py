@@ -1,137 +1,276 @@
-"""The first op that makes a NaN or an infinity out of numbers that were none."""
+"""Looks for bad numbers in what each op gives, and raises where the program sees them.
+
+What is bad, where it comes from and when it is an alarm is said in `records.bad_numbers`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from weakref import ref
 
 import torch
+from torch import nn
 
-from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
+from opscope.capture.came_in import CameIn
+from opscope.capture.log import Chain, physical
+from opscope.capture.looking import (
+    Lying,
+    below_autograd,
+    is_wrapper,
+    look,
+    lying,
+    measured,
+    memory_of,
+    no_dispatch,
+    no_functions,
+    unseen,
+)
+from opscope.capture.op_call import OpCall, Watched, gives_of, storage_of, tensors_in
+from opscope.capture.operators import Plan
+from opscope.capture.tape import Tape
 from opscope.errors import NonFiniteError
+from opscope.records.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
+from opscope.records.origins import Kinds, Spot, asks_for_form
+from opscope.records.recording import Recording
+from opscope.records.results import left_behind
 
-
-class Kinds(NamedTuple):
-    """Which numbers that are not finite are among some."""
-
-    nan: bool = False
-    inf: bool = False
-
-    def __or__(self, other: Kinds) -> Kinds:
-        return Kinds(self.nan or other.nan, self.inf or other.inf)
-
-    def new(self, before: Kinds) -> str | None:
-        """Return what is here that was not before, in words.
-
-        A NaN may come of infinities; an infinity that comes of one or of a NaN is not new.
-        """
-        if self.nan and not before.nan:
-            return "NaN"
-        return "Inf" if self.inf and not (before.nan or before.inf) else None
-
-
-def kinds_of(tensor: torch.Tensor) -> Kinds:
-    """Return which numbers that are not finite a tensor holds."""
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.device.type == "meta":
-        return Kinds()
-    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
-        try:
-            values = tensor.detach().coalesce().values() if tensor.is_sparse else tensor.detach()
-            # A sum is not finite if a term is not; the other way round it may overflow.
-            total = values.sum().item()
-            if math.isfinite(abs(total)):
-                return Kinds()
-            return Kinds(bool(values.isnan().any()), bool(values.isinf().any()))
-        except (RuntimeError, NotImplementedError):
-            return Kinds()  # quantised, nested: nothing to be said
-
-
-def kinds_of_numbers(arguments: Iterable[object]) -> Kinds:
-    """Return which numbers that are not finite are among an op's other arguments."""
-    numbers = [item for item in arguments if isinstance(item, float)]
-    return Kinds(any(map(math.isnan, numbers)), any(map(math.isinf, numbers)))
+_FIRST_GRADIENTS = torch.autograd._make_grads.__code__
+_SCALING = torch.amp.GradScaler.scale.__code__
+_OPTIMIZERS = str(Path(torch.optim.__file__).parent)
+_OWN = str(Path(__file__).parents[1])
+_FIRST_SWEEP = 64
+_LISTS = frozenset({tuple, list})
+_Tensor = torch.Tensor
+_graph_task = torch._C._current_graph_task_id
+_autograd_node = torch._C._current_autograd_node
+_AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
 class FiniteCheck:
-    """Looks at what each op is given and gives, and raises at the first bad number.
+    """Looks at what each op gives, and follows bad numbers to where the program sees them.
 
-    Memory that nobody wrote yet is passed over, and so is what an argument of minus infinity
-    (of a mask) puts there.
+    No tensor is kept alive: of one with bad numbers it is known in which memory it lies.
+
+    Args:
+        tape: What is recorded.
     """
 
-    def __init__(self) -> None:
-        # What an op overwrites, by id: what it was, and in words.
-        self._overwritten: dict[int, tuple[Kinds, str]] = {}
+    def __init__(self, tape: Tape) -> None:
+        self._log = tape.log
+        self._came_in = CameIn(tape)
+        self._bad = BadNumbers(_look_again)
+        # By the id of a tensor that an op reads and writes, what was in it before.
+        self._before: dict[int, tuple[str, Kinds]] = {}
+        self._raised: list[ref[NonFiniteError]] = []
+        self._sweep_at = _FIRST_SWEEP
 
-    def before(self, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Look at what an op is about to overwrite."""
-        self._overwritten.clear()
+    def before(
+        self, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> NonFiniteError | None:
+        """Look at what an op is about to change; return the error to raise instead, if any."""
+        self._before.clear()
+        call = OpCall(plan, args, kwargs)
+        if self._bad.has_gradients and _is_of_an_optimizer(sys._getframe(1)):
+            error = self._reads_a_gradient(call)
+            if error is not None:
+                return error
         if plan.writes:
-            written = plan.written(args, dict(kwargs))
-            self._overwritten.update((id(t), (kinds_of(t), describe(t))) for t in written)
+            written = set(map(storage_of, plan.written(args, dict(kwargs))))
+            for _, tensor in call.reads():
+                if storage_of(tensor) in written:
+                    self._before[id(tensor)] = measured(tensor)
+        return None
 
     def after(
-        self, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+        self,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        chain: Chain | None = None,
     ) -> NonFiniteError | None:
-        """Look at what it gave; return the error to raise where it made a bad number."""
-        if is_uninitialised(plan.name):
+        """Look at what an op gave; return the error to raise if the program sees bad numbers."""
+        gives = gives_of(plan)
+        if gives == "unwritten memory":
             return None
-        given = [] if result is None else list(_numbered(result))
-        given = [(i, t) for i, t in given if i not in SCRATCH.get(plan.name, ())]
-        if plan.writes:
-            given += [(len(given), tensor) for tensor in plan.written(args, dict(kwargs))]
-        found = Kinds()
-        for _, tensor in given:
-            found |= kinds_of(tensor)
-        if not (found.nan or found.inf):
-            return None
-        inputs = dict(_tensors((*zip(plan.arguments, args, strict=False), *kwargs.items())))
-        scalars = kinds_of_numbers(_flat((*args, *kwargs.values())))
-        before, old = scalars, self._overwritten
-        for tensor in inputs.values():
-            before |= old[id(tensor)][0] if id(tensor) in old else kinds_of(tensor)
-        what = found.new(before)
-        if what is None:
-            return None
-        ranges = [
-            f"{name} {old[id(tensor)][1] if id(tensor) in old else describe(tensor)}"
-            for name, tensor in inputs.items()
+        with no_dispatch(), no_functions(), below_autograd():  # `unseen`, in a third of the time
+            touched = bool(self._bad) and self._is_bad_memory((args, *kwargs.values()))
+            if result.__class__ is _Tensor and not plan.writes and not touched:  # nearly always
+                if gives == "views" and args and storage_of(args[0]) == storage_of(result):
+                    return None
+                if not look(result):
+                    return None
+            wrote = plan.written(args, dict(kwargs)) if plan.writes else []
+            return self._ran(OpCall(plan, args, kwargs, result), wrote, chain, touched=touched)
+
+    def region(
+        self,
+        plan: Plan,
+        reads: Mapping[str, torch.Tensor],
+        made: list[torch.Tensor],
+        wrote: list[torch.Tensor],
+    ) -> NonFiniteError | None:
+        """Do the same for a region that ran unseen, as one op."""
+        self._before.clear()
+        with unseen():
+            return self._ran(OpCall(plan, (), reads, made), wrote, None, touched=bool(self._bad))
+
+    def _ran(
+        self, call: OpCall, wrote: list[torch.Tensor], chain: Chain | None, *, touched: bool
+    ) -> NonFiniteError | None:
+        """Follow what an op did, if it gave bad numbers, or ``touched`` memory that holds some."""
+        bad = [
+            (output, Watched(tensor, self._came_in, kinds=kinds))
+            for output, tensor in (*call.outputs(wrote), *((None, tensor) for tensor in wrote))
+            if (kinds := look(tensor))
         ]
-        return NonFiniteError(kind=what, operator=plan.name, ranges=tuple(ranges))
+        number = isinstance(call.result, (float, complex)) and not math.isfinite(abs(call.result))
+        if not (bad or number or touched):
+            return None
+        reads = [
+            (name, Watched(tensor, self._came_in, self._before.get(id(tensor))))
+            for name, tensor in call.reads()
+        ]
+        self._bad.follow(
+            Step(
+                op=self._log.op_count - 1,
+                operator=call.plan.name,
+                reads=reads,
+                writes=[lying(tensor)[0] for tensor in wrote],
+                bad=bad,
+                arguments=call.named(),
+                is_view=call.only_shows(),
+                gives=call.gives_only(),
+                by_scaler=bool(bad) and _is_below(sys._getframe(1), _SCALING),
+            )
+        )
+        self._note_gradient(call.result, wrote)
+        if len(self._bad.spots) > self._sweep_at:
+            self._bad.forget(_is_gone)
+            self._sweep_at = 2 * len(self._bad.spots) + _FIRST_SWEEP
+        if number:
+            return self._first_error((NUMBER, tensor) for _, tensor in reads)
+        if call.plan.name == "aten.ones_like.default" and chain and _FIRST_GRADIENTS in chain:
+            return self._first_error((LOSS, tensor) for _, tensor in reads)
+        return self._kept([tensor for output, tensor in bad if output is None], call.plan.name)
+
+    def _kept(self, wrote: list[Watched], operator: str) -> NonFiniteError | None:
+        """Return the error to raise if an op wrote bad numbers into a parameter or buffer."""
+        for tensor in wrote:
+            if (named := self._came_in.parameter(tensor.tensor)) is not None:
+                kind, name, _ = named
+                error = self._bad.keep(tensor, kind, name, operator, self._log.op_count - 1)
+                if error is not None:
+                    return self._raise(error)
+        return None
+
+    def _is_bad_memory(self, items: tuple[Any, ...] | list[Any]) -> bool:
+        """Whether any of an op's arguments lies in memory that holds bad numbers."""
+        spots = self._bad.spots
+        for item in items:
+            if isinstance(item, _Tensor):
+                if id(memory_of(item)) in spots or is_wrapper(item):
+                    return True
+            elif item.__class__ in _LISTS and self._is_bad_memory(item):
+                return True
+        return False
+
+    def _note_gradient(self, result: Any, wrote: list[torch.Tensor]) -> None:
+        """Note whose gradient it is that the engine has just accumulated, if it has."""
+        node = None if _graph_task() == -1 else _autograd_node()
+        if node.__class__ is _AccumulateGrad:
+            variable: torch.Tensor = node.variable  # type: ignore[union-attr]
+            named = self._came_in.parameter(variable)
+            dtype = str(variable.dtype).removeprefix("torch.")
+            leaf = f"a {dtype}{list(variable.shape)} leaf" if named is None else named[1]
+            for tensor in (*tensors_in(result), *wrote):
+                if tensor is not None:
+                    self._bad.accumulate(lying(tensor)[0], leaf)
+
+    def _reads_a_gradient(self, call: OpCall) -> NonFiniteError | None:
+        """Return the error to raise if an optimizer is about to take up a bad gradient."""
+        if asks_for_form(call.plan.name) or gives_of(call.plan) == "views":
+            return None
+        with unseen():
+            for _, tensor in call.reads():
+                watched = Watched(tensor, self._came_in)
+                if any(s.gradient and s.alarm() for s in self._bad.at(watched.extent)):
+                    return self._first_error([("a gradient", watched)])
+        return None
+
+    def _first_error(self, seen: Iterable[tuple[str, Watched]]) -> NonFiniteError | None:
+        """Return the error to raise where the program sees some tensors, None if there is none."""
+        op = max(self._log.op_count - 1, 0)
+        errors = (self._bad.seen(tensor, where, op) for where, tensor in seen)
+        return self._raise(next((error for error in errors if error is not None), None))
+
+    def _raise(self, error: NonFiniteError | None) -> NonFiniteError | None:
+        if error is not None:
+            self._raised.append(ref(error))
+        return error
+
+    # --------------------------------------------------------- around the model and the block
+
+    def entered(self, model: nn.Module, inputs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Note that the model was called."""
+        self._came_in.model = ref(model)
+        if self._bad:
+            for path, tensor in inputs:
+                name = self._came_in.input_name(path)
+                self._bad.enter(lying(physical(tensor))[0], "input", name)
+
+    def returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> NonFiniteError | None:
+        """Return the error to raise if what the model returned is bad."""
+        with unseen():
+            return self._first_error(
+                (f"{OUTPUT} at {path}" if path else OUTPUT, Watched(physical(given), self._came_in))
+                for path, given in outputs
+            )
+
+    def forget_all(self) -> None:
+        """Begin anew: the program went on unseen."""
+        self._bad = BadNumbers(_look_again)
+
+    def has_left(self) -> bool:
+        """Whether there are bad numbers that no op has taken up."""
+        return bool(self._bad.left())
+
+    def left(self, recording: Recording, *, scaled: bool) -> NonFiniteError | None:
+        """Return the error to raise as the block ends."""
+        return self._raise(left_behind(recording, self._bad, scaled=scaled))
+
+    def raised(self) -> list[NonFiniteError]:
+        """Return the errors that were raised, as far as somebody still holds them."""
+        return [error for live in self._raised if (error := live()) is not None]
 
 
-def describe(tensor: torch.Tensor) -> str:
-    """Return a tensor's type, sizes and range: ``"float32[2, 3] from -1.5 to 2"``."""
-    text = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-    if tensor.numel() == 0 or tensor.is_complex() or tensor.layout != torch.strided:
-        return text
-    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
-        try:
-            least, most = tensor.detach().aminmax()
-        except (RuntimeError, NotImplementedError):
-            return text
-        return f"{text} from {least.item():.4g} to {most.item():.4g}"
+def _look_again(spot: Spot) -> Kinds | None:
+    assert isinstance(spot.handle, Lying)
+    with unseen():
+        tensor = spot.handle.tensor()
+        return None if tensor is None else look(tensor)
 
 
-def _numbered(result: Any) -> Iterator[tuple[int, torch.Tensor]]:
-    for place, item in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
-        for tensor in _flat((item,)):
-            if isinstance(tensor, torch.Tensor):
-                yield place, tensor
+def _is_gone(spot: Spot) -> bool:
+    return isinstance(spot.handle, Lying) and spot.handle.memory() is None
 
 
-def _flat(items: Iterable[Any]) -> Iterator[Any]:
-    for item in items:
-        if isinstance(item, (tuple, list)):
-            yield from _flat(item)
-        else:
-            yield item
+def _is_below(frame: FrameType | None, code: object) -> bool:
+    """Whether a frame was called, over whatever others, from one that runs some code."""
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
 
 
-def _tensors(arguments: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, item in arguments:
-        several = isinstance(item, (tuple, list))
-        for place, tensor in enumerate(item if several else (item,)):
-            if isinstance(tensor, torch.Tensor):
-                yield (f"{name}[{place}]" if several else name), tensor
+def _is_of_an_optimizer(frame: FrameType | None) -> bool:
+    """Whether it is one of torch's optimizers that called, past opscope's own frames."""
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_OPTIMIZERS)

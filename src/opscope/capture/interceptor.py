@@ -215,10 +215,9 @@ class Interceptor(TorchDispatchMode):
             if log.op_count >= log.settle_at:
                 log.settle()
         if tape.finite is not None:
-            bad = tape.finite.after(plan, args, kwargs or _EMPTY, result)
+            bad = tape.finite.after(plan, args, kwargs or _EMPTY, result, place)
             if bad is not None:
-                bad.op = log.op_count - 1
-                tape.failed_ops.note(bad, bad.op)
+                tape.failed_ops.note(bad, log.op_count - 1)
                 raise bad
         return result
 
@@ -255,7 +254,9 @@ class Interceptor(TorchDispatchMode):
             if plan.objects:
                 originals.keep_objects(self._log.op_count, plan.objects_in(args, kwargs or _EMPTY))
         if tape.finite is not None:
-            tape.finite.before(plan, args, kwargs or _EMPTY)
+            bad = tape.finite.before(plan, args, kwargs or _EMPTY)
+            if bad is not None:
+                raise bad
 
     def _results(
         self,

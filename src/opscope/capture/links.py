@@ -46,8 +46,8 @@ class _Made(NamedTuple):
     after: int
     exact: bool
 
-    def op(self, kind: type, rows: Sequence[OpRow]) -> int:
-        """Return the op that the node, of this class, was made for."""
+    def op(self, kind: type, rows: Sequence[OpRow], end: int) -> int:
+        """Return the op that the node, of this class, was made for: one before ``end``."""
         if issubclass(kind, _CustomFunction):  # made before its own ops run
             return self.after
         if kind.__name__ == "CopySlices":  # made once an op has written to a view
@@ -56,7 +56,7 @@ class _Made(NamedTuple):
             return self.after
         # Between them may lie what hooks on saved tensors run before the op itself.
         name = _END.sub("", kind.__name__).lower()
-        near = range(self.after, min(self.after + _NEAR, len(rows)))
+        near = range(self.after, min(self.after + _NEAR, end))
         return next((op for op in near if _plain_name(rows[op]) == name), self.before)
 
 
@@ -155,7 +155,7 @@ class _Nodes:
         for thread in (self._threads.get(op, self._thread), self._thread):
             made = self._made.get((thread, node.number))
             if made is not None and made.after < op:
-                return made.op(node.kind, self._rows)
+                return made.op(node.kind, self._rows, op)
         return None
 
 

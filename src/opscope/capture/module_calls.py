@@ -22,13 +22,15 @@ from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
-from opscope.capture.containers import arguments, contents, tensors_of
+from opscope.capture.containers import Contents, arguments, contents, tensors_of
 from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.grad_modes import grad_mode
 from opscope.capture.log import ENTER, GRAD_MODE, LEAVE, Nested, stay
 from opscope.capture.packed import may_pack
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
+from opscope.errors import NonFiniteError
+from opscope.records.containers import tensor_paths
 
 if TYPE_CHECKING:
     from opscope.capture.function_calls import FunctionCalls
@@ -69,19 +71,22 @@ class _Odd:
     """What is to be undone when a run ends, and what stands for what.
 
     Attributes:
+        bad: The error to raise as it ends.
         inner: The module itself, if a compiled one that stands for it was called.
+        is_result: Whether what it gives is looked at for bad numbers: that of the model itself.
         last_hook: A forward hook of the module's, after all others.
         region: What Inductor made of the module, while it runs unseen.
         resume: Whether the function mode stepped aside.
     """
 
-    __slots__ = ("inner", "last_hook", "region", "resume")
+    __slots__ = ("bad", "inner", "is_result", "last_hook", "region", "resume")
 
     def __init__(self, inner: nn.Module | None) -> None:
+        self.bad: NonFiniteError | None = None
         self.inner = inner
         self.last_hook: RemovableHandle | None = None
         self.region: Region | None = None
-        self.resume = False
+        self.is_result = self.resume = False
 
 
 class _Path(NamedTuple):
@@ -308,7 +313,10 @@ class ModuleCalls:
             odd.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
-        if odd.resume or odd.region or odd.last_hook or odd.inner:
+        if known is self.root and self._tape.finite is not None:
+            self._tape.finite.entered(module, _by_path(arguments(args, _named(frame))))
+            odd.is_result = self.is_named and all(op != NONE for *_, op in self._stack[:-1])
+        if odd.resume or odd.region or odd.last_hook or odd.inner or odd.is_result:
             self._odd[run] = odd
 
     def _meet(self, module: nn.Module) -> tuple[nn.Module, Known]:
@@ -340,7 +348,7 @@ class ModuleCalls:
         if error is not None:
             self._tape.failed_runs.note(error, run)
         if odd is not None and odd.region is not None:
-            odd.region.record(tensors_of(output), run, error)
+            odd.bad = odd.region.record(tensors_of(output), run, error)
             odd.region.come_back()
             odd.region = None
         if odd is not None and odd.last_hook is not None and not failed:
@@ -384,6 +392,14 @@ class ModuleCalls:
             if odd.resume and self._functions is not None:
                 _push_mode(self._functions)
         log.write((LEAVE, log.op_count, run, items, perf_counter_ns(), failed, kept))
+        if odd is None or failed or self._tape.finite is None:
+            return
+        bad = odd.bad
+        if bad is None and odd.is_result:
+            bad = self._tape.finite.returned(_by_path(contents(output)))
+        if bad is not None:
+            self._tape.failed_runs.note(bad, run)
+            raise bad
 
     def _step_aside(self) -> bool:
         """Take the function mode off the stack if it is the one on top."""
@@ -435,6 +451,11 @@ def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _by_path(found: Contents) -> list[tuple[str, torch.Tensor]]:
+    """Return the tensors in a value, each with its path."""
+    return list(zip(tensor_paths(found.structure), found.tensors, strict=True))
 
 
 def _named(frame: FrameType) -> dict[str, Any]:

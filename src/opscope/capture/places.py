@@ -22,7 +22,7 @@ from opscope.capture.log import Chain
 from opscope.records.recording import Frame
 
 NO_PLACE = -1
-Context = Literal["backward", "checkpoint", "optimizer"]
+Context = Literal["backward", "checkpoint", "optimizer", "scaler"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
 # It is called for what users write, and for operators that `torch.library` gave a derivative.
@@ -103,6 +103,8 @@ def _context(file: str) -> Context | None:
         return "checkpoint"
     if name == "autograd/__init__.py":
         return "backward"
+    if name == "amp/grad_scaler.py":
+        return "scaler"
     # Averages of weights live among the optimizers, and are none.
     return "optimizer" if name.startswith("optim/") and name != "optim/swa_utils.py" else None
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import (
 )
 
 from opscope.capture import (
+    came_in,
     compiling,
     containers,
     function_calls,
@@ -30,7 +31,9 @@ from opscope.capture import (
     identity,
     interceptor,
     log,
+    looking,
     module_calls,
+    op_call,
     originals,
     packed,
     parameters,
@@ -61,7 +64,7 @@ from opscope.capture.settling import Settling
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.transforms import SaveOptions
 from opscope.capture.warning_lines import WarningLines
-from opscope.errors import TraceStateError
+from opscope.errors import NonFiniteError, TraceStateError
 from opscope.records.recording import Failure, Frame
 
 _warning_lines = WarningLines(compiling.HOOKS_WARNING)
@@ -88,7 +91,7 @@ class Session:
         save: How to keep the activations of layers; None for not at all.
         gradients: How to keep the gradients of what layers give; None for not at all.
         saved_for_backward: Whether to note what autograd keeps.
-        stop_on_nonfinite: Whether to raise at the first NaN or infinity.
+        stop_on_nonfinite: Whether to raise where the program sees a NaN or an infinity.
         replayable: Whether to keep what a replay needs: every op's results, and copies of
             all that comes from outside, with the state of the random number generators.
     """
@@ -131,7 +134,7 @@ class Session:
         if self.gradients is not None or self.saved_tensors is not None:
             self.tape.returned = Returned(self.gradients, self.saved_tensors)
         if stop_on_nonfinite:
-            self.tape.finite = FiniteCheck()
+            self.tape.finite = FiniteCheck(self.tape)
         wanted = (self.tape.payloads, values.originals, self.tape.returned, self.tape.finite)
         self.tape.log.prepares = any(part is not None for part in wanted)
         if self.tape.returned is not None:
@@ -187,6 +190,19 @@ class Session:
             self.tape.payloads.part()
         if self.gradients is not None:
             self.gradients.resume()
+        if self.tape.finite is not None:
+            self.tape.finite.forget_all()
+
+    def scaler_places(self) -> frozenset[int]:
+        """Return the places of what a `GradScaler` ran, if there is one."""
+        with self.reading:
+            self.settle()
+        contexts = self.tape.places.contexts()
+        return frozenset(place for place, found in enumerate(contexts) if found == "scaler")
+
+    def raised(self) -> list[NonFiniteError]:
+        """Return the errors that were raised where bad numbers were seen."""
+        return [] if self.tape.finite is None else self.tape.finite.raised()
 
     def can_stop(self) -> bool:
         """Whether this is the thread that it watches, the only one that can take modes off."""
@@ -281,10 +297,10 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
-        gradients_room, identity, interceptor, log, module_calls, operators_room, originals, packed,
-        parameters, payloads, places, returned_room, saved_tensors_room, settling, tape_room,
-        tracers, transforms, warning_lines,
+        came_in, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
+        gradients_room, identity, interceptor, log, looking, module_calls, op_call, operators_room,
+        originals, packed, parameters, payloads, places, returned_room, saved_tensors_room, settling,
+        tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):
