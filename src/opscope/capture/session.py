@@ -25,6 +25,7 @@ from opscope.capture import (
     compiling,
     function_calls,
     identity,
+    in_backward,
     interceptor,
     log,
     module_calls,
@@ -261,8 +262,8 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        compiling, finite_room, function_calls, gradients_room, identity, interceptor, log,
-        module_calls, operators_room, originals, parameters, payloads, places, returned_room,
+        compiling, finite_room, function_calls, gradients_room, identity, in_backward, interceptor,
+        log, module_calls, operators_room, originals, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers,
     )  # fmt: skip
     for room in rooms:

@@ -188,6 +188,7 @@ class Settling:
         tape.runs.append(run)
         run.start, run.op_start = started, tape.op_count
         site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
+        run.site = site
         outer = self._running.setdefault(module, run)
         if outer is not run:  # recursion: another pass through the same context
             run.place = outer.place

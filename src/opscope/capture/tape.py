@@ -77,13 +77,20 @@ PACK_CALL = _CALL.pack
 class NodeRow(NamedTuple):
     """One row of `Tape.nodes`: the autograd node that an op of the engine ran for.
 
-    ``number`` is autograd's, and ``parameter`` the one whose gradient the node accumulates.
+    ``number`` is autograd's, ``parameter`` the one whose gradient the node accumulates, and
+    ``task`` the engine's number for the backward.
     """
 
     op: int
     kind: type
     number: int
     parameter: int
+    task: int
+
+    @property
+    def evaluation(self) -> tuple[Any, ...]:
+        """What is the same for all ops of one evaluation of the node."""
+        return self[1:]
 
 
 class TensorSlot:
@@ -132,13 +139,14 @@ class ModuleRun:
     Attributes:
         number: Which run of the module it is, counted from 1.
         parent: The run that it is in.
+        site: The place that it was called from.
         inputs: The rows it was given, each with its path.
         outputs: The rows it gave.
     """
 
     __slots__ = (
         "call_end", "call_start", "end", "failed", "index", "inputs", "is_root", "module", "number",
-        "op_end", "op_start", "outputs", "parent", "place", "start",
+        "op_end", "op_start", "outputs", "parent", "place", "site", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -146,7 +154,7 @@ class ModuleRun:
         self.module = module
         self.number = number
         self.parent = parent
-        self.place = NONE
+        self.place = self.site = NONE
         self.is_root = self.failed = False
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
@@ -163,6 +171,10 @@ class Tape:
             the next node: those below it were made unseen.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
         threads: For ops that the engine ran in other threads, which.
+        tasks: The backwards that the engine ran, and whether each was started inside another.
+        backward_runs: For each run of a module inside a backward, the module's number, NONE for
+            one that is not known, and the number of the run around it.
+        backward_run_of: For ops inside of those, the innermost one.
         odd_calls: The layer calls that have more to tell than a row of `calls`.
         root: The number of the module that the names start from.
         runs: The runs of modules, in the order in which they began.
@@ -185,6 +197,9 @@ class Tape:
         self.numbers: dict[int, Any] = {}
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
+        self.tasks: dict[int, bool] = {}
+        self.backward_runs: list[tuple[int, int]] = []
+        self.backward_run_of: dict[int, int] = {}
         self.starts: list[tuple[int, int]] = []
         self.call_count = 0
         self.calls: list[Any] = []  # function and grad_fn

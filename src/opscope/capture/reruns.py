@@ -1,0 +1,199 @@
+"""What Python code runs again inside a backward, and which ops of the forward that repeats.
+
+1. A checkpoint runs again all that it ran. A custom function's `backward` runs again what the
+   modules do that it calls, and what it computes under autograd to differentiate it there.
+2. What runs again repeats the op of the same operator, in the same module, with the same
+   parameters, in the same order, among those that the checkpoint or the function ran before.
+3. Of several passes it repeats the one that read the same tensors; else the last that is left.
+4. Where no such op is, it goes with those next to it, from the same call or module; else with
+   an op of the same module, or with the same parameters, anywhere before.
+5. All else that `backward` computes is the function's own, and belongs to the layer whose
+   result the function returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from opscope.capture.places import Entry
+from opscope.capture.spans import Span, Spans
+from opscope.capture.tape import BACKWARD, GRAD, NONE, NodeRow, OpRow, Tape
+from opscope.capture.twins import Twins
+
+CustomFunction = torch.autograd.function.BackwardCFunction
+
+
+class _Stretch:
+    """Ops that Python code ran in one evaluation of a node, with no other node's between them.
+
+    Attributes:
+        node: The node; None for what runs between two, such as a tensor's hook.
+        recomputation: The frame that runs a checkpoint again, if it is that.
+        ops: The ops.
+    """
+
+    __slots__ = ("node", "ops", "recomputation")
+
+    def __init__(self, node: NodeRow | None, recomputation: Entry | None) -> None:
+        self.node = node
+        self.recomputation = recomputation
+        self.ops: list[int] = []
+
+    @property
+    def evaluation(self) -> Any:
+        """What it shares with the other stretches of the same code."""
+        node = None if self.node is None else self.node.evaluation
+        return node, None if self.recomputation is None else self.recomputation.chain
+
+
+class Reruns:
+    """What runs again in the backwards of what was recorded.
+
+    Args:
+        tape: What was recorded.
+        rows: Its ops.
+        spans: Which of them ran in one call of a checkpoint or custom function.
+        nodes: By op that the engine ran, the node.
+        behind: By op that the engine ran, the one that made the node, where it is known.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        rows: Sequence[OpRow],
+        spans: Spans,
+        nodes: dict[int, NodeRow],
+        behind: dict[int, int],
+    ) -> None:
+        self._tape = tape
+        self._rows = rows
+        self._spans = spans
+        self._nodes = nodes
+        self._behind = behind
+        self._twins = Twins(tape, rows, spans)
+        # By evaluation, the first of the ops that its last stretch repeated.
+        self._left: dict[Any, int] = {}
+
+    def twins(self) -> dict[int, int]:
+        """Return what each op repeats, or goes with, that is part of such a repetition."""
+        found: dict[int, int] = {}
+        for stretch in self._stretches():
+            again = self._again(stretch)
+            if again:
+                found |= self._twins_of(again, stretch)
+        return found
+
+    def _twins_of(self, again: list[int], stretch: _Stretch) -> dict[int, int]:
+        span, first = self._span(stretch), self._behind.get(stretch.ops[0])
+        left = self._left.get(stretch.evaluation)
+        if left is None and stretch.recomputation is not None and first is not None:
+            left = first + 1  # it stops once it has what the node kept
+        found = self._twins.repeated(again, span, left)
+        if span is not None and found:
+            inside = [twin for twin in found.values() if twin in span.ops]
+            self._left[stretch.evaluation] = min(inside, default=span.ops.start)
+        return self._twins.all_of(again, found, of_checkpoint=stretch.recomputation is not None)
+
+    def _stretches(self) -> list[_Stretch]:
+        found: list[_Stretch] = []
+        latest: dict[Any, tuple[_Stretch, int]] = {}
+        previous: Any = None
+        for op, row in enumerate(self._rows):
+            if not row.flags & BACKWARD or row.place == NONE:
+                previous = None
+                continue
+            new = _Stretch(self._nodes.get(op), self._recomputation(row.place))
+            code, outermost = new.evaluation, self._outermost(op)
+            stretch, before = latest.get(code, (new, NONE))
+            # The module that runs may itself start a backward, and go on.
+            if previous != code and not outermost == before != NONE:
+                stretch = new
+            if not stretch.ops:
+                found.append(stretch)
+            stretch.ops.append(op)
+            latest[code] = stretch, outermost
+            previous = code
+        return found
+
+    def _recomputation(self, place: int) -> Entry | None:
+        entries = self._entries[place]
+        return next((entry for entry in entries if entry.kind == "recomputation"), None)
+
+    def _outermost(self, op: int) -> int:
+        """Return the outermost run of a module in a backward that an op is in."""
+        run = self._tape.backward_run_of.get(op, NONE)
+        while run != NONE and (outer := self._tape.backward_runs[run][1]) != NONE:
+            run = outer
+        return run
+
+    def _again(self, stretch: _Stretch) -> list[int]:
+        """Return those ops of a stretch that repeat something."""
+        if stretch.recomputation is not None:
+            return stretch.ops
+        runs = self._tape.backward_run_of
+        if stretch.node is None or not issubclass(stretch.node.kind, CustomFunction):
+            return [op for op in stretch.ops if op in runs]
+        is_differentiated = any(op in self._differentiated for op in stretch.ops)
+        given = self._given(stretch, stretch.node)
+
+        def is_under_autograd(op: int) -> bool:
+            # torch.func records nodes while gradients are off.
+            recorded = op in self._differentiated or bool(self._rows[op].flags & GRAD)
+            return is_differentiated and recorded and op not in given
+
+        return [
+            op
+            for op in stretch.ops
+            if op in runs or op in self._inside_differentiated or is_under_autograd(op)
+        ]
+
+    def _given(self, stretch: _Stretch, node: NodeRow) -> set[int]:
+        """Return the ops that go on with what a backward inside of this one gave: gradients."""
+        found: set[int] = set()
+        makers, tasks = self._tape.values.makers, self._tape.tasks
+        for op in stretch.ops:
+            for value in self._twins.reads(op):
+                other = self._nodes.get(makers[value])
+                if makers[value] in found or (
+                    other is not None and other.task != node.task and tasks[other.task]
+                ):
+                    found.add(op)
+        return found
+
+    @cached_property
+    def _differentiated(self) -> set[int]:
+        """The ops whose nodes a backward ran that was started inside another."""
+        tasks = self._tape.tasks
+        return {op for ran, op in self._behind.items() if tasks[self._nodes[ran].task]}
+
+    @cached_property
+    def _inside_differentiated(self) -> set[int]:
+        """The ops inside of custom functions whose nodes such a backward ran."""
+        found: set[int] = set()
+        for ran, op in self._behind.items():
+            node = self._nodes[ran]
+            if self._tape.tasks[node.task] and issubclass(node.kind, CustomFunction):
+                found.update(self._spans.of_function(node.number, op).ops)
+        return found
+
+    def _span(self, stretch: _Stretch) -> Span | None:
+        """Return what of the forward a stretch can repeat, as far as that is known."""
+        node, made = stretch.node, self._behind.get(stretch.ops[0])
+        if node is None or made is None:
+            return None
+        if stretch.recomputation is not None:
+            level = max(stretch.recomputation.unpackings - 1, 0)
+            # One that a hook of a module's began has no frame.
+            unknown = Span(None, range(max(0, made - 2 * len(stretch.ops) - 8), made + 1))
+            return self._spans.of_checkpoint(made, level) or unknown
+        if issubclass(node.kind, CustomFunction):
+            return self._spans.of_function(node.number, made)
+        return None
+
+    @cached_property
+    def _entries(self) -> tuple[tuple[Entry, ...], ...]:
+        return self._tape.places.entries()
