@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 _FAR = 64  # so many may be new before something is repeated again
+_ANCHORS = 4  # so many places to begin at are tried
 _NEAR = 3  # a lone repetition counts if so few are left out before it
 
 
@@ -32,9 +33,47 @@ def paired(
     >>> paired("zabzcz", "yabcy")
     {1: 1, 2: 2, 4: 3}
     """
-    anchor = anchor or _rarest(again, once)
-    if anchor is None:
-        return {}
+    anchors = [anchor] if anchor is not None else _anchors(again, once)
+    best: dict[int, int] = {}
+    for each in anchors:
+        found = _around(each, again, once)
+        if _score(found) > _score(best):
+            best = found
+        if len(best) == len(again):
+            break
+    return best
+
+
+def _anchors(again: Sequence[Hashable], once: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Return pairs of places to begin at: of the items that were rarest before.
+
+    They are in the order in which they ran again, as what is new comes rather after than before.
+    """
+    in_again, in_once = Counter(again), Counter(once)
+    first_again, last_again = _firsts(again), _lasts(again)
+    first_once, last_once = _firsts(once), _lasts(once)
+    rarest = sorted((in_once[item], place) for item, place in first_again.items() if in_once[item])
+    anchors = []
+    for _, place in rarest[:_ANCHORS]:
+        item = again[place]
+        if in_again[item] <= in_once[item]:
+            anchors.append((last_again[item], last_once[item]))
+        else:
+            anchors.append((first_again[item], first_once[item]))
+    return sorted(anchors)
+
+
+def _firsts(items: Sequence[Hashable]) -> dict[Hashable, int]:
+    return {items[place]: place for place in reversed(range(len(items)))}
+
+
+def _lasts(items: Sequence[Hashable]) -> dict[Hashable, int]:
+    return {item: place for place, item in enumerate(items)}
+
+
+def _around(
+    anchor: tuple[int, int], again: Sequence[Hashable], once: Sequence[Hashable]
+) -> dict[int, int]:
     i, j = anchor
     before = _followed(again[:i][::-1], once[:j][::-1])
     after = _followed(again[i + 1 :], once[j + 1 :])
@@ -43,22 +82,9 @@ def paired(
     return dict(sorted(pairs.items()))
 
 
-def _rarest(again: Sequence[Hashable], once: Sequence[Hashable]) -> tuple[int, int] | None:
-    """Return the places of the item that was rarest before, the last ones there are.
-
-    Of several, those that are as far apart as most.
-    """
-    in_again, in_once = Counter(again), Counter(once)
-    counts = {item: in_once[item] for item, n in in_again.items() if n <= in_once[item]}
-    counts = counts or {item: in_once[item] for item in in_again if in_once[item]}
-    if not counts:
-        return None
-    fewest = min(counts.values())
-    last = {item: place for place, item in enumerate(once)}
-    places = {item: place for place, item in enumerate(again) if counts.get(item) == fewest}
-    pairs = [(place, last[item]) for item, place in places.items()]
-    ((apart, _),) = Counter(j - i for i, j in pairs).most_common(1)
-    return max(pair for pair in pairs if pair[1] - pair[0] == apart)
+def _score(pairs: dict[int, int]) -> int:
+    """Return how many pairs there are, those that follow on others twice."""
+    return len(pairs) + sum(pairs.get(i - 1) == j - 1 for i, j in pairs.items())
 
 
 def _followed(again: Sequence[Hashable], once: Sequence[Hashable]) -> dict[int, int]:

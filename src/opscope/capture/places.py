@@ -110,6 +110,22 @@ class Places:
                     kind, chain[2 * at :], _MODULE_CALL in codes[:at], kinds[at:].count("unpacking")
                 )
 
+    def lines(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Return, per place, the innermost position in code that is not torch's.
+
+        It is None where that is outside of a module of torch's, or of what torch applies.
+        """
+        return tuple(self._line(chain[2:]) for chain in self._chains)
+
+    def _line(self, chain: tuple[int, ...]) -> tuple[int, ...] | None:
+        for at in range(0, len(chain), 2):
+            code = self._codes[chain[at]]
+            if code is _MODULE_CALL or code is _APPLY:
+                return None
+            if not code.co_filename.startswith(_TORCH):
+                return chain[at : at + 2]
+        return None
+
     def callers(self) -> tuple[tuple[int, ...], ...]:
         """Return, per place, its own chain, without a checkpoint's code that keeps a tensor.
 

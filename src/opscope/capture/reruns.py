@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from opscope.capture.keys import Keys
 from opscope.capture.places import Entry
 from opscope.capture.spans import Span, Spans
 from opscope.capture.tape import BACKWARD, GRAD, NONE, NodeRow, OpRow, Tape
@@ -74,9 +75,11 @@ class Reruns:
         self._spans = spans
         self._nodes = nodes
         self._behind = behind
-        self._twins = Twins(tape, rows, spans)
+        self._keys = Keys(tape, rows, spans)
+        self._twins = Twins(tape, rows, self._keys)
         # By evaluation, the first of the ops that its last stretch repeated.
         self._left: dict[Any, int] = {}
+        self._began: dict[Any, int] = {}  # likewise, its first op
 
     def twins(self) -> dict[int, int]:
         """Return what each op repeats, or goes with, that is part of such a repetition."""
@@ -88,10 +91,12 @@ class Reruns:
         return found
 
     def _twins_of(self, again: list[int], stretch: _Stretch) -> dict[int, int]:
-        span, first = self._span(stretch), self._behind.get(stretch.ops[0])
+        span, function = self._span(stretch), self._function(stretch)
         left = self._left.get(stretch.evaluation)
-        if left is None and stretch.recomputation is not None and first is not None:
-            left = first + 1  # it stops once it has what the node kept
+        if left is None and stretch.recomputation is not None and span is not None:
+            # It stops once it has what the node kept.
+            made = self._behind[stretch.ops[0]]
+            left = made + 1 if function is None else function.ops.stop
         found = self._twins.repeated(again, span, left)
         if span is not None and found:
             inside = [twin for twin in found.values() if twin in span.ops]
@@ -154,13 +159,11 @@ class Reruns:
     def _given(self, stretch: _Stretch, node: NodeRow) -> set[int]:
         """Return the ops that go on with what a backward inside of this one gave: gradients."""
         found: set[int] = set()
-        makers, tasks = self._tape.values.makers, self._tape.tasks
+        began = self._began.setdefault(node.evaluation, stretch.ops[0])
         for op in stretch.ops:
-            for value in self._twins.reads(op):
-                other = self._nodes.get(makers[value])
-                if makers[value] in found or (
-                    other is not None and other.task != node.task and tasks[other.task]
-                ):
+            for maker in map(self._tape.values.makers.__getitem__, self._keys.reads(op)):
+                inner = self._nodes.get(maker) if maker > began else None
+                if maker in found or (inner is not None and inner.task != node.task):
                     found.add(op)
         return found
 
@@ -182,17 +185,20 @@ class Reruns:
 
     def _span(self, stretch: _Stretch) -> Span | None:
         """Return what of the forward a stretch can repeat, as far as that is known."""
+        made, function = self._behind.get(stretch.ops[0]), self._function(stretch)
+        if stretch.recomputation is None or made is None:
+            return function
+        level = max(stretch.recomputation.unpackings - 1, 0)
+        # One that a hook of a module's began has no frame.
+        unknown = Span(None, range(max(0, made - 2 * len(stretch.ops) - 8), made + 1))
+        return self._spans.of_checkpoint(made, level, function) or unknown
+
+    def _function(self, stretch: _Stretch) -> Span | None:
+        """Return what the custom function ran whose node a stretch is of, if it is one's."""
         node, made = stretch.node, self._behind.get(stretch.ops[0])
-        if node is None or made is None:
+        if node is None or made is None or not issubclass(node.kind, CustomFunction):
             return None
-        if stretch.recomputation is not None:
-            level = max(stretch.recomputation.unpackings - 1, 0)
-            # One that a hook of a module's began has no frame.
-            unknown = Span(None, range(max(0, made - 2 * len(stretch.ops) - 8), made + 1))
-            return self._spans.of_checkpoint(made, level) or unknown
-        if issubclass(node.kind, CustomFunction):
-            return self._spans.of_function(node.number, made)
-        return None
+        return self._spans.of_function(node.number, made)
 
     @cached_property
     def _entries(self) -> tuple[tuple[Entry, ...], ...]:

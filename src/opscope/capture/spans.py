@@ -78,12 +78,20 @@ class Spans:
             self._of_function[key] = span
         return self._of_function[key]
 
-    def of_checkpoint(self, op: int, level: int) -> Span | None:
-        """Return what the checkpoint around an op ran, or the one so many levels around it.
+    def of_checkpoint(self, op: int, level: int, inside: Span | None = None) -> Span | None:
+        """Return what a checkpoint around an op ran.
 
         Where one runs again and again in one place, all of them are one span.
+
+        Args:
+            op: The op.
+            level: How many checkpoints it is inside that one.
+            inside: What a custom function in it ran; those inside of that do not count.
         """
-        calls = [call for call in self.around(op) if call.kind == "checkpoint"]
+        around = self.around(op)
+        if inside is not None and inside.call in around:
+            around = around[around.index(inside.call) + 1 :]
+        calls = [call for call in around if call.kind == "checkpoint"]
         if level >= len(calls):
             return None
         start = op
@@ -121,13 +129,16 @@ class Spans:
         call = self._call_of.get(op)
         return self._rows[op].module if call is None else self._calls[call].module
 
+    def place_of(self, op: int) -> int:
+        """Return the place of an op: where it has none of its own, that of its layer call."""
+        place, call = self._rows[op].place, self._call_of.get(op)
+        return place if place != NONE or call is None else self._calls[call].place
+
     def around(self, op: int) -> tuple[_Call, ...]:
         """Return the calls that an op ran in, the innermost first."""
-        row = self._rows[op]
+        row, place = self._rows[op], self.place_of(op)
         if row.flags & BACKWARD:
             return () if row.place == NONE else self._entered(row.place, self._context(op))
-        call = self._call_of.get(op)
-        place = row.place if row.place != NONE or call is None else self._calls[call].place
         run = self.run_of(op)
         return (*(() if place == NONE else self._entered(place, run)), *self._around_run(run))
 

@@ -4,42 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from opscope.capture.identity import NO_STORAGE
+from opscope.capture.keys import Key, Keys
 from opscope.capture.pairing import paired
-from opscope.capture.spans import Span, Spans
+from opscope.capture.spans import Span
 from opscope.capture.tape import BACKWARD, NONE, ModuleRun, OpRow, Tape
 
 _FEW_RUNS = 8
-# Autograd adds these where it records, and a checkpoint where it keeps what is saved.
-_NO_STEP = "aten.detach.default"
-
-
-class _Key(NamedTuple):
-    """What an op has in common with one that repeats it.
-
-    Attributes:
-        operator: Its ``id``.
-        module: The innermost module that runs, NONE for none.
-        parameters: The parameters and buffers that it reads.
-    """
-
-    operator: int
-    module: int
-    parameters: frozenset[int]
-
-    @property
-    def is_particular(self) -> bool:
-        """Whether it tells layers apart, wherever they are."""
-        return self.module != NONE or bool(self.parameters)
-
-    @property
-    def bare(self) -> _Key:
-        """The operator alone."""
-        return _Key(self.operator, NONE, frozenset())
 
 
 class Twins:
@@ -48,13 +22,13 @@ class Twins:
     Args:
         tape: What was recorded.
         rows: Its ops.
-        spans: Which of them ran in one call of a checkpoint or custom function.
+        keys: Their keys.
     """
 
-    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans) -> None:
+    def __init__(self, tape: Tape, rows: Sequence[OpRow], keys: Keys) -> None:
         self._tape = tape
         self._rows = rows
-        self._spans = spans
+        self._keys = keys
         self._runs = tape.backward_run_of
 
     def repeated(self, again: Iterable[int], span: Span | None, left: int | None) -> dict[int, int]:
@@ -65,23 +39,15 @@ class Twins:
             span: What they can repeat, if that is known.
             left: The op at which what they most likely repeat has ended, if that is known.
         """
-        steps = {op: self._again_key(op) for op in again if self._is_step(op)}
-        start = min(steps, default=0)
+        steps = {op: self._keys.of(op) for op in again if self._keys.is_step(op)}
         found: dict[int, int] = {}
         if span is not None:
-            once = {
-                op: self._key(op, self._module_in(span, op))
-                for op in span.ops
-                if self._is_step(op) and self._is_of(span, op)
-            }
-            found = self._in_order(steps, once, left)
-            found |= self._by_key(_without(steps, found), once, found)
-            found |= self._loosely(steps, once, found)
+            found = self._among(self._keys.of_span(span), steps, left)
         others = {op: key for op, key in _without(steps, found).items() if op in self._runs}
         if others:
-            once = {op: self._key(op, self._module(op)) for op in self._in_last_runs(others, start)}
-            found |= self._in_order(others, once, None)
-            found |= self._by_key(_without(others, found), once, found)
+            start = min(steps)
+            once = {op: self._keys.of(op) for op in self._in_last_runs(others, start)}
+            found |= self._among(once, others, None)
         return found
 
     def all_of(
@@ -106,97 +72,81 @@ class Twins:
                         twins[op] = twin
         return twins
 
-    def reads(self, op: int) -> list[int]:
-        """Return the values that an op read."""
-        start = self._rows[op - 1].reads_end if op else 0
-        values, source = (
-            self._tape.reads[start : self._rows[op].reads_end],
-            self._tape.values.source,
-        )
-        return [source(value) for value in values if value != NONE]
-
     # ------------------------------------------------------------------ in order, or not
 
-    def _in_order(
-        self, steps: Mapping[int, _Key], once: Mapping[int, _Key], left: int | None
+    def _among(
+        self, once: Mapping[int, Key], steps: Mapping[int, Key], left: int | None
     ) -> dict[int, int]:
+        """Pair ops that run again with those that ran once, by ever less that they share."""
         found: dict[int, int] = {}
-        if left is not None:
-            found = self._paired(steps, {op: key for op, key in once.items() if op < left})
-        if len(found) < len(steps):
-            all_of_it = self._paired(steps, once)
-            found = all_of_it if len(all_of_it) > len(found) else found
-        return found
-
-    def _loosely(
-        self, steps: Mapping[int, _Key], once: Mapping[int, _Key], found: Mapping[int, int]
-    ) -> dict[int, int]:
-        """Pair what is left on both sides by operator and order alone.
-
-        A parameter may be read as a copy of another type, and what a module ran before may now
-        be run by another, or by a function.
-        """
-        if len(found) == len(steps):
-            return {}
+        anchor = self._anchor(steps, once)
         modules = {key.module for key in once.values()}
-        taken = set(found.values())
-        pairs = self._paired(
-            {op: key.bare for op, key in steps.items()}, {op: key.bare for op, key in once.items()}
-        )
-        return {
-            op: twin
-            for op, twin in pairs.items()
-            if op not in found
-            and twin not in taken
-            and steps[op] != once[twin]
-            and (steps[op].module in {NONE, once[twin].module} or steps[op].module not in modules)
-            and not (steps[op].parameters and once[twin].parameters - steps[op].parameters)
-        }
+        for shared in (_all, _but_line, _operator):
+            if len(found) == len(steps):
+                break
+            fits = _Gaps(found).fits
+            pairs = self._paired(steps, once, shared, anchor, left)
+            found |= {
+                op: twin
+                for op, twin in pairs.items()
+                if fits(op, twin)
+                and (shared is not _operator or _may_be_same(steps[op], once[twin], modules))
+            }
+        return found | self._by_key(_without(steps, found), once, found)
 
-    def _paired(self, steps: Mapping[int, _Key], once: Mapping[int, _Key]) -> dict[int, int]:
-        if not steps or not once:
-            return {}
+    def _paired(
+        self,
+        steps: Mapping[int, Key],
+        once: Mapping[int, Key],
+        shared: Callable[[Key], Key],
+        anchor: tuple[int, int] | None,
+        left: int | None,
+    ) -> dict[int, int]:
         ops, before = list(steps), list(once)
-        pairs = paired(list(steps.values()), list(once.values()), self._anchor(steps, once))
-        return {ops[a]: before[b] for a, b in pairs.items()}
+        ours, theirs = list(map(shared, steps.values())), list(map(shared, once.values()))
+        found: dict[int, int] = {}
+        if left is not None and anchor is None:
+            found = paired(ours, theirs[: bisect_left(before, left)])
+        if len(found) < len(ours):
+            all_of_it = paired(ours, theirs, anchor)
+            found = all_of_it if len(all_of_it) > len(found) else found
+        return {ops[a]: before[b] for a, b in found.items()}
 
-    def _anchor(
-        self, steps: Mapping[int, _Key], once: Mapping[int, _Key]
-    ) -> tuple[int, int] | None:
+    def _anchor(self, steps: Mapping[int, Key], once: Mapping[int, Key]) -> tuple[int, int] | None:
         """Return a pair of places where both read the same tensors, if that tells passes apart."""
-        counts = Counter(once.values())
+        keys = [key.anywhere for key in once.values()]
+        counts = Counter(keys)
         places: dict[Any, list[int]] = {}
-        for place, (op, key) in enumerate(once.items()):
+        for place, (op, key) in enumerate(zip(once, keys, strict=True)):
             if counts[key] > 1:
-                for tensor in self._tensors(op):
+                for tensor in self._keys.tensors(op):
                     places.setdefault((key, tensor), []).append(place)
-        best: tuple[int, int] | None = None
         for place, (op, key) in enumerate(steps.items()):
-            if counts[key] < 2:
+            if counts[key.anywhere] < 2:
                 continue
-            shared = Counter(at for t in self._tensors(op) for at in places.get((key, t), ()))
+            read = self._keys.tensors(op)
+            shared = Counter(at for t in read for at in places.get((key.anywhere, t), ()))
             most = max(shared.values(), default=0)
             nearest = [at for at, count in shared.items() if count == most]
             if len(nearest) == 1:
                 return place, nearest[0]
-            if nearest and best is None:
-                best = place, max(nearest)
-        return best
+        return None
 
     def _by_key(
-        self, steps: Mapping[int, _Key], once: Mapping[int, _Key], taken: Mapping[int, int]
+        self, steps: Mapping[int, Key], once: Mapping[int, Key], taken: Mapping[int, int]
     ) -> dict[int, int]:
         """Pair what is out of order, or runs more often than before, where keys are enough."""
         used = set(taken.values())
-        places: dict[_Key, list[int]] = {}
-        free: dict[_Key, list[int]] = {}
+        places: dict[Key, list[int]] = {}
+        free: dict[Key, list[int]] = {}
         for op, key in once.items():
-            places.setdefault(key, []).append(op)
+            places.setdefault(key.anywhere, []).append(op)
             if op not in used:
-                free.setdefault(key, []).append(op)
+                free.setdefault(key.anywhere, []).append(op)
         found: dict[int, int] = {}
-        counts: Counter[_Key] = Counter()
-        for op, key in steps.items():
+        counts: Counter[Key] = Counter()
+        for op, exact in steps.items():
+            key = exact.anywhere
             if key.is_particular and key in places:
                 of_key = free.get(key, places[key])
                 found[op] = of_key[counts[key] % len(of_key)]
@@ -207,9 +157,9 @@ class Twins:
 
     def _without(self, place: int, op: int, start: int, near: _Near) -> int | None:
         """Return what an op goes with that repeats none."""
-        key = self._again_key(op)
+        key = self._keys.of(op).anywhere
         names: list[Any] = []
-        if key.parameters and self._is_step(op):
+        if key.parameters and self._keys.is_step(op):
             names = [key, key._replace(module=NONE), *sorted(key.parameters)]
         runs = self.runs_around(op)
         twin = near.in_call(place)
@@ -238,7 +188,7 @@ class Twins:
         found: dict[Any, list[int]] = {}
         for op, row in enumerate(self._rows):
             if not row.flags & BACKWARD:
-                key = self._key(op, self._module(op))
+                key = self._keys.of(op).anywhere
                 for name in {key, key._replace(module=NONE), ("in", key.module), *key.parameters}:
                     found.setdefault(name, []).append(op)
         found.pop(("in", NONE), None)
@@ -256,58 +206,6 @@ class Twins:
             for run in ran[-_FEW_RUNS:]:
                 once.update(range(run.op_start, run.op_end))
         return sorted(op for op in once if not self._rows[op].flags & BACKWARD)
-
-    # ------------------------------------------------------------------- what ops are
-
-    def _is_step(self, op: int) -> bool:
-        return self._rows[op].slots.plan.name != _NO_STEP
-
-    def _is_of(self, span: Span, op: int) -> bool:
-        """Whether an op is none of a backward that ran inside a span."""
-        return not self._rows[op].flags & BACKWARD or span.call in self._spans.around(op)
-
-    def _again_key(self, op: int) -> _Key:
-        return self._key(op, self._module(op))
-
-    def _module_in(self, span: Span, op: int) -> int:
-        return self._module(op) if self._spans.is_inside(span.call, op) else NONE
-
-    def _module(self, op: int) -> int:
-        """Return the innermost module that runs an op; in a backward, that runs there."""
-        if self._rows[op].flags & BACKWARD:
-            run = self._runs.get(op, NONE)
-            return NONE if run == NONE else self._tape.backward_runs[run][0]
-        run = self._spans.run_of(op)
-        return NONE if run == NONE else self._tape.runs[run].module
-
-    def _key(self, op: int, module: int) -> _Key:
-        found = (self._parameter(value) for value in self.reads(op))
-        parameters = frozenset(number for number in found if number is not None)
-        return _Key(id(self._rows[op].slots.plan), module, parameters)
-
-    def _parameter(self, value: int) -> int | None:
-        """Return the parameter or buffer that a value is, or is a view of."""
-        known = self._tape.parameters.of_row.get(value)
-        return self._parameter_in.get(self._tape.values.storages[value]) if known is None else known
-
-    @cached_property
-    def _parameter_in(self) -> dict[int, int | None]:
-        """By storage, the parameter in it, if it is the only one."""
-        storages = self._tape.values.storages
-        found: dict[int, int | None] = {NO_STORAGE: None}
-        for value, number in self._tape.parameters.of_row.items():
-            if found.setdefault(storages[value], number) != number:
-                found[storages[value]] = None
-        return found
-
-    def _tensors(self, op: int) -> set[Any]:
-        """Return what an op read, but for parameters, as places in memory."""
-        values = self._tape.values
-        return {
-            (values.storages[value], values.offsets[value], values.layouts[value])
-            for value in self.reads(op)
-            if values.storages[value] != NO_STORAGE and self._parameter(value) is None
-        }
 
     def code_of(self, op: int) -> tuple[Any, ...]:
         """Return the code that called a function of torch's in a backward, and in which run."""
@@ -332,8 +230,47 @@ class Twins:
         return found
 
 
-def _without(steps: Mapping[int, _Key], found: Mapping[int, int]) -> dict[int, _Key]:
+def _without(steps: Mapping[int, Key], found: Mapping[int, int]) -> dict[int, Key]:
     return {op: key for op, key in steps.items() if op not in found}
+
+
+def _all(key: Key) -> Key:
+    return key
+
+
+def _but_line(key: Key) -> Key:
+    return key.anywhere
+
+
+def _operator(key: Key) -> Key:
+    return key.alone
+
+
+def _may_be_same(again: Key, once: Key, modules: Container[int]) -> bool:
+    """Whether the one may repeat the other in another form.
+
+    A parameter may be read as a copy of another type, and what a module ran before may now be
+    run by a module that did not run before, or by a function.
+    """
+    if again.anywhere == once.anywhere:  # then it would be the same
+        return False
+    if again.parameters and once.parameters - again.parameters:
+        return False
+    return again.module in {NONE, once.module} or again.module not in modules
+
+
+class _Gaps:
+    """Tells whether further pairs are in order with those that there are."""
+
+    def __init__(self, found: Mapping[int, int]) -> None:
+        self._ops = sorted(found)
+        self._twins = [found[op] for op in self._ops]
+
+    def fits(self, op: int, twin: int) -> bool:
+        at = bisect_left(self._ops, op)
+        if at < len(self._ops) and (self._ops[at] == op or self._twins[at] <= twin):
+            return False
+        return at == 0 or self._twins[at - 1] < twin
 
 
 class _Near:
