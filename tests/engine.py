@@ -60,7 +60,7 @@ class Engine(TorchDispatchMode):
     def __init__(self, names):
         super().__init__()
         self.rows = []
-        self.names = names
+        self.names = names  # of modules, by id; None if they are no parts
         self.parts = []
         self.applied = []
 
@@ -105,10 +105,12 @@ class Engine(TorchDispatchMode):
     @contextmanager
     def watching(self):
         global _now
-        hooks = [
-            register_module_forward_pre_hook(self.enter),
-            register_module_forward_hook(self.leave, always_call=True),
-        ]
+        hooks = []
+        if self.names is not None:
+            hooks = [
+                register_module_forward_pre_hook(self.enter),
+                register_module_forward_hook(self.leave, always_call=True),
+            ]
         _now = self
         try:
             with self:
@@ -131,7 +133,12 @@ class Marker(TorchFunctionMode):
         kwargs = kwargs or {}
         starts = func in {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
         if self.inside or starts or torch._C._current_graph_task_id() != -1:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if starts and not self.inside:  # what a backward made is no function's
+                with torch._C.DisableTorchFunction():
+                    for tensor in witness.tensors(result):
+                        self.mark(tensor.grad_fn, None)
+            return result
         start, self.inside = len(self.rows), True
         try:
             result = func(*args, **kwargs)
@@ -198,10 +205,11 @@ def applied(function, *args, name=None):
     return result
 
 
-def both(run, *, model=None, layers=True):
+def both(run, *, model=None, layers=True, modules=True):
     """Run a program under the oracle, and again under a trace; return what each saw."""
     model_or_none = nn.Module() if model is None else model
-    engine = Engine({id(module): name for name, module in model_or_none.named_modules()})
+    names = {id(module): name for name, module in model_or_none.named_modules()}
+    engine = Engine(names if modules else None)
     torch.manual_seed(1)
     model_or_none.zero_grad()
     with engine.watching(), Marker(engine):

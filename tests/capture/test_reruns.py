@@ -4,714 +4,569 @@ The oracle is in `tests.engine`: modules and parts of functions say by name what
 the nodes that they made. A program is run under it, and again under a trace.
 """
 
+import threading
+import warnings
+
 import pytest
 import torch
-from tests.engine import applied, both, misplaced, mistakes, part
+from tests import invariants, zoo
+from tests.engine import both, misplaced, mistakes
+from tests.memory_saving import (
+    PROGRAMS,
+    Chain,
+    Implicit,
+    PieceByPiece,
+    Random,
+    Scaled,
+    again,
+    leaf,
+    mlp,
+    none_for_the_rest,
+)
 from torch import nn
 from torch.autograd import Function
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import _checkpoint_without_reentrant_generator, noop_context_fn
 
+import opscope
 
-def parameters(modules):
-    return [p for module in modules for p in module.parameters()]
 
+def is_step(mistake):
+    """Whether an op is none of the aliases that autograd and checkpoints add where they save."""
+    return mistake[1] != "detach"
 
-def leaf(*shape):
-    return torch.rand(*(shape or (4, 8)), requires_grad=True)
 
+def address(trace, op):
+    call = trace.ops[op].module_call
+    return None if call is None else trace.recording.modules[
+        trace.recording.module_calls[call].module
+    ].address  # fmt: skip
 
-def mlp(width=8, hidden=16):
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.Tanh())
 
+def chained(model, *modules, function=Chain, x=None):
+    x = leaf() * 1 if x is None else x
+    return function.apply(x, modules, *(p for m in modules for p in m.parameters()))
 
-# ------------------------------------------------------------------------- the functions
 
+def named(trace, name, *, phase="forward"):
+    return [op.index for op in trace.ops if op.name == name and op.phase == phase]
 
-class Chain(Function):
-    """A checkpoint written by hand."""
 
-    @staticmethod
-    def forward(ctx, x, modules, *parameters):
-        ctx.modules = modules
-        ctx.save_for_backward(x)
-        for module in modules:
-            x = module(x)
-        return x
+def forward_ops(trace, name):
+    return [op.forward_op for op in trace.ops if op.name == name and op.recomputed]
 
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        with torch.enable_grad():
-            x = y = x.detach().requires_grad_()
-            for module in ctx.modules:
-                y = module(y)
-        ours = parameters(ctx.modules)
-        found = torch.autograd.grad(y, [x, *ours], gradient, allow_unused=True)
-        return found[0], None, *found[1:]
 
-
-class ChainWithContext(Chain):
-    """The new style, accumulating by `.backward()`."""
-
-    @staticmethod
-    def forward(x, modules, *parameters):
-        for module in modules:
-            x = module(x)
-        return x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, ctx.modules, *_ = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        with torch.enable_grad():
-            x = y = x.detach().requires_grad_()
-            for module in ctx.modules:
-                y = module(y)
-            y.backward(gradient * 1)
-        return x.grad, None, *([None] * len(parameters(ctx.modules)))
-
-
-class BlockByBlock(Function):
-    """Keeps the input of each module, and runs one after the other again, the last first."""
-
-    @staticmethod
-    def forward(ctx, x, modules, *parameters):
-        ctx.modules, kept = modules, []
-        for module in modules:
-            kept.append(x)
-            x = module(x)
-        ctx.save_for_backward(*kept)
-        return x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        for module, x in reversed(list(zip(ctx.modules, ctx.saved_tensors, strict=True))):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                y = module(x)
-            torch.autograd.backward(y, gradient)
-            gradient = x.grad
-        return gradient, None, *([None] * len(parameters(ctx.modules)))
-
-
-class Reversible(Function):
-    """Reversible residual blocks: nothing is kept but the result."""
-
-    @staticmethod
-    def forward(ctx, x, blocks, *parameters):
-        ctx.blocks = blocks
-        x1, x2 = x.chunk(2, dim=-1)
-        for f, g in blocks:
-            x1 = x1 + f(x2)
-            x2 = x2 + g(x1)
-        ctx.save_for_backward(x1, x2)
-        return torch.cat([x1, x2], dim=-1)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        y1, y2 = ctx.saved_tensors
-        d1, d2 = gradient.chunk(2, dim=-1)
-        for f, g in reversed(ctx.blocks):
-            with torch.enable_grad():
-                y1 = y1.detach().requires_grad_()
-                of_g = g(y1)
-                of_g.backward(d2)
-            with torch.no_grad():
-                y2 = y2 - of_g
-                d1 = d1 + y1.grad
-            with torch.enable_grad():
-                y2 = y2.detach().requires_grad_()
-                of_f = f(y2)
-                of_f.backward(d1)
-            with torch.no_grad():
-                y1 = y1 - of_f
-                d2 = d2 + y2.grad
-        count = sum(len(parameters(pair)) for pair in ctx.blocks)
-        return torch.cat([d1, d2], dim=-1), None, *([None] * count)
-
-
-class Coupling(nn.Module):
-    """An additive coupling layer, which can be inverted."""
-
-    def __init__(self, width=4):
-        super().__init__()
-        self.f, self.g = nn.Linear(width, width), mlp(width)
-
-    def forward(self, x):
-        x1, x2 = x.chunk(2, dim=-1)
-        y1 = x1 + self.f(x2)
-        y2 = x2 + self.g(y1)
-        return torch.cat([y1, y2], dim=-1)
-
-    def inverse(self, y):
-        y1, y2 = y.chunk(2, dim=-1)
-        x2 = y2 - self.g(y1)
-        x1 = y1 - self.f(x2)
-        return torch.cat([x1, x2], dim=-1)
-
-
-class Invertible(Function):
-    """Runs the inverse without gradients, then the layer with them."""
-
-    @staticmethod
-    def forward(ctx, x, module, *parameters):
-        ctx.module = module
-        y = module(x)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x = ctx.module.inverse(ctx.saved_tensors[0])
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            y = ctx.module(x)
-        ours = list(ctx.module.parameters())
-        found = torch.autograd.grad(y, [x, *ours], gradient)
-        return found[0], None, *found[1:]
-
-
-class Attention(Function):
-    """Attention in chunks of queries, which keeps no scores."""
-
-    @staticmethod
-    def chunk(query, key, value):
-        scores = part("scores", lambda q, k: q @ k.transpose(-1, -2))(query, key)
-        scores = part("scale", lambda s: s * 0.5)(scores)
-        weights = part("softmax", lambda s: s.softmax(-1))(scores)
-        return part("mix", lambda w, v: w @ v)(weights, value)
-
-    @staticmethod
-    def forward(ctx, query, key, value):
-        ctx.save_for_backward(query, key, value)
-        given = [Attention.chunk(q, key, value) for q in query.split(2, dim=-2)]
-        return torch.cat(given, dim=-2)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        query, key, value = ctx.saved_tensors
-        d_query, d_key, d_value = torch.empty_like(query), 0, 0
-        for start in range(0, query.shape[-2], 2):
-            chunk = slice(start, start + 2)
-            with torch.enable_grad():
-                q, k, v = (t.detach().requires_grad_() for t in (query[:, chunk], key, value))
-                y = Attention.chunk(q, k, v)
-            dq, dk, dv = torch.autograd.grad(y, [q, k, v], gradient[:, chunk])
-            d_query[:, chunk] = dq
-            d_key, d_value = d_key + dk, d_value + dv
-        return d_query, d_key, d_value
-
-
-class AttentionByTheLoss(Attention):
-    """Differentiates the product with the gradient: a multiplication that the forward had not."""
-
-    @staticmethod
-    def forward(ctx, query, key, value):
-        ctx.save_for_backward(query, key, value)
-        return Attention.chunk(query, key, value)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        with torch.enable_grad():
-            q, k, v = (t.detach().requires_grad_() for t in ctx.saved_tensors)
-            y = (Attention.chunk(q, k, v) * gradient).sum()
-        return torch.autograd.grad(y, [q, k, v])
-
-
-class Implicit(Function):
-    """A fixed point found without gradients, and a linear system solved in the backward."""
-
-    @staticmethod
-    def forward(ctx, x, cell, *parameters):
-        ctx.cell, z = cell, torch.zeros_like(x)
-        for _ in range(6):
-            z = cell(z, x)
-        ctx.save_for_backward(z, x)
-        return z
-
-    @staticmethod
-    def backward(ctx, gradient):
-        z, x = ctx.saved_tensors
-        with torch.enable_grad():
-            z, x = z.detach().requires_grad_(), x.detach().requires_grad_()
-            again = ctx.cell(z, x)
-        solved = gradient
-        for _ in range(5):
-            (product,) = torch.autograd.grad(again, z, solved, retain_graph=True)
-            solved = gradient + product
-        ours = list(ctx.cell.parameters())
-        found = torch.autograd.grad(again, [x, *ours], solved)
-        return found[0], None, *found[1:]
-
-
-class Attached(Function):
-    """Is handed the fixed point, and only runs the cell again."""
-
-    @staticmethod
-    def forward(ctx, z, x, cell, *parameters):
-        ctx.cell = cell
-        ctx.save_for_backward(z, x)
-        return z * 1
-
-    @staticmethod
-    def backward(ctx, gradient):
-        z, x = ctx.saved_tensors
-        with torch.enable_grad():
-            z, x = z.detach().requires_grad_(), x.detach().requires_grad_()
-            again = ctx.cell(z, x)
-        ours = list(ctx.cell.parameters())
-        found = torch.autograd.grad(again, [x, *ours], gradient * 2)
-        return None, found[0], None, *found[1:]
-
-
-class Cell(nn.Module):
-    def __init__(self, width=8):
-        super().__init__()
-        self.hidden, self.given, self.norm = (
-            nn.Linear(width, width), nn.Linear(width, width), nn.LayerNorm(width),
-        )  # fmt: skip
-
-    def forward(self, z, x):
-        return self.norm((self.hidden(z) + self.given(x)).tanh())
-
-
-class Penalised(Function):
-    """Adds the gradient of a penalty on a gradient, all computed in the backward."""
-
-    @staticmethod
-    def forward(ctx, x, module, *parameters):
-        ctx.module = module
-        ctx.save_for_backward(x)
-        return part("square", lambda y: y.pow(2))(module(x))
-
-    @staticmethod
-    def backward(ctx, gradient):
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            y = part("square", lambda y: y.pow(2))(ctx.module(x))
-            (slope,) = torch.autograd.grad(y, x, gradient, create_graph=True)
-            loss = slope.pow(2).sum() * 0.1
-        ours = list(ctx.module.parameters())
-        first = torch.autograd.grad(y, [x, *ours], gradient, retain_graph=True)
-        second = torch.autograd.grad(loss, ours, allow_unused=True)
-        total = [a if b is None else a + b for a, b in zip(first[1:], second, strict=True)]
-        return first[0] + slope.detach(), None, *total
-
-
-class Scaled(Function):
-    """Computes its gradient itself."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return (x * x).sin()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * (x * x).cos() * 2 * x
-
-
-class Outer(Function):
-    """Applies other functions, and runs them again."""
-
-    @staticmethod
-    def inside(x, module):
-        x = part("first", lambda t: t.exp())(x)
-        x = applied(Chain, x, (module,), *module.parameters(), name="inner chain")
-        x = applied(Scaled, x, name="inner scaled")
-        return part("last", lambda t: t.cos())(x)
-
-    @staticmethod
-    def forward(ctx, x, module, *parameters):
-        ctx.module = module
-        ctx.save_for_backward(x)
-        return Outer.inside(x, module)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            y = Outer.inside(x, ctx.module)
-        ours = list(ctx.module.parameters())
-        found = torch.autograd.grad(y, [x, *ours], gradient)
-        return found[0], None, *found[1:]
-
-
-class TwoResults(Function):
-    @staticmethod
-    def forward(ctx, x, a, b, *parameters):
-        ctx.modules = a, b
-        ctx.save_for_backward(x)
-        return a(x), b(x)
-
-    @staticmethod
-    def backward(ctx, of_a, of_b):
-        a, b = ctx.modules
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            torch.autograd.backward([a(x), b(x)], [of_a, of_b])
-        return x.grad, None, None, *([None] * len(parameters(ctx.modules)))
-
-
-class Cast(Function):
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
-    def forward(ctx, x, modules, *parameters):
-        return Chain.forward(ctx, x, modules, *parameters)
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx, gradient):
-        return Chain.backward(ctx, gradient)
-
-
-class WithCheckpoint(Chain):
-    reentrant = False
-
-    @classmethod
-    def wrap(cls, module):
-        return lambda x: checkpoint(module, x, use_reentrant=cls.reentrant)
-
-    @staticmethod
-    def forward(ctx, x, modules, *parameters):
-        return Chain.forward(ctx, x, modules, *parameters)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        ctx.modules = tuple(map(WithCheckpoint.wrap, ctx.modules))
-        with torch.enable_grad():
-            x = y = ctx.saved_tensors[0].detach().requires_grad_()
-            for module in ctx.modules:
-                y = module(y)
-        y.backward(gradient)
-        return x.grad, None, *([None] * (len(ctx.needs_input_grad) - 2))
-
-
-# -------------------------------------------------------------------------- the programs
-
-PROGRAMS = {}
-
-
-def program(function):
-    PROGRAMS[function.__name__.replace("_", " ")] = function
-    return function
-
-
-def chained(function, modules, times=1, shape=(4, 8)):
-    modules = tuple(modules)
-
-    def run():
-        y = leaf(*shape) * 1
-        for _ in range(times):
-            y = applied(function, y, modules, *parameters(modules))
-        y.sum().backward()
-
-    return nn.ModuleList(modules), run
-
-
-@program
-def a_checkpoint_written_by_hand():
-    return chained(Chain, [*mlp(), nn.LayerNorm(8), nn.Linear(8, 8)])
-
-
-@program
-def one_that_accumulates_by_backward():
-    return chained(ChainWithContext, [*mlp(), nn.LayerNorm(8), nn.Linear(8, 8)])
-
-
-@program
-def one_that_is_applied_twice():
-    return chained(Chain, mlp(), times=2)
-
-
-@program
-def block_by_block():
-    return chained(BlockByBlock, [mlp(), nn.LayerNorm(8), mlp(), nn.GELU(), nn.GELU()])
-
-
-@program
-def with_dropout_and_batch_norm():
-    return chained(Chain, [nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU()])
-
-
-@program
-def convolutions():
-    modules = [
-        nn.Conv2d(3, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(4, 2, 2),
-    ]
-    return chained(Chain, modules, shape=(2, 3, 10, 10))
-
-
-@program
-def recurrent_networks():
-    class First(nn.LSTM):
-        def forward(self, x):
-            return super().forward(x)[0]
-
-    return chained(Chain, [First(8, 8), nn.Linear(8, 8), First(8, 8)], shape=(3, 2, 8))
-
-
-@program
-def an_encoder_layer():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    return chained(BlockByBlock, [layer, nn.TransformerEncoderLayer(8, 2, 16)], shape=(2, 4, 8))
-
-
-@program
-def a_reversible_network():
-    blocks = [(mlp(4), nn.Linear(4, 4)) for _ in range(3)]
-    ours = [p for pair in blocks for p in parameters(pair)]
-
-    def run():
-        applied(Reversible, leaf() * 1, blocks, *ours).sum().backward()
-
-    return nn.ModuleList(nn.ModuleList(pair) for pair in blocks), run
-
-
-@program
-def invertible_layers():
-    model = nn.ModuleList([Coupling(), Coupling()])
-
-    def run():
-        y = leaf() * 1
-        for module in model:
-            y = applied(Invertible, y, module, *module.parameters())
-        y.sum().backward()
-
-    return model, run
-
-
-def attention(function):
-    def run():
-        query, key, value = (leaf(2, 6, 4) * 1 for _ in range(3))
-        applied(function, query, key, value).sin().sum().backward()
-
-    return None, run
-
-
-@program
-def attention_in_chunks():
-    return attention(Attention)
-
-
-@program
-def attention_by_the_loss():
-    return attention(AttentionByTheLoss)
-
-
-@program
-def an_implicit_layer():
-    model = nn.ModuleDict({"cell": Cell(), "head": nn.Linear(8, 2)})
-
-    def run():
-        z = applied(Implicit, leaf() * 1, model["cell"], *model["cell"].parameters())
-        model["head"](z).sum().backward()
-
-    return model, run
-
-
-@program
-def an_implicit_layer_solved_outside():
-    model = nn.ModuleDict({"cell": Cell(), "head": nn.Linear(8, 2)})
-
-    def run():
-        x, cell = leaf() * 1, model["cell"]
-        with torch.no_grad():
-            z = torch.zeros_like(x)
-            for _ in range(4):
-                z = cell(z, x)
-        model["head"](applied(Attached, z, x, cell, *cell.parameters())).sum().backward()
-
-    return model, run
-
-
-@program
-def an_implicit_layer_by_a_hook():
-    model = nn.ModuleDict({"cell": Cell(), "head": nn.Linear(8, 2)})
-
-    def run():
-        x, cell = leaf() * 1, model["cell"]
-        with torch.no_grad():
-            z = torch.zeros_like(x)
-            for _ in range(4):
-                z = cell(z, x)
-        z = cell(z, x)
-        at = z.detach().requires_grad_()
-        around = cell(at, x)
-
-        def solve(gradient):
-            solved = gradient
-            for _ in range(3):
-                (product,) = torch.autograd.grad(around, at, solved, retain_graph=True)
-                solved = gradient + product
-            return solved
-
-        z.register_hook(solve)
-        model["head"](z).sum().backward()
-
-    return model, run
-
-
-@program
-def a_gradient_penalty():
-    model = mlp()
-
-    def run():
-        applied(Penalised, leaf() * 1, model, *model.parameters()).sum().backward()
-
-    return model, run
-
-
-@program
-def functions_inside_a_function():
-    model = mlp()
-
-    def run():
-        applied(Outer, leaf() * 1, model, *model.parameters()).sum().backward()
-
-    return model, run
-
-
-@program
-def two_results():
-    model = nn.ModuleList([mlp(), nn.Linear(8, 3)])
-
-    def run():
-        a, b = applied(TwoResults, leaf() * 1, *model, *model.parameters())
-        (a.sum() + b.exp().sum()).backward()
-
-    return model, run
-
-
-@program
-def mixed_precision():
-    modules = [nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 8)]
-    model, run = chained(Cast, modules)
-
-    def cast():
-        with torch.autocast("cpu", torch.bfloat16):
-            run()
-
-    return model, cast
-
-
-@program
-def a_shared_module():
-    shared = nn.Linear(8, 8)
-    return chained(Chain, [shared, nn.ReLU(), shared, nn.Tanh(), shared])
-
-
-@program
-def a_checkpoint_inside():
-    return chained(WithCheckpoint, [mlp(), nn.Linear(8, 8)])
-
-
-def inside_a_checkpoint(reentrant):
-    model = nn.Sequential(mlp(), nn.LayerNorm(8))
-
-    def block(x):
-        x = part("before", lambda t: t.exp())(x)
-        x = applied(Chain, x, tuple(model), *model.parameters())
-        return part("after", lambda t: t.tanh())(applied(Scaled, x))
-
-    def run():
-        checkpoint(block, leaf() * 1, use_reentrant=reentrant).sum().backward()
-
-    return model, run
-
-
-@program
-def inside_a_checkpoint_by_hooks():
-    return inside_a_checkpoint(reentrant=False)
-
-
-@program
-def inside_a_reentrant_checkpoint():
-    return inside_a_checkpoint(reentrant=True)
-
-
-@program
-def a_graph_kept_for_several_backwards():
-    modules = tuple(mlp())
-
-    def run():
-        y = applied(Chain, leaf() * 1, modules, *parameters(modules))
-        y.sum().backward(retain_graph=True)
-        y.backward(torch.ones_like(y), retain_graph=True)
-        y.backward(torch.ones(4, 8))
-
-    return nn.ModuleList(modules), run
-
-
-@program
-def a_function_applied_by_a_module():
-    class Memory(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = mlp()
-
-        def forward(self, x):
-            y = applied(Chain, x, tuple(self.inner), *self.inner.parameters())
-            return x + applied(Scaled, y)
-
-    model = nn.Sequential(Memory(), nn.Linear(8, 8), Memory())
-    return model, lambda: model(leaf()).sum().backward()
-
-
-@program
-def a_function_around_the_whole_model():
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-
-    def run():
-        for _ in range(2):
-            applied(Chain, leaf() * 1, (model,), *model.parameters()).sum().backward()
-
-    return model, run
-
-
-@program
-def functions_of_parameters():
-    model = nn.ParameterDict({name: leaf(8, 8) for name in "ab"})
-
-    class Functional(Function):
-        @staticmethod
-        def inside(x, a, b):
-            x = part("a", lambda t, w: F.linear(t, w))(x, a)
-            x = part("relu", lambda t: F.relu(t))(x)
-            x = part("b", lambda t, w: F.linear(t, w))(x, b)
-            return part("relu again", lambda t: F.relu(t))(x)
-
-        @staticmethod
-        def forward(ctx, x, a, b):
-            ctx.save_for_backward(x, a, b)
-            return Functional.inside(x, a, b)
-
-        @staticmethod
-        def backward(ctx, gradient):
-            with torch.enable_grad():
-                given = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-                y = Functional.inside(*given)
-            return torch.autograd.grad(y, given, gradient.clone())
-
-    return model, lambda: applied(Functional, leaf() * 1, *model.values()).sum().backward()
+# --------------------------------------------------------------------- under the oracle
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_op_belongs_to_the_part_that_ran_it_or_made_its_node(name, layers):
     torch.manual_seed(0)
     model, run = PROGRAMS[name]()
-    rows, trace = both(run, model=model, layers=layers)
+    rows, trace = both(run, model=model, layers=layers, modules=model is not None)
+    assert list(filter(is_step, misplaced(rows, trace))) == []
+    assert mistakes(rows, trace) == []
+    assert any(row.backward for row in rows)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+@pytest.mark.parametrize("seed", range(40))
+def test_in_programs_made_at_random_each_op_belongs_to_its_part_in_its_turn(seed):
+    program = Random(seed)
+    rows, trace = both(program.run, model=program.model, layers=bool(seed % 2), modules=False)
+    assert list(filter(is_step, misplaced(rows, trace))) == []
+    invariants.check(trace)
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "by hooks"])
+def test_a_language_model_with_checkpoints_runs_its_own_blocks_again(reentrant):
+    program = zoo.build("gpt2", training=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated in favour of one of another name
+        program.module.gradient_checkpointing_enable({"use_reentrant": reentrant})
+
+    def run():
+        program.run().logits.float().pow(2).sum().backward()
+
+    rows, trace = both(run, model=program.module)
     assert misplaced(rows, trace) == []
     assert mistakes(rows, trace) == []
-    assert any(row.part and row.backward for row in rows)
+    assert sum(op.recomputed for op in trace.ops) > 100
+
+
+# ------------------------------------------------------------- to which layer, which pass
+
+
+def test_the_case_of_two_layers_in_one_function():
+    """The convolution's backward is not the Linear's: in layers, tables, and graphs."""
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Conv1d(1, 1, 3)})
+    with opscope.trace(model) as trace:
+        chained(model, *model.values(), x=leaf(2, 1, 8) * 1).sum().backward()
+    of_linear = [op.name for op in trace["linear"].backward_ops]
+    of_convolution = [op.name for op in trace["conv1d"].backward_ops]
+    assert of_linear.count("mm") == 2
+    assert "convolution_backward" not in of_linear
+    assert of_convolution == ["detach", "convolution", "convolution_backward"]
+    table = str(trace.summary("module", phase="backward"))
+    rows = {line.split()[0]: line for line in table.splitlines() if line.strip()}
+    assert "f32[2, 1, 6]" in rows["b"] or "f32" in rows["b"]
+    graph = trace.graph("op", phase="backward")
+    nodes = {data["label"]: data for _, data in graph.nodes(data=True) if data["kind"] == "op"}
+    (convolution,) = named(trace, "convolution")
+    assert nodes["convolution_backward"]["forward"] == f"op_{convolution}"
+    assert not nodes["convolution_backward"]["recomputed"]
+    assert nodes["convolution"]["forward"] == f"op_{convolution}"
+    assert nodes["convolution"]["recomputed"]
+    assert nodes["convolution"]["module"] == nodes["convolution_backward"]["module"] == "b"
+
+
+def test_what_backward_computes_itself_belongs_to_the_layer_whose_result_was_returned():
+    with opscope.trace() as trace:
+        Scaled.apply(leaf().exp()).sum().backward()
+    own = [op for op in trace.ops if op.node == "ScaledBackward"]
+    assert len(own) == 5
+    assert {trace.ops[op.forward_op].name for op in own} == {"sin"}
+    assert trace["sin"].backward_ops == tuple(own)
+    assert trace["mul"].backward_ops == ()
+
+
+class WithStatistics(Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x.exp()
+        ctx.mean = y.mean()
+        ctx.save_for_backward(y.clone())
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0] / ctx.mean
+
+
+class Several(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.exp(), x.sin(), x.cos().mean()
+
+    @staticmethod
+    def backward(ctx, a, b, c):
+        return a + b + c
+
+
+class Unchanged(Function):
+    @staticmethod
+    def forward(ctx, x):
+        x.sum()
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+class Doubled(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        x.mul_(2)
+        x.sum()
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+class Kept(Function):
+    """Keeps the graph of its forward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        with torch.enable_grad():
+            ctx.x = again(x)
+            ctx.y = ctx.x.exp().sin()
+        return ctx.y.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.autograd.grad(ctx.y, ctx.x, gradient)[0] * 1
+
+
+@pytest.mark.parametrize(
+    ("function", "layer"),
+    [
+        (WithStatistics, "exp"), (Several, "mean"), (Unchanged, "view"), (Doubled, "mul_"),
+        (Kept, "detach"),
+    ],
+)  # fmt: skip
+def test_the_layer_that_was_returned_is_the_last_whose_result_is_used(function, layer, layers):
+    with opscope.trace(layers=layers) as trace:
+        given = function.apply(leaf() * 1)
+        sum(t.sum() for t in (given if isinstance(given, tuple) else (given,))).backward()
+    own = [op for op in trace.ops if op.node == f"{function.__name__}Backward"]
+    assert {trace.ops[op.forward_op].name for op in own} == {layer}
+    assert not any(op.recomputed for op in own)
+
+
+@pytest.mark.parametrize("function", [Chain, PieceByPiece])
+def test_each_pass_of_a_shared_module_is_repeated_by_its_own(function, layers):
+    shared = nn.Linear(8, 8)
+    with opscope.trace(shared, layers=layers) as trace:
+        y = chained(shared, shared, shared, shared, function=function)
+        chained(shared, shared, x=y).sum().backward()
+    passes = named(trace, "addmm")
+    order = passes[:3] if function is Chain else passes[2::-1]
+    assert forward_ops(trace, "addmm") == [passes[3], *order]
+    gradients = [op.forward_op for op in trace.ops if op.name == "mm"]
+    assert gradients == [op for op in passes[::-1] for _ in range(2)]
+
+
+def test_what_is_repeated_of_many_passes_is_the_last():
+    cell = nn.Module()
+    cell.hidden, cell.given, cell.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+
+    class Solver(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, z, x):
+            return (self.inner(z) + x).tanh()
+
+        def solve(self, x):
+            z = torch.zeros_like(x)
+            for _ in range(5):
+                z = self(z, x)
+            return z
+
+    model = Solver()
+    with opscope.trace(model) as trace:
+        Implicit.apply(leaf() * 1, model, *model.parameters()).sum().backward()
+    for name in ("addmm", "add", "tanh"):
+        assert forward_ops(trace, name) == named(trace, name)[-1:]
+
+
+def test_steps_of_training_repeat_each_its_own(layers):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    trace = opscope.trace(model, layers=layers)
+    for _ in range(2):
+        with trace:  # the block is entered again, and there are two steps each time
+            for _ in range(2):
+                optimizer.zero_grad()
+                chained(model, *model).sum().backward()
+                optimizer.step()
+    assert len(forward_ops(trace, "addmm")) == 8
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")
+
+
+def test_a_backward_in_a_later_block_finds_the_forward():
+    model = mlp()
+    trace = opscope.trace(model)
+    with trace:
+        loss = chained(model, *model).sum()
+    torch.rand(3).exp()
+    with trace:
+        loss.backward()
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")
+    assert {address(trace, op.index) for op in trace.ops if op.node == "AddmmBackward0"} == {
+        "0", "2",
+    }  # fmt: skip
+
+
+def test_a_forward_that_was_not_seen_has_no_ops():
+    model = mlp()
+    loss = chained(model, *model).sum()
+    with opscope.trace(model) as trace:
+        loss.backward()
+    assert all(op.forward_op is None for op in trace.ops)
+    assert not any(op.recomputed for op in trace.ops)
+
+
+def test_modules_that_ran_elsewhere_stand_for_a_forward_that_was_not_seen():
+    model = mlp()
+    loss = chained(model, *model).sum()
+    with opscope.trace(model) as trace:
+        model(leaf())
+        loss.backward()
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")
+    assert forward_ops(trace, "tanh") == named(trace, "tanh")
+
+
+class Through(Function):
+    """Is one thing in the forward and another in the backward."""
+
+    @staticmethod
+    def forward(ctx, x, once, twice, *parameters):
+        ctx.twice = twice
+        ctx.save_for_backward(x)
+        return once(x).sin()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            x = again(ctx.saved_tensors[0])
+            y = ctx.twice(x)
+        y.backward(gradient)
+        return none_for_the_rest(ctx, x.grad)
+
+
+def test_another_module_with_the_same_parameters_repeats_their_layer(layers):
+    model = nn.ModuleList([nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU())])
+    model[1][0].weight, model[1][0].bias = model[0].weight, model[0].bias
+
+    def once(x):
+        return F.relu(F.linear(x, model[0].weight, model[0].bias))
+
+    with opscope.trace(model, layers=layers) as trace:
+        x = Through.apply(leaf() * 1, once, model[1], *model[0].parameters())
+        Through.apply(x, once, model[1], *model[0].parameters()).sum().backward()
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")[::-1]
+    assert forward_ops(trace, "relu") == named(trace, "relu")[::-1]
+
+
+def test_a_function_that_does_what_a_module_did_repeats_the_module(layers):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    def twice(x):
+        x = F.relu(F.linear(x, model[0].weight, model[0].bias))
+        return F.linear(x, model[2].weight, model[2].bias)
+
+    with opscope.trace(model, layers=layers) as trace:
+        Through.apply(leaf() * 1, model, twice, *model.parameters()).sum().backward()
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")
+    assert forward_ops(trace, "relu") == named(trace, "relu")
+
+
+def test_a_module_that_the_forward_did_not_run_is_the_functions_own():
+    model = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+    with opscope.trace(model) as trace:
+        Through.apply(leaf() * 1, model[0], model[1], *model.parameters()).sum().backward()
+    (sine,) = named(trace, "sin")
+    ran = [op for op in trace.ops if op.node in {"ThroughBackward", "AddmmBackward0"}]
+    assert {op.forward_op for op in ran} == {sine}
+    assert not any(op.recomputed for op in ran)
+
+
+def test_a_layer_that_was_fused_is_repeated_by_all_that_it_is_made_of():
+    model = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), mlp()]).eval()
+    with opscope.trace(model) as trace:
+        chained(model, *model, x=leaf(2, 4, 8) * 1).sum().backward()
+    (fused,) = named(trace, "_transformer_encoder_layer_fwd")
+    ran = [op for op in trace.ops if op.forward_op == fused]
+    assert {"native_layer_norm", "native_layer_norm_backward", "relu"} <= {op.name for op in ran}
+    assert {address(trace, op.index) for op in ran} == {"0"}
+    assert forward_ops(trace, "tanh") == named(trace, "tanh")
+
+
+def test_what_runs_again_without_gradients_is_repeated_where_a_module_runs_it(layers):
+    model = mlp()
+
+    class ByHand(Function):
+        @staticmethod
+        def forward(ctx, x, *parameters):
+            ctx.save_for_backward(x)
+            return model(x).exp()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return none_for_the_rest(ctx, gradient * model(ctx.saved_tensors[0]).exp())
+
+    with opscope.trace(model, layers=layers) as trace:
+        ByHand.apply(leaf() * 1, *model.parameters()).sum().backward()
+    assert forward_ops(trace, "tanh") == named(trace, "tanh")
+    (exp,) = named(trace, "exp")
+    own = [op for op in trace.ops if op.node == "ByHandBackward" and not op.recomputed]
+    assert [(op.name, op.forward_op) for op in own] == [("exp", exp), ("mul", exp)]
+
+
+def test_a_gradient_computed_inside_a_module_is_computed_again(layers):
+    class Force(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.energy = mlp()
+
+        def forward(self, x):
+            with torch.enable_grad():
+                x = x if x.requires_grad else again(x)
+                return -torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+    model = nn.Sequential(Force(), nn.Linear(8, 8))
+    with opscope.trace(model, layers=layers) as trace:
+        chained(model, *model).sum().backward()
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")
+    assert forward_ops(trace, "neg") == named(trace, "neg")
+    inner = {address(trace, op.index) for op in trace.ops if op.node == "MmBackward0"}
+    assert inner == {"0.energy.0", "0.energy.2"}
+
+
+def test_a_function_that_torch_func_maps_and_differentiates_is_its_own(layers):
+    class Mapped(Scaled):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return (x * x).sin()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+    with opscope.trace(layers=layers) as trace:
+        torch.vmap(Mapped.apply)(leaf() * 1).sum().backward()
+        torch.func.grad(lambda x: Mapped.apply(x).sum())(torch.rand(4))
+        torch.vmap(torch.func.grad(lambda x: Mapped.apply(x).sum()))(torch.rand(3, 4))
+    own = [op for op in trace.ops if op.node is not None and "Mapped" in op.node]
+    assert len(own) > 12
+    assert {trace.ops[op.forward_op].name for op in own} == {"sin"}
+    assert not any(op.recomputed for op in own)
+
+
+def test_an_operator_with_a_gradient_of_its_own_is_one_layer(layers):
+    with torch.library._scoped_library("opscope_reruns", "FRAGMENT"):
+
+        @torch.library.custom_op("opscope_reruns::square", mutates_args=())
+        def square(x: torch.Tensor) -> torch.Tensor:
+            return x * x
+
+        def backward(ctx, gradient):
+            with torch.enable_grad():
+                x = again(ctx.saved_tensors[0])
+                y = x * x
+            return torch.autograd.grad(y, x, gradient)[0] * 1
+
+        square.register_autograd(
+            backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+        )
+        with opscope.trace(layers=layers) as trace:
+            (square(leaf() * 1) + square(leaf() * 1)).sum().backward()
+    ran = [op for op in trace.ops if op.phase == "backward" and op.name == "mul"]
+    assert {op.forward_op for op in ran if op.node != "MulBackward0"} == set(named(trace, "square"))
+
+
+def test_a_checkpoint_begun_by_hooks_of_a_module_repeats_what_it_ran(layers):
+    model = mlp()
+    with opscope.trace(model, layers=layers) as trace:
+        x = leaf() * 1
+        for _ in range(2):
+            options = (True, noop_context_fn, "default", False, True)
+            steps = _checkpoint_without_reentrant_generator(model, *options, x)
+            next(steps)
+            x = model(x)
+            next(steps, None)
+        x.sum().backward()
+    first, second = named(trace, "relu")
+    assert forward_ops(trace, "relu") == [second, first]
+    passes = named(trace, "addmm")
+    assert forward_ops(trace, "addmm") == [*passes[2:], *passes[:2]]
+
+
+# ------------------------------------------------------------------- around and beside
+
+
+def test_a_backward_inside_of_a_models_forward_runs_its_modules_again():
+    class Step(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            chained(self, *self.net, x=x).sum().backward()
+            return self.net(x)
+
+    model = Step()
+    with opscope.trace(model) as trace:
+        model(leaf() * 1)
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")[:2]
+    assert [call.address for call in trace.modules if call.address == "net"]
+    runs = [trace.recording.modules[run.module].address for run in trace.recording.module_calls]
+    assert runs == ["", "net.0", "net.1", "net.2", "net.3", "net", *(f"net.{i}" for i in range(4))]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_stops_a_backward_half_way_leaves_the_next_one_right(error):
+    class Stops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.count = nn.Linear(8, 8), 0
+
+        def forward(self, x):
+            self.count += 1
+            x = self.inner(x)
+            if self.count == 2:
+                raise error
+            return x
+
+    model = nn.Sequential(nn.Linear(8, 8), Stops(), nn.Linear(8, 8))
+    trace = opscope.trace(model)
+    with pytest.raises(error), trace:
+        chained(model, model).sum().backward()
+    assert forward_ops(trace, "addmm") == named(trace, "addmm")[:2]
+    with trace:
+        chained(model, model).sum().backward()
+    assert forward_ops(trace, "addmm")[2:] == named(trace, "addmm")[3:]
+
+
+def test_modules_in_backwards_of_other_threads_are_not_ours():
+    model, started, ended = mlp(), threading.Event(), threading.Event()
+
+    def elsewhere():
+        started.wait()
+        chained(model, *model).sum().backward()
+        ended.set()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+
+    class Waits(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.exp()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            started.set()
+            ended.wait()
+            return gradient * 2
+
+    with opscope.trace(model) as trace:
+        Waits.apply(leaf() * 1).sum().backward()
+    thread.join()
+    assert trace._session.tape.backward_runs == []
+    assert not any(op.recomputed for op in trace.ops)
+
+
+def test_long_backwards_are_paired_in_linear_time(monkeypatch):
+    """Twice as many passes of one cell take twice as many comparisons, not four times."""
+    counts = []
+    for steps in (50, 100):
+        compared = 0
+
+        class Counted(tuple):
+            __slots__ = ()
+
+            def __eq__(self, other):
+                nonlocal compared
+                compared += 1
+                return tuple.__eq__(self, other)
+
+            __hash__ = tuple.__hash__
+
+        monkeypatch.setattr("opscope.capture.twins._all", Counted)
+        monkeypatch.setattr("opscope.capture.twins._but_line", lambda key: Counted(key.anywhere))
+        monkeypatch.setattr("opscope.capture.twins._operator", lambda key: Counted(key.alone))
+        cell = nn.GRUCell(4, 4)
+
+        def unrolled(x, cell=cell, steps=steps):
+            for _ in range(steps):
+                x = cell(x, x)
+            return x
+
+        class Unrolled(Chain):
+            pass
+
+        with opscope.trace(cell) as trace:
+            Unrolled.apply(leaf(2, 4) * 1, (unrolled,), *cell.parameters()).sum().backward()
+        assert sum(op.recomputed for op in trace.ops) > 10 * steps
+        counts.append(compared)
+    assert counts[1] < 3 * counts[0]

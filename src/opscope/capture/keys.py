@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from opscope.capture.entries import Entries
 from opscope.capture.identity import NO_STORAGE
 from opscope.capture.spans import Span, Spans
 from opscope.capture.tape import BACKWARD, NONE, OpRow, Tape
@@ -21,13 +22,14 @@ class Key(NamedTuple):
         operator: Its ``id``.
         module: The innermost module that runs, NONE for none.
         parameters: The parameters and buffers that it reads.
-        line: The user's code that ran it, inside that module and none of torch's that calls it.
+        line: The user's code that ran it, as far as it is inside that module, and the number of
+            custom functions and checkpoints in which it did so.
     """
 
     operator: int
     module: int = NONE
     parameters: frozenset[int] = frozenset()
-    line: tuple[int, ...] | None = None
+    line: tuple[int, ...] = ()
 
     @property
     def is_particular(self) -> bool:
@@ -37,7 +39,7 @@ class Key(NamedTuple):
     @property
     def anywhere(self) -> Key:
         """The same in whatever line."""
-        return self._replace(line=None)
+        return self._replace(line=())
 
     @property
     def alone(self) -> Key:
@@ -52,16 +54,22 @@ class Keys:
         tape: What was recorded.
         rows: Its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
+        entries: What the calling contexts pass through.
     """
 
-    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans) -> None:
+    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans, entries: Entries) -> None:
         self._tape = tape
         self._rows = rows
         self._spans = spans
+        self._entries = entries
 
     def of(self, op: int) -> Key:
         """Return the key of an op, with the module that runs it; in a backward, that runs there."""
-        return self._key(op, self._module(op))
+        around = self._spans.around(op)
+        depth = next(
+            (i for i, call in enumerate(around) if call.kind == "recomputation"), len(around)
+        )
+        return self._key(op, self._module(op), depth)
 
     def of_span(self, span: Span) -> dict[int, Key]:
         """Return the keys of all ops of a span, with the modules that run inside it.
@@ -70,10 +78,11 @@ class Keys:
         """
         found = {}
         for op in span.ops:
-            ours = not self._rows[op].flags & BACKWARD or span.call in self._spans.around(op)
-            if ours and self.is_step(op):
-                is_inside = self._spans.is_inside(span.call, op)
-                found[op] = self._key(op, self._module(op) if is_inside else NONE)
+            around = self._spans.around(op)
+            depth = around.index(span.call) if span.call in around else None
+            if self.is_step(op) and not (depth is None and self._rows[op].flags & BACKWARD):
+                module = self._module(op) if self._spans.is_inside(span.call, op) else NONE
+                found[op] = self._key(op, module, depth or 0)
         return found
 
     def is_step(self, op: int) -> bool:
@@ -95,12 +104,12 @@ class Keys:
             if values.storages[value] != NO_STORAGE and self._parameter(value) is None
         }
 
-    def _key(self, op: int, module: int) -> Key:
+    def _key(self, op: int, module: int, depth: int) -> Key:
         found = (self._parameter(value) for value in self.reads(op))
         parameters = frozenset(number for number in found if number is not None)
         place = self._spans.place_of(op)
-        line = None if place == NONE else self._lines[place]
-        return Key(id(self._rows[op].slots.plan), module, parameters, line)
+        line = () if place == NONE else self._entries.line_of_place[place]
+        return Key(id(self._rows[op].slots.plan), module, parameters, (depth, *line))
 
     def _module(self, op: int) -> int:
         if self._rows[op].flags & BACKWARD:
@@ -124,6 +133,7 @@ class Keys:
                 found[storages[value]] = None
         return found
 
-    @cached_property
-    def _lines(self) -> tuple[tuple[int, ...] | None, ...]:
-        return self._tape.places.lines()
+    def code_of(self, op: int) -> tuple[Any, ...]:
+        """Return the code that called a function of torch's in a backward, and in which run."""
+        place = self._rows[op].place
+        return self._tape.backward_run_of.get(op), self._entries.caller_of_place[place]

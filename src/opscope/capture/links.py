@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from opscope.capture.entries import Entries
 from opscope.capture.identity import OUTSIDE
 from opscope.capture.reruns import CustomFunction, Reruns
 from opscope.capture.spans import Spans
@@ -76,8 +77,9 @@ def links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[L
     made = _Nodes(tape, rows)
     found = ((op, made.find(node, op)) for op, node in nodes.items())
     behind = {op: maker for op, maker in found if maker is not None}
-    spans = Spans(tape, rows, calls, nodes)
-    twins = Reruns(tape, rows, spans, nodes, behind).twins()
+    entries = Entries(tape.places)
+    spans = Spans(tape, rows, calls, nodes, entries)
+    twins = Reruns(tape, rows, spans, nodes, behind, entries).twins()
     result: list[Link] = []
     for index, row in enumerate(rows):
         node, forward = nodes.get(index), behind.get(index)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import CodeType
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import nn
 
 from opscope.capture.log import Chain
 from opscope.records.recording import Frame
@@ -26,27 +25,6 @@ NO_PLACE = -1
 Context = Literal["backward", "checkpoint", "optimizer"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OPSCOPE = str(Path(__file__).parents[1]) + os.sep
-_WRAPPERS = _TORCH + "_dynamo" + os.sep
-_APPLY = torch.autograd.Function.apply.__code__
-_MODULE_CALL = nn.Module._call_impl.__code__
-
-
-class Entry(NamedTuple):
-    """A frame of torch's, somewhere in a place's chain, that runs what it was handed.
-
-    Attributes:
-        kind: ``"function"`` if it applies a custom one, ``"checkpoint"`` if it runs what one is
-            of, ``"recomputation"`` if it runs that again.
-        chain: The place's chain from there outwards.
-        in_module: Whether a module was called further in, as far as the chain tells: that of a
-            place in a module begins inside the module.
-        unpackings: In how many unpackings of a checkpoint's tensors, one inside the other, it is.
-    """
-
-    kind: str
-    chain: tuple[int, ...]
-    in_module: bool
-    unpackings: int
 
 
 class Places:
@@ -89,57 +67,13 @@ class Places:
         part = cache(lambda code: _context(self._codes[code].co_filename))
         return tuple(next(filter(None, map(part, chain[2::2])), None) for chain in self._chains)
 
-    def entries(self) -> tuple[tuple[Entry, ...], ...]:
-        """Return, per place, the entries in its own chain, the innermost first."""
-        kind_of = cache(lambda code: _entry_kind(self._codes[code]))
-        return tuple(
-            tuple(self._entries(chain[2:], kind_of)) if any(map(kind_of, chain[2::2])) else ()
-            for chain in self._chains
-        )
+    def chains(self) -> Iterator[tuple[int, ...]]:
+        """Yield, per place, its own chain: by turns the number of a code and a position in it."""
+        return (chain[2:] for chain in self._chains)
 
-    def _entries(
-        self, chain: tuple[int, ...], kind_of: Callable[[int], str | None]
-    ) -> Iterator[Entry]:
-        codes = [self._codes[code] for code in chain[::2]]
-        kinds = [kind_of(code) for code in chain[::2]]
-        for at, kind in enumerate(kinds):
-            # A reentrant checkpoint is a custom function.
-            reentrant = kind == "checkpoint" and at and codes[at - 1] is _APPLY
-            if kind in ("function", "checkpoint", "recomputation") and not reentrant:
-                yield Entry(
-                    kind, chain[2 * at :], _MODULE_CALL in codes[:at], kinds[at:].count("unpacking")
-                )
-
-    def lines(self) -> tuple[tuple[int, ...] | None, ...]:
-        """Return, per place, the innermost position in code that is not torch's.
-
-        It is None where that is outside of a module of torch's, or of what torch applies.
-        """
-        return tuple(self._line(chain[2:]) for chain in self._chains)
-
-    def _line(self, chain: tuple[int, ...]) -> tuple[int, ...] | None:
-        for at in range(0, len(chain), 2):
-            code = self._codes[chain[at]]
-            if code is _MODULE_CALL or code is _APPLY:
-                return None
-            if not code.co_filename.startswith(_TORCH):
-                return chain[at : at + 2]
-        return None
-
-    def callers(self) -> tuple[tuple[int, ...], ...]:
-        """Return, per place, its own chain, without a checkpoint's code that keeps a tensor.
-
-        Such code runs within the call that is about to save the tensor.
-        """
-        packs = cache(lambda code: _entry_kind(self._codes[code]) == "packing")
-        wraps = cache(lambda code: self._codes[code].co_filename.startswith(_WRAPPERS))
-        result = []
-        for _, _, *chain in self._chains:
-            start = max((i + 2 for i in range(0, len(chain), 2) if packs(chain[i])), default=0)
-            while start and start < len(chain) and wraps(chain[start]):
-                start += 2
-            result.append(tuple(chain[start:]))
-        return tuple(result)
+    def code(self, number: int) -> CodeType:
+        """Return a code by its number in a chain."""
+        return self._codes[number]
 
     def frames(self) -> tuple[tuple[Frame, ...], ...]:
         """Return, per place, its frames outside torch and opscope, the innermost first."""
@@ -162,17 +96,6 @@ def _context(file: str) -> Context | None:
         return "backward"
     # Averages of weights live among the optimizers, and are none.
     return "optimizer" if name.startswith("optim/") and name != "optim/swa_utils.py" else None
-
-
-def _entry_kind(code: CodeType) -> str | None:
-    if code is _APPLY:
-        return "function"
-    if _context(code.co_filename) != "checkpoint":
-        return None
-    kinds = {
-        "recompute_fn": "recomputation", "unpack_hook": "unpacking", "pack_hook": "packing",
-    }  # fmt: skip
-    return kinds.get(code.co_name, "checkpoint" if code.co_name == "checkpoint" else None)
 
 
 def is_internal(frame: Frame) -> bool:

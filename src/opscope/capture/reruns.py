@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from opscope.capture.entries import Entries, Entry
 from opscope.capture.keys import Keys
-from opscope.capture.places import Entry
 from opscope.capture.spans import Span, Spans
 from opscope.capture.tape import BACKWARD, GRAD, NONE, NodeRow, OpRow, Tape
 from opscope.capture.twins import Twins
@@ -60,6 +60,7 @@ class Reruns:
         spans: Which of them ran in one call of a checkpoint or custom function.
         nodes: By op that the engine ran, the node.
         behind: By op that the engine ran, the one that made the node, where it is known.
+        entries: What the calling contexts pass through.
     """
 
     def __init__(
@@ -69,13 +70,15 @@ class Reruns:
         spans: Spans,
         nodes: dict[int, NodeRow],
         behind: dict[int, int],
+        entries: Entries,
     ) -> None:
         self._tape = tape
         self._rows = rows
         self._spans = spans
         self._nodes = nodes
         self._behind = behind
-        self._keys = Keys(tape, rows, spans)
+        self._entries = entries
+        self._keys = Keys(tape, rows, spans, entries)
         self._twins = Twins(tape, rows, self._keys)
         # By evaluation, the first of the ops that its last stretch repeated.
         self._left: dict[Any, int] = {}
@@ -92,16 +95,19 @@ class Reruns:
 
     def _twins_of(self, again: list[int], stretch: _Stretch) -> dict[int, int]:
         span, function = self._span(stretch), self._function(stretch)
+        made, is_checkpoint = self._behind.get(stretch.ops[0]), stretch.recomputation is not None
         left = self._left.get(stretch.evaluation)
-        if left is None and stretch.recomputation is not None and span is not None:
+        if left is None and is_checkpoint and made is not None:
             # It stops once it has what the node kept.
-            made = self._behind[stretch.ops[0]]
             left = made + 1 if function is None else function.ops.stop
         found = self._twins.repeated(again, span, left)
         if span is not None and found:
             inside = [twin for twin in found.values() if twin in span.ops]
             self._left[stretch.evaluation] = min(inside, default=span.ops.start)
-        return self._twins.all_of(again, found, of_checkpoint=stretch.recomputation is not None)
+        twins = self._twins.all_of(again, found, of_checkpoint=is_checkpoint)
+        if is_checkpoint and made is not None:
+            return dict.fromkeys(again, made) | twins
+        return twins
 
     def _stretches(self) -> list[_Stretch]:
         found: list[_Stretch] = []
@@ -125,7 +131,7 @@ class Reruns:
         return found
 
     def _recomputation(self, place: int) -> Entry | None:
-        entries = self._entries[place]
+        entries = self._entries.of_place[place]
         return next((entry for entry in entries if entry.kind == "recomputation"), None)
 
     def _outermost(self, op: int) -> int:
@@ -199,7 +205,3 @@ class Reruns:
         if node is None or made is None or not issubclass(node.kind, CustomFunction):
             return None
         return self._spans.of_function(node.number, made)
-
-    @cached_property
-    def _entries(self) -> tuple[tuple[Entry, ...], ...]:
-        return self._tape.places.entries()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opscope.capture.places import Entry
+from opscope.capture.entries import Entries
 from opscope.capture.tape import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
 
 
@@ -42,6 +42,7 @@ class Spans:
         rows: Its ops.
         calls: Its layer calls.
         nodes: By op that the engine ran, the node.
+        entries: What the calling contexts pass through.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Spans:
         rows: Sequence[OpRow],
         calls: Sequence[CallRow],
         nodes: dict[int, NodeRow],
+        entries: Entries,
     ) -> None:
         self._tape = tape
         self._rows = rows
         self._calls = calls
         self._nodes = nodes
+        self._entries = entries
         self._of_function: dict[tuple[int, int], Span] = {}
 
     def of_function(self, number: int, first: int) -> Span:
@@ -120,7 +123,7 @@ class Spans:
             return False
         row = self._rows[op]
         if row.flags & BACKWARD:
-            entries = () if row.place == NONE else self._entries[row.place]
+            entries = () if row.place == NONE else self._entries.of_place[row.place]
             return any(entry.chain == call.chain and entry.in_module for entry in entries)
         return call in self._around_run(self.run_of(op))
 
@@ -146,7 +149,9 @@ class Spans:
         return () if run == NONE else self._around_runs[run]
 
     def _entered(self, place: int, inside: Any) -> tuple[_Call, ...]:
-        return tuple(_Call(inside, entry.kind, entry.chain) for entry in self._entries[place])
+        return tuple(
+            _Call(inside, entry.kind, entry.chain) for entry in self._entries.of_place[place]
+        )
 
     def _end(self, call: _Call, start: int, *, alone: bool = True) -> int:
         """Return where the ops of a call end, or if it is not ``alone`` those of its likes."""
@@ -176,10 +181,6 @@ class Spans:
             return None
         node = self._nodes.get(op)
         return () if node is None else node.evaluation
-
-    @cached_property
-    def _entries(self) -> tuple[tuple[Entry, ...], ...]:
-        return self._tape.places.entries()
 
     @cached_property
     def _around_runs(self) -> list[tuple[_Call, ...]]:

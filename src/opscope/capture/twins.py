@@ -62,7 +62,7 @@ class Twins:
         """
         twins = {op: found[op] for op in again if op in found}
         if len(twins) < len(again):
-            near = _Near(self, again, found)
+            near = _Near(self, self._keys, again, found)
             for place, op in enumerate(again):
                 if op not in found:
                     twin = self._without(place, op, again[0], near)
@@ -207,20 +207,12 @@ class Twins:
                 once.update(range(run.op_start, run.op_end))
         return sorted(op for op in once if not self._rows[op].flags & BACKWARD)
 
-    def code_of(self, op: int) -> tuple[Any, ...]:
-        """Return the code that called a function of torch's in a backward, and in which run."""
-        return self._runs.get(op), self._callers[self._rows[op].place]
-
     def runs_around(self, op: int) -> list[int]:
         """Return the runs of modules in a backward that an op is in, the innermost first."""
         runs = [self._runs.get(op, NONE)]
         while runs[-1] != NONE:
             runs.append(self._tape.backward_runs[runs[-1]][1])
         return runs[:-1]
-
-    @cached_property
-    def _callers(self) -> tuple[tuple[int, ...], ...]:
-        return self._tape.places.callers()
 
     @cached_property
     def _runs_of(self) -> dict[int, list[ModuleRun]]:
@@ -276,10 +268,12 @@ class _Gaps:
 class _Near:
     """What the ops next to one repeat: the one before it, else the one after it."""
 
-    def __init__(self, twins: Twins, again: Sequence[int], found: Mapping[int, int]) -> None:
+    def __init__(
+        self, twins: Twins, keys: Keys, again: Sequence[int], found: Mapping[int, int]
+    ) -> None:
         self._again = again
         self._found = found
-        self._codes = [twins.code_of(op) for op in again]
+        self._codes = [keys.code_of(op) for op in again]
         self._in_run: dict[int, list[int]] = {}
         self._below_run: dict[int, list[int]] = {}
         self._all: list[int] = []
