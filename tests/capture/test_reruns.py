@@ -552,9 +552,8 @@ def test_long_backwards_are_paired_in_linear_time(monkeypatch):
 
             __hash__ = tuple.__hash__
 
-        monkeypatch.setattr("opscope.capture.twins._all", Counted)
-        monkeypatch.setattr("opscope.capture.twins._but_line", lambda key: Counted(key.anywhere))
-        monkeypatch.setattr("opscope.capture.twins._operator", lambda key: Counted(key.alone))
+        shared = [Counted, lambda key: Counted(key.anywhere)]
+        monkeypatch.setattr("opscope.capture.candidates.SHARED", shared)
         cell = nn.GRUCell(4, 4)
 
         def unrolled(x, cell=cell, steps=steps):

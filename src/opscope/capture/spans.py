@@ -59,6 +59,7 @@ class Spans:
         self._nodes = nodes
         self._entries = entries
         self._of_function: dict[tuple[int, int], Span] = {}
+        self._of_checkpoint: dict[_Call, Span] = {}
 
     def of_function(self, number: int, first: int) -> Span:
         """Return what a custom function ran.
@@ -97,10 +98,14 @@ class Spans:
         calls = [call for call in around if call.kind == "checkpoint"]
         if level >= len(calls):
             return None
-        start = op
-        while start and calls[level] in self.around(start - 1):
-            start -= 1
-        return Span(calls[level], range(start, self._end(calls[level], op, alone=False)))
+        known = self._of_checkpoint.get(calls[level])
+        if known is None or op not in known.ops:
+            start = op
+            while start and calls[level] in self.around(start - 1):
+                start -= 1
+            known = Span(calls[level], range(start, self._end(calls[level], op, alone=False)))
+            self._of_checkpoint[calls[level]] = known
+        return known
 
     def result(self, span: Span) -> int:
         """Return the op that made what a call returned: the last whose result is read later."""

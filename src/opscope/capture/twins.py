@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from opscope.capture.candidates import Candidates
 from opscope.capture.keys import Key, Keys
-from opscope.capture.pairing import paired
 from opscope.capture.spans import Span
 from opscope.capture.tape import BACKWARD, NONE, ModuleRun, OpRow, Tape
 
@@ -30,6 +29,7 @@ class Twins:
         self._rows = rows
         self._keys = keys
         self._runs = tape.backward_run_of
+        self._of_spans: dict[Span, Candidates] = {}
 
     def repeated(self, again: Iterable[int], span: Span | None, left: int | None) -> dict[int, int]:
         """Return what ops repeat of a span, and of the last runs of the modules that run them.
@@ -40,14 +40,11 @@ class Twins:
             left: The op at which what they most likely repeat has ended, if that is known.
         """
         steps = {op: self._keys.of(op) for op in again if self._keys.is_step(op)}
-        found: dict[int, int] = {}
-        if span is not None:
-            found = self._among(self._keys.of_span(span), steps, left)
-        others = {op: key for op, key in _without(steps, found).items() if op in self._runs}
+        found = {} if span is None else self._of_span(span).repeated_by(steps, left)
+        others = {op: key for op, key in steps.items() if op not in found and op in self._runs}
         if others:
-            start = min(steps)
-            once = {op: self._keys.of(op) for op in self._in_last_runs(others, start)}
-            found |= self._among(once, others, None)
+            once = self._in_last_runs(others, min(steps))
+            found |= Candidates(self._keys, once).repeated_by(others, None)
         return found
 
     def all_of(
@@ -72,86 +69,10 @@ class Twins:
                         twins[op] = twin
         return twins
 
-    # ------------------------------------------------------------------ in order, or not
-
-    def _among(
-        self, once: Mapping[int, Key], steps: Mapping[int, Key], left: int | None
-    ) -> dict[int, int]:
-        """Pair ops that run again with those that ran once, by ever less that they share."""
-        found: dict[int, int] = {}
-        anchor = self._anchor(steps, once)
-        modules = {key.module for key in once.values()}
-        for shared in (_all, _but_line, _operator):
-            if len(found) == len(steps):
-                break
-            fits = _Gaps(found).fits
-            pairs = self._paired(steps, once, shared, anchor, left)
-            found |= {
-                op: twin
-                for op, twin in pairs.items()
-                if fits(op, twin)
-                and (shared is not _operator or _may_be_same(steps[op], once[twin], modules))
-            }
-        return found | self._by_key(_without(steps, found), once, found)
-
-    def _paired(
-        self,
-        steps: Mapping[int, Key],
-        once: Mapping[int, Key],
-        shared: Callable[[Key], Key],
-        anchor: tuple[int, int] | None,
-        left: int | None,
-    ) -> dict[int, int]:
-        ops, before = list(steps), list(once)
-        ours, theirs = list(map(shared, steps.values())), list(map(shared, once.values()))
-        found: dict[int, int] = {}
-        if left is not None and anchor is None:
-            found = paired(ours, theirs[: bisect_left(before, left)])
-        if len(found) < len(ours):
-            all_of_it = paired(ours, theirs, anchor)
-            found = all_of_it if len(all_of_it) > len(found) else found
-        return {ops[a]: before[b] for a, b in found.items()}
-
-    def _anchor(self, steps: Mapping[int, Key], once: Mapping[int, Key]) -> tuple[int, int] | None:
-        """Return a pair of places where both read the same tensors, if that tells passes apart."""
-        keys = [key.anywhere for key in once.values()]
-        counts = Counter(keys)
-        places: dict[Any, list[int]] = {}
-        for place, (op, key) in enumerate(zip(once, keys, strict=True)):
-            if counts[key] > 1:
-                for tensor in self._keys.tensors(op):
-                    places.setdefault((key, tensor), []).append(place)
-        for place, (op, key) in enumerate(steps.items()):
-            if counts[key.anywhere] < 2:
-                continue
-            read = self._keys.tensors(op)
-            shared = Counter(at for t in read for at in places.get((key.anywhere, t), ()))
-            most = max(shared.values(), default=0)
-            nearest = [at for at, count in shared.items() if count == most]
-            if len(nearest) == 1:
-                return place, nearest[0]
-        return None
-
-    def _by_key(
-        self, steps: Mapping[int, Key], once: Mapping[int, Key], taken: Mapping[int, int]
-    ) -> dict[int, int]:
-        """Pair what is out of order, or runs more often than before, where keys are enough."""
-        used = set(taken.values())
-        places: dict[Key, list[int]] = {}
-        free: dict[Key, list[int]] = {}
-        for op, key in once.items():
-            places.setdefault(key.anywhere, []).append(op)
-            if op not in used:
-                free.setdefault(key.anywhere, []).append(op)
-        found: dict[int, int] = {}
-        counts: Counter[Key] = Counter()
-        for op, exact in steps.items():
-            key = exact.anywhere
-            if key.is_particular and key in places:
-                of_key = free.get(key, places[key])
-                found[op] = of_key[counts[key] % len(of_key)]
-                counts[key] += 1
-        return found
+    def _of_span(self, span: Span) -> Candidates:
+        if span not in self._of_spans:
+            self._of_spans[span] = Candidates(self._keys, self._keys.of_span(span))
+        return self._of_spans[span]
 
     # ------------------------------------------------------------- what repeats none
 
@@ -194,7 +115,7 @@ class Twins:
         found.pop(("in", NONE), None)
         return found
 
-    def _in_last_runs(self, ops: Iterable[int], start: int) -> list[int]:
+    def _in_last_runs(self, ops: Iterable[int], start: int) -> dict[int, Key]:
         """Return the forward ops in the last runs of the outermost modules that run ops again."""
         backward_runs = self._tape.backward_runs
         once: set[int] = set()
@@ -205,7 +126,8 @@ class Twins:
             ran = [run for run in self._runs_of.get(module, ()) if run.op_end <= start]
             for run in ran[-_FEW_RUNS:]:
                 once.update(range(run.op_start, run.op_end))
-        return sorted(op for op in once if not self._rows[op].flags & BACKWARD)
+        ops = sorted(op for op in once if not self._rows[op].flags & BACKWARD)
+        return {op: self._keys.of(op) for op in ops}
 
     def runs_around(self, op: int) -> list[int]:
         """Return the runs of modules in a backward that an op is in, the innermost first."""
@@ -220,49 +142,6 @@ class Twins:
         for run in self._tape.runs:
             found.setdefault(run.module, []).append(run)
         return found
-
-
-def _without(steps: Mapping[int, Key], found: Mapping[int, int]) -> dict[int, Key]:
-    return {op: key for op, key in steps.items() if op not in found}
-
-
-def _all(key: Key) -> Key:
-    return key
-
-
-def _but_line(key: Key) -> Key:
-    return key.anywhere
-
-
-def _operator(key: Key) -> Key:
-    return key.alone
-
-
-def _may_be_same(again: Key, once: Key, modules: Container[int]) -> bool:
-    """Whether the one may repeat the other in another form.
-
-    A parameter may be read as a copy of another type, and what a module ran before may now be
-    run by a module that did not run before, or by a function.
-    """
-    if again.anywhere == once.anywhere:  # then it would be the same
-        return False
-    if again.parameters and once.parameters - again.parameters:
-        return False
-    return again.module in {NONE, once.module} or again.module not in modules
-
-
-class _Gaps:
-    """Tells whether further pairs are in order with those that there are."""
-
-    def __init__(self, found: Mapping[int, int]) -> None:
-        self._ops = sorted(found)
-        self._twins = [found[op] for op in self._ops]
-
-    def fits(self, op: int, twin: int) -> bool:
-        at = bisect_left(self._ops, op)
-        if at < len(self._ops) and (self._ops[at] == op or self._twins[at] <= twin):
-            return False
-        return at == 0 or self._twins[at - 1] < twin
 
 
 class _Near:
