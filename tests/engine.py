@@ -104,7 +104,7 @@ class Engine(TorchDispatchMode):
 
     @contextmanager
     def watching(self):
-        global _now
+        global _now  # noqa: PLW0603
         hooks = []
         if self.names is not None:
             hooks = [

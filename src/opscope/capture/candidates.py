@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -40,6 +40,11 @@ class Candidates:
             return {}
         found = self._in_order(steps, left)
         return found | self._out_of_order(steps, found)
+
+    def after(self, op: int) -> int:
+        """Return the next one after an op, or it itself if it is the last."""
+        at = bisect_right(self._ops, op)
+        return self._ops[at] if at < len(self._ops) else op
 
     def _in_order(self, steps: Mapping[int, Key], left: int | None) -> dict[int, int]:
         """Pair them in the part where they most likely are, or in all of it if that gives more."""

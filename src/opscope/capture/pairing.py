@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 
 _FAR = 64  # so many may be new before something is repeated again
 _ANCHORS = 4  # so many places to begin at are tried
-_NEAR = 3  # a lone repetition counts if so few are left out before it
+_NEAR = 4  # what is no further from the next is not alone
 
 
 def paired(
@@ -33,10 +33,9 @@ def paired(
     >>> paired("zabzcz", "yabcy")
     {1: 1, 2: 2, 4: 3}
     """
-    anchors = [anchor] if anchor is not None else _anchors(again, once)
     best: dict[int, int] = {}
-    for each in anchors:
-        found = _around(each, again, once)
+    for each in [anchor] if anchor is not None else _anchors(again, once):
+        found = _without_coincidences(_around(each, again, once), len(again))
         if _score(found) > _score(best):
             best = found
         if len(best) == len(again):
@@ -99,20 +98,28 @@ def _followed(again: Sequence[Hashable], once: Sequence[Hashable]) -> dict[int, 
             pairs[i] = j
             i, j = i + 1, j + 1
             continue
-        fewest = len(once) + _FAR
-        best = None
+        fewest, best = len(once) + _FAR, None
         for new in range(i, min(i + _FAR, len(again))):
             if new - i >= fewest:
                 break
             of_item = places.get(again[new], ())
             at = bisect_left(of_item, j)
-            if at == len(of_item):
-                continue
-            left_out = new - i + of_item[at] - j
-            goes_on = again[new + 1 : new + 2] == once[of_item[at] + 1 : of_item[at] + 2]
-            if left_out < fewest and (goes_on or left_out <= _NEAR):
-                fewest, best = left_out, (new, of_item[at])
+            if at < len(of_item) and new - i + of_item[at] - j < fewest:
+                fewest, best = new - i + of_item[at] - j, (new, of_item[at])
         if best is None:
             break
         i, j = best
     return pairs
+
+
+def _without_coincidences(pairs: dict[int, int], count: int) -> dict[int, int]:
+    """Drop lone pairs at either end: what is new may by chance be like something far away.
+
+    It is lone if it is not the only one, and there is something new on the other side of it.
+    """
+    kept = list(pairs.items())
+    while len(kept) > 1 and kept[-1][0] < count - 1 and kept[-1][1] - kept[-2][1] > _NEAR:
+        kept.pop()
+    while len(kept) > 1 and kept[0][0] > 0 and kept[1][1] - kept[0][1] > _NEAR:
+        kept.pop(0)
+    return dict(kept)

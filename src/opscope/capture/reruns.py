@@ -79,7 +79,7 @@ class Reruns:
         self._behind = behind
         self._entries = entries
         self._keys = Keys(tape, rows, spans, entries)
-        self._twins = Twins(tape, rows, self._keys)
+        self._twins = Twins(tape, rows, spans, self._keys)
         # By evaluation, the first of the ops that its last stretch repeated.
         self._left: dict[Any, int] = {}
         self._began: dict[Any, int] = {}  # likewise, its first op
@@ -104,9 +104,9 @@ class Reruns:
         if span is not None and found:
             inside = [twin for twin in found.values() if twin in span.ops]
             self._left[stretch.evaluation] = min(inside, default=span.ops.start)
-        twins = self._twins.all_of(again, found, of_checkpoint=is_checkpoint)
-        if is_checkpoint and made is not None:
-            return dict.fromkeys(again, made) | twins
+        twins = self._twins.all_of(again, found)
+        if is_checkpoint and made is not None and span is not None:
+            return self._twins.of_checkpoint(again, twins, span, made)
         return twins
 
     def _stretches(self) -> list[_Stretch]:

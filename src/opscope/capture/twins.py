@@ -9,7 +9,7 @@ from typing import Any
 
 from opscope.capture.candidates import Candidates
 from opscope.capture.keys import Key, Keys
-from opscope.capture.spans import Span
+from opscope.capture.spans import Span, Spans
 from opscope.capture.tape import BACKWARD, NONE, ModuleRun, OpRow, Tape
 
 _FEW_RUNS = 8
@@ -21,12 +21,14 @@ class Twins:
     Args:
         tape: What was recorded.
         rows: Its ops.
+        spans: Which of them ran in one call of a checkpoint or custom function.
         keys: Their keys.
     """
 
-    def __init__(self, tape: Tape, rows: Sequence[OpRow], keys: Keys) -> None:
+    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans, keys: Keys) -> None:
         self._tape = tape
         self._rows = rows
+        self._spans = spans
         self._keys = keys
         self._runs = tape.backward_run_of
         self._of_spans: dict[Span, Candidates] = {}
@@ -47,15 +49,12 @@ class Twins:
             found |= Candidates(self._keys, once).repeated_by(others, None)
         return found
 
-    def all_of(
-        self, again: Sequence[int], found: Mapping[int, int], *, of_checkpoint: bool
-    ) -> dict[int, int]:
+    def all_of(self, again: Sequence[int], found: Mapping[int, int]) -> dict[int, int]:
         """Return what all ops go with, also those that repeat none, as far as there is any.
 
         Args:
             again: The ops, in order.
             found: What those repeat that repeat one.
-            of_checkpoint: Whether any of them belongs to what is next to it.
         """
         twins = {op: found[op] for op in again if op in found}
         if len(twins) < len(again):
@@ -63,11 +62,33 @@ class Twins:
             for place, op in enumerate(again):
                 if op not in found:
                     twin = self._without(place, op, again[0], near)
-                    if twin is None and of_checkpoint:
-                        twin = near.any(place)
                     if twin is not None:
                         twins[op] = twin
         return twins
+
+    def of_checkpoint(
+        self, again: Sequence[int], twins: Mapping[int, int], span: Span, made: int
+    ) -> dict[int, int]:
+        """Return what all ops of a checkpoint's go with: if nothing else, with those next to them.
+
+        Args:
+            again: The ops, in order.
+            twins: What those go with that go with anything.
+            span: What they can repeat.
+            made: The op that made the node whose tensors are wanted.
+        """
+        known = [place for place, op in enumerate(again) if op in twins]
+        if not known:
+            return dict.fromkeys(again, made)
+        # It stops as an op is about to save what it was given, which then does not run.
+        stopped = self._of_span(span).after(twins[again[known[-1]]])
+        found = dict(twins)
+        for place, op in enumerate(again):
+            at = bisect_left(known, place)
+            if op not in twins:
+                beside = again[known[max(at - 1, 0)]]
+                found[op] = stopped if at == len(known) else twins[beside]
+        return found
 
     def _of_span(self, span: Span) -> Candidates:
         if span not in self._of_spans:
@@ -107,8 +128,9 @@ class Twins:
     def _index(self) -> dict[Any, list[int]]:
         """The forward ops, by key, by parameter, and by module."""
         found: dict[Any, list[int]] = {}
+        contexts = (*self._tape.places.contexts(), None)  # the last one is NONE's
         for op, row in enumerate(self._rows):
-            if not row.flags & BACKWARD:
+            if not row.flags & BACKWARD and contexts[self._spans.place_of(op)] != "optimizer":
                 key = self._keys.of(op).anywhere
                 for name in {key, key._replace(module=NONE), ("in", key.module), *key.parameters}:
                     found.setdefault(name, []).append(op)
@@ -155,10 +177,8 @@ class _Near:
         self._codes = [keys.code_of(op) for op in again]
         self._in_run: dict[int, list[int]] = {}
         self._below_run: dict[int, list[int]] = {}
-        self._all: list[int] = []
         for place, op in enumerate(again):
             if op in found:
-                self._all.append(place)
                 for run in (around := twins.runs_around(op)):
                     self._below_run.setdefault(run, []).append(place)
                 for run in around[:1]:
@@ -182,10 +202,6 @@ class _Near:
     def below_run(self, place: int, run: int) -> int | None:
         """Return it for a run of a module and those inside it."""
         return self._nearest(place, self._below_run.get(run, []))
-
-    def any(self, place: int) -> int | None:
-        """Return it for whatever there is."""
-        return self._nearest(place, self._all)
 
     def _nearest(self, place: int, places: list[int]) -> int | None:
         at = bisect_left(places, place)
