@@ -299,11 +299,7 @@ def a_function_applied_by_a_module():
             y = applied(Chain, x, (self.inner,), *self.parameters())
             return x + applied(Scaled, y)
 
-    class WithParameters(nn.Sequential):
-        def forward(self, x):
-            return super().forward(x)
-
-    model = WithParameters(Memory(), nn.Linear(8, 8))
+    model = nn.Sequential(Memory(), nn.Linear(8, 8))
     return model, lambda: model(leaf()).sum().backward()
 
 

@@ -70,7 +70,7 @@ def test_each_op_belongs_to_the_part_that_ran_it_or_made_its_node(name, layers):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_in_programs_made_at_random_each_op_belongs_to_its_part_in_its_turn(seed):
     program = Random(seed)
     rows, trace = both(program.run, model=program.model, layers=bool(seed % 2), modules=False)
@@ -107,9 +107,11 @@ def test_the_case_of_two_layers_in_one_function():
     assert of_linear.count("mm") == 2
     assert "convolution_backward" not in of_linear
     assert of_convolution == ["detach", "convolution", "convolution_backward"]
-    table = str(trace.summary("module", phase="backward"))
-    rows = {line.split()[0]: line for line in table.splitlines() if line.strip()}
-    assert "f32[2, 1, 6]" in rows["b"] or "f32" in rows["b"]
+    table = str(trace.summary("layer", phase="backward"))
+    rows = {line.partition(" ")[0]: line for line in table.splitlines()}
+    assert "mm ×2" in rows["linear_1_2"]
+    assert "convolution" not in rows["linear_1_2"]
+    assert "detach, convolution, convolution_" in rows["conv1d_1_3"]
     graph = trace.graph("op", phase="backward")
     nodes = {data["label"]: data for _, data in graph.nodes(data=True) if data["kind"] == "op"}
     (convolution,) = named(trace, "convolution")
@@ -222,9 +224,6 @@ def test_each_pass_of_a_shared_module_is_repeated_by_its_own(function, layers):
 
 
 def test_what_is_repeated_of_many_passes_is_the_last():
-    cell = nn.Module()
-    cell.hidden, cell.given, cell.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8)
-
     class Solver(nn.Module):
         def __init__(self):
             super().__init__()
@@ -478,7 +477,6 @@ def test_a_backward_inside_of_a_models_forward_runs_its_modules_again():
     with opscope.trace(model) as trace:
         model(leaf() * 1)
     assert forward_ops(trace, "addmm") == named(trace, "addmm")[:2]
-    assert [call.address for call in trace.modules if call.address == "net"]
     runs = [trace.recording.modules[run.module].address for run in trace.recording.module_calls]
     assert runs == ["", "net.0", "net.1", "net.2", "net.3", "net", *(f"net.{i}" for i in range(4))]
 
