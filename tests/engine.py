@@ -62,6 +62,7 @@ class Engine(TorchDispatchMode):
         self.rows = []
         self.names = names  # of modules, by id; None if they are no parts
         self.parts = []
+        self.given = []
         self.applied = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -84,20 +85,29 @@ class Engine(TorchDispatchMode):
         return Row(operator, kind, marks.get("made in"), part, of_node, applied, again, True)
 
     @contextmanager
-    def inside(self, stack, name):
-        stack.append((torch._C._current_graph_task_id(), name))
+    def applying(self, name):
+        self.applied.append((torch._C._current_graph_task_id(), name))
         try:
             yield
         finally:
-            stack.pop()
+            self.applied.pop()
 
-    def enter(self, module, args):
-        self.parts.append((torch._C._current_graph_task_id(), self.name(module)))
+    def begin(self, name, given):
+        with torch._C.DisableTorchFunction():
+            known = {tensor.grad_fn for tensor in witness.tensors(given)}
+        self.parts.append((torch._C._current_graph_task_id(), name))
+        self.given.append(known)
 
-    def leave(self, module, args, output):
+    def end(self, name, result):
         self.parts.pop()
         with torch._C.DisableTorchFunction():
-            mark_part(self.name(module), args, output)
+            mark_part(name, self.given.pop(), result)
+
+    def enter(self, module, args):
+        self.begin(self.name(module), args)
+
+    def leave(self, module, args, output):
+        self.end(self.name(module), output)
 
     def name(self, module):
         return self.names.get(id(module), type(module).__name__)
@@ -163,9 +173,8 @@ class Marker(TorchFunctionMode):
                 pending += [following for following, _ in node.next_functions]
 
 
-def mark_part(name, given, result):
-    """Mark the nodes between what a part was given and what it returned."""
-    known = {tensor.grad_fn for tensor in witness.tensors(given)}
+def mark_part(name, known, result):
+    """Mark the nodes between those of what a part was given and what it returned."""
     pending = [tensor.grad_fn for tensor in witness.tensors(result)]
     while pending:
         node = pending.pop()
@@ -182,10 +191,12 @@ def part(name, function):
     def run(*args):
         if _now is None:
             return function(*args)
-        with _now.inside(_now.parts, name):
+        _now.begin(name, args)
+        result = None
+        try:
             result = function(*args)
-        with torch._C.DisableTorchFunction():
-            mark_part(name, args, result)
+        finally:
+            _now.end(name, result)
         return result
 
     return run
@@ -196,7 +207,7 @@ def applied(function, *args, name=None):
     if _now is None:
         return function.apply(*args)
     name = name or function.__name__
-    with _now.inside(_now.applied, name):
+    with _now.applying(name):
         result = function.apply(*args)
     with torch._C.DisableTorchFunction():
         for tensor in witness.tensors(result):

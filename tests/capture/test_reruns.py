@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 from tests import invariants, zoo
-from tests.engine import both, misplaced, mistakes
+from tests.engine import applied, both, misplaced, mistakes
 from tests.memory_saving import (
     PROGRAMS,
     Chain,
@@ -92,6 +92,28 @@ def test_a_language_model_with_checkpoints_runs_its_own_blocks_again(reentrant):
     assert misplaced(rows, trace) == []
     assert mistakes(rows, trace) == []
     assert sum(op.recomputed for op in trace.ops) > 100
+
+
+@pytest.mark.parametrize("function", [Chain, PieceByPiece])
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
+def test_stages_of_real_models_in_a_memory_saving_function_have_their_own(name, function, layers):
+    program = zoo.build(name, training=True)
+    model = program.module
+
+    def run():
+        if name == "resnet18":
+            stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+            x = model.maxpool(model.relu(model.bn1(model.conv1(*program.args))))
+        else:
+            stages = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+            x = model.embeddings(*program.args, **program.kwargs)
+        ours = [p for stage in stages for p in stage.parameters()]
+        applied(function, x, tuple(stages), *ours).pow(2).mean().backward()
+
+    rows, trace = both(run, model=model, layers=layers)
+    assert list(filter(is_step, misplaced(rows, trace))) == []
+    assert mistakes(rows, trace) == []
+    assert sum(op.recomputed for op in trace.ops) > 60
 
 
 # ------------------------------------------------------------- to which layer, which pass
