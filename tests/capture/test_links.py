@@ -1,7 +1,7 @@
 """Each op of a backward belongs to the forward op, layer and module that it ran for.
 
-The oracle marks autograd's nodes themselves, in their ``metadata``, with the function call
-that made them, and reads the mark off the node that the engine runs. It knows no numbers.
+The oracle is in `tests.engine`: it marks autograd's nodes themselves with the function call
+that made them, and reads the mark off the node that the engine runs.
 """
 
 import re
@@ -11,101 +11,14 @@ import warnings
 import pytest
 import torch
 from tests import invariants, witness, zoo
+from tests.engine import both, mistakes
 from torch import nn
 from torch.autograd import Function
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import opscope
 
 MODELS = ("resnet18", "gpt2", "vit", "lstm", "encoder", "alexnet")
-
-
-class Engine(TorchDispatchMode):
-    """Writes down each operator with the node that runs it, and that node's mark."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if not str(func).startswith("profiler."):
-            node = torch._C._current_autograd_node()
-            mark = None if node is None else (type(node).__name__, node.metadata.get("made in"))
-            self.rows.append((str(func), mark))
-        return func(*args, **(kwargs or {}))
-
-
-class Marker(TorchFunctionMode):
-    """Marks the nodes that a torch function made with the range of its ops."""
-
-    def __init__(self, engine):
-        super().__init__()
-        self.rows = engine.rows
-        self.inside = False
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        starts = func in {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
-        if self.inside or starts or torch._C._current_graph_task_id() != -1:
-            return func(*args, **kwargs)
-        start, self.inside = len(self.rows), True
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self.inside = False
-        with torch._C.DisableTorchFunction():
-            for tensor in witness.tensors((result, args, kwargs)):
-                self.mark(tensor.grad_fn, (start, len(self.rows)))
-                base = tensor._base if tensor._is_view() else None
-                self.mark(None if base is None else base.grad_fn, (start, len(self.rows)))
-        return result
-
-    @staticmethod
-    def mark(node, ops):
-        pending = [node]
-        while pending:
-            node = pending.pop()
-            if node is None or "made in" in node.metadata:
-                continue
-            is_own = isinstance(node, torch.autograd.function.BackwardCFunction)
-            if type(node).__name__ != "AccumulateGrad" and not is_own:
-                node.metadata["made in"] = ops
-                pending += [following for following, _ in node.next_functions]
-
-
-def both(run, *, model=None, layers=True):
-    """Run a program under the oracle, and again under a trace; return what each saw."""
-    torch.manual_seed(1)
-    engine = Engine()
-    with engine, Marker(engine):
-        run()
-    torch.manual_seed(1)
-    with opscope.trace(model, layers=layers) as trace:
-        run()
-    assert [op.operator for op in trace.ops] == [name for name, _ in engine.rows]
-    return engine.rows, trace
-
-
-def mistakes(rows, trace):
-    """Return the ops whose forward op is missing, or is not one of the call that made the node."""
-    found = []
-    for op, (_, mark) in zip(trace.ops, rows, strict=True):
-        if mark is None and op.phase != "backward":
-            continue
-        if op.phase != "backward" or op.layer_call is not None:
-            found.append((op.index, op.operator, op.phase, op.layer_call))
-        elif op.forward_op is None and op.node != "AccumulateGrad":
-            found.append((op.index, op.operator, op.node, "has no forward op"))
-        if mark is None:
-            continue
-        kind, made_in = mark
-        if op.node != kind:
-            found.append((op.index, op.operator, op.node, kind))
-        if made_in is not None and not op.recomputed and op.forward_op not in range(*made_in):
-            found.append((op.index, op.operator, op.node, op.forward_op, made_in))
-    return found
 
 
 def loss_of(output):
@@ -140,7 +53,7 @@ def test_on_real_models_the_forward_op_is_of_the_call_that_made_the_node(name, l
     program = zoo.build(name, training=True)
     rows, trace = both(step(program), model=program.module, layers=layers)
     assert mistakes(rows, trace) == []
-    assert sum(mark is not None for _, mark in rows) > 20
+    assert sum(row.backward for row in rows) > 20
 
 
 def test_on_real_models_only_accumulation_has_no_layer_and_module(trained):
@@ -469,14 +382,17 @@ def test_starting_a_backward_is_no_layer(start, layers):
     assert {op.layer_call for op in trace.ops if op.phase == "backward"} == {None}
 
 
-def test_the_ops_of_a_custom_functions_backward_belong_to_its_first_op():
+def test_a_gradient_that_a_hook_computes_is_linked_to_the_forward_behind_it(layers):
+    """Under ``create_graph`` what a hook computes makes nodes, which the next backward runs."""
     x = leaf(3)
-    with opscope.trace() as trace:
-        Square.apply(x.exp()).sum().backward()
-    ran = [op for op in trace.ops if op.node == "SquareBackward"]
-    assert len(ran) == 5
-    assert {trace.ops[op.forward_op].name for op in ran} == {"mul"}
-    assert trace["mul"].backward_ops == tuple(ran)
+    with opscope.trace(layers=layers) as trace:
+        y = x.exp()
+        y.register_hook(lambda gradient: gradient.sin())
+        (once,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
+        once.sum().backward()
+    backward = [op for op in trace.ops if op.phase == "backward" and op.node != "AccumulateGrad"]
+    assert any(op.node == "SinBackward0" for op in backward)
+    assert all(trace.ops[op.forward_op].phase == "forward" for op in backward)
 
 
 def test_a_gradient_of_a_gradient_belongs_to_the_first_forward(layers):

@@ -217,3 +217,17 @@ def test_no_layer_of_a_real_model_joins_blocks_with_their_own_weights(name):
     graph = trace.graph("layer", rolled=True, parameters=False, buffers=False)
     wide = max(graph, key=graph.in_degree)
     assert graph.in_degree(wide) <= 6, (wide, graph.in_degree(wide))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_training_loop_folds_though_the_first_step_makes_state(optimizer):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    stepper = optimizer(model.parameters(), lr=0.1)
+    with opscope.trace(model) as trace:
+        for _ in range(3):
+            stepper.zero_grad()
+            F.mse_loss(model(X), X[:, :1]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            stepper.step()
+    assert trace["mseloss_1:3"].passes == 3
+    assert "mseloss_2" not in trace

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from opscope.capture.identity import HANDED, NO_STORAGE
-from opscope.capture.links import Link, links, phases
+from opscope.capture.links import Link, links
 from opscope.capture.module_calls import Known
 from opscope.capture.operators import Met
+from opscope.capture.phases import phases
 from opscope.capture.session import Session
 from opscope.capture.tape import (
     FAILED,
@@ -53,7 +54,7 @@ def develop(session: Session) -> Recording:
         session.settle()
     op_rows = list(tape.op_rows())
     call_rows = list(tape.call_rows())
-    found = links(tape, op_rows)
+    found = links(tape, op_rows, call_rows)
     phase, call_phases = phases(tape, op_rows, call_rows, found)
     calls = _Calls(
         tape, op_rows, zip(call_rows, call_phases, strict=True), phase, session.started_ns

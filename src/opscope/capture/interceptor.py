@@ -114,21 +114,26 @@ class Interceptor(TorchDispatchMode):
 
         There is such code in hooks, custom functions and checkpoints.
         """
-        tape, op = self._tape, self._log.op_count
+        tape, log, op = self._tape, self._log, self._log.op_count
+        thread, task = get_ident(), _graph_task()
         node = _autograd_node()
         if node is not None:
             kind, number, parameter = node.__class__, node._sequence_nr(), NONE
             if kind is _AccumulateGrad:
                 number = NONE
                 parameter = tape.parameters.number(node.variable)  # type: ignore[attr-defined]
-            tape.nodes.extend((op, kind, number, parameter))
-        if get_ident() != self._log.thread:  # each device has a thread of its own
-            tape.threads[op] = get_ident()
+            tape.nodes.extend((op, kind, number, parameter, task))
+        if thread != log.thread:  # each device has a thread of its own
+            tape.threads[op] = thread
+        if runs := log.in_backward.get((thread, task)):
+            tape.backward_run_of[op] = runs[-1][1]
         chain: list[Any] = []
         at = frame
         while at is not None and at.f_code is not _ENGINE:
             chain += (at.f_code, at.f_lasti)
             at = at.f_back
+        if task not in tape.tasks:
+            tape.tasks[task] = at is not None and (thread != log.thread or _is_in_engine(at.f_back))
         return tuple(chain) or None
 
     def _learn(self, func: Any) -> Plan:
@@ -329,6 +334,15 @@ class Interceptor(TorchDispatchMode):
         if objects:
             return {name: described(value) for name, value in named.items()}
         return named
+
+
+def _is_in_engine(frame: FrameType | None) -> bool:
+    """Whether the engine runs the code of a frame, which is then inside a backward."""
+    while frame is not None:
+        if frame.f_code is _ENGINE:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _flat(result: Any) -> Iterator[torch.Tensor | None]:

@@ -1,4 +1,4 @@
-"""Which forward op each op of a backward belongs to, and which phase of a step an op is in.
+"""Which forward op each op of a backward belongs to.
 
 Autograd numbers the nodes of its graph, per thread. The number that the next node will get
 is read before each op; in backward the engine tells the number of the node that it runs.
@@ -7,18 +7,17 @@ is read before each op; in backward the engine tells the number of the node that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-
+from opscope.capture.entries import Entries
 from opscope.capture.identity import OUTSIDE
+from opscope.capture.reruns import CustomFunction, Reruns
+from opscope.capture.spans import Spans
 from opscope.capture.tape import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
-from opscope.records.recording import Phase
 
 _END = re.compile(r"Backward\d*$")
 _NEAR = 8
-_CustomFunction = torch.autograd.function.BackwardCFunction
 
 
 class Link(NamedTuple):
@@ -29,7 +28,7 @@ class Link(NamedTuple):
         number: Autograd's number of that node, or of the node that a forward op made.
         forward: The forward op that it belongs to.
         parameter: The parameter whose gradient it accumulates.
-        recomputed: Whether it repeats ``forward`` for a checkpoint.
+        recomputed: Whether it repeats ``forward``, for a checkpoint or a custom function.
     """
 
     node: str | None = None
@@ -48,7 +47,7 @@ class _Made(NamedTuple):
 
     def op(self, kind: type, rows: Sequence[OpRow], end: int) -> int:
         """Return the op that the node, of this class, was made for: one before ``end``."""
-        if issubclass(kind, _CustomFunction):  # made before its own ops run
+        if issubclass(kind, CustomFunction):  # made before its own ops run
             return self.after
         if kind.__name__ == "CopySlices":  # made once an op has written to a view
             return self.before
@@ -65,47 +64,44 @@ def _plain_name(row: OpRow) -> str:
     return parts[1].replace("_", "") if len(parts) > 1 else parts[0]
 
 
-def links(tape: Tape, rows: Sequence[OpRow]) -> list[Link]:
-    """Return what is known of each op, in order."""
+def links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
+    """Return what is known of each op, in order.
+
+    Args:
+        tape: What was recorded.
+        rows: Its ops.
+        calls: Its calls.
+    """
     contexts = tape.places.contexts()
     nodes = {row.op: row for row in _node_rows(tape)}
     made = _Nodes(tape, rows)
+    found = ((op, made.find(node, op)) for op, node in nodes.items())
+    behind = {op: maker for op, maker in found if maker is not None}
+    entries = Entries(tape.places)
+    spans = Spans(tape, rows, calls, nodes, entries)
+    twins = Reruns(tape, rows, spans, nodes, behind, entries).twins()
     result: list[Link] = []
-    repeated: list[int] = []  # the ops of the recomputation that is going on
-
-    def settle() -> None:
-        for op, forward in _repeats(
-            rows, repeated, result, _trigger(nodes, repeated, made, result)
-        ):
-            result[op] = result[op]._replace(forward=forward)
-        repeated.clear()
-
     for index, row in enumerate(rows):
-        node = nodes.get(index)
+        node, forward = nodes.get(index), behind.get(index)
         if not row.flags & BACKWARD:
-            start = row.place != NONE and contexts[row.place] == "backward"
-            forward = _first_read(tape, rows, index) if start else None
+            if row.place != NONE and contexts[row.place] == "backward":
+                forward = _first_read(tape, rows, index)
             result.append(Link(number=made.number(index), forward=forward))
             continue
-        again = row.place != NONE and contexts[row.place] == "checkpoint" and row.flags & GRAD
-        if repeated and not _same_node(node, nodes.get(repeated[0])):
-            settle()
-        if node is None:
-            result.append(Link(recomputed=bool(again)))
-        else:
-            result.append(
-                Link(
-                    node=node.kind.__name__,
-                    number=None if node.number == NONE else node.number,
-                    forward=None if again else _origin(result, made.find(node, index)),
-                    parameter=None if node.parameter == NONE else node.parameter,
-                    recomputed=bool(again),
-                )
+        if index in twins:
+            forward = twins[index]
+        elif node is not None and forward is not None and issubclass(node.kind, CustomFunction):
+            forward = spans.result(spans.of_function(node.number, forward))
+        link = Link(forward=forward, recomputed=index in twins)
+        if node is not None:
+            link = link._replace(
+                node=node.kind.__name__,
+                number=None if node.number == NONE else node.number,
+                parameter=None if node.parameter == NONE else node.parameter,
             )
-        if again:
-            repeated.append(index)
-    settle()
+        result.append(link)
     _link_hooks(rows, result)
+    _link_to_forward(rows, result)
     return result
 
 
@@ -159,58 +155,6 @@ class _Nodes:
         return None
 
 
-def _origin(known: Sequence[Link], op: int | None) -> int | None:
-    """Return the forward op behind one that may itself have run in a backward."""
-    if op is None or known[op].forward is None:
-        return op
-    return known[op].forward
-
-
-def _same_node(one: NodeRow | None, other: NodeRow | None) -> bool:
-    return one is not None and other is not None and one[1:] == other[1:]
-
-
-def _trigger(
-    nodes: dict[int, NodeRow], repeated: Sequence[int], made: _Nodes, known: Sequence[Link]
-) -> tuple[int, bool] | None:
-    """Return the forward op whose node asked for a recomputation, and whether it is its first."""
-    node = nodes.get(repeated[0]) if repeated else None
-    forward = None if node is None else _origin(known, made.find(node, repeated[0]))
-    if node is None or forward is None:
-        return None
-    return forward, issubclass(node.kind, _CustomFunction)
-
-
-def _repeats(
-    rows: Sequence[OpRow],
-    repeated: Sequence[int],
-    known: Sequence[Link],
-    trigger: tuple[int, bool] | None,
-) -> list[tuple[int, int]]:
-    """Pair the ops of a recomputation with those that they repeat.
-
-    Both run the same operators in the same order, but for `detach`, which autograd adds
-    where it records. A reentrant checkpoint's node was made before its first op; otherwise
-    the node that asks is that of the last one.
-    """
-    if trigger is None:
-        return []
-    at, is_first = trigger
-    step = 1 if is_first else -1
-    pairs: list[tuple[int, int]] = []
-    for op in repeated if is_first else reversed(repeated):
-        plan = rows[op].slots.plan
-        reach = range(at, max(-1, min(len(rows), at + step * (2 * len(repeated) + 8))), step)
-        same = (i for i in reach if rows[i].slots.plan is plan and not rows[i].flags & BACKWARD)
-        found = None if plan.name == "aten.detach.default" else next(same, None)
-        if found is None:
-            pairs.append((op, min(max(at - step, 0), repeated[0]) if pairs else trigger[0]))
-        else:
-            pairs.append((op, found))
-            at = found + step
-    return pairs
-
-
 def _link_hooks(rows: Sequence[OpRow], known: list[Link]) -> None:
     """Give what ran between two nodes, such as a tensor's hook, to the node that ran next."""
     following: int | None = None
@@ -224,61 +168,13 @@ def _link_hooks(rows: Sequence[OpRow], known: list[Link]) -> None:
             following = link.forward
 
 
-def phases(
-    tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow], found: Sequence[Link]
-) -> tuple[list[Phase], list[Phase]]:
-    """Return the phase of each op and of each recorded call.
-
-    What runs in a module, or makes an autograd node, is forward. What reads the results of a
-    backward or an optimizer outside of both is neither: clipping, averaging of weights.
-
-    Args:
-        tape: What was recorded.
-        rows: Its ops.
-        calls: Its calls.
-        found: What `links` found.
-    """
-    contexts = tape.places.contexts()
-    source = tape.values.source
-    places = _places(rows, calls)
-    late: set[int] = set()
-
-    def outside_engine(module: int, place: int, read: Iterable[int]) -> Phase:
-        if module != NONE:
-            return "forward"
-        if place != NONE and contexts[place] == "optimizer":
-            return "optimizer"
-        return (
-            "other" if any(value != NONE and source(value) in late for value in read) else "forward"
-        )
-
-    of_ops: list[Phase] = []
-    reads_at = made_at = wrote_at = 0
-    for row, place, link in zip(rows, places, found, strict=True):
-        context = None if place == NONE else contexts[place]
-        phase: Phase = "forward"
-        if context == "backward" or (row.flags & BACKWARD and context != "optimizer"):
-            phase = "backward"
-        elif row.flags & BACKWARD or link.number is None:
-            phase = outside_engine(row.module, place, tape.reads[reads_at : row.reads_end])
-        if phase != "forward":
-            late.update(tape.made[made_at : row.made_end], tape.wrote[wrote_at : row.wrote_end])
-        of_ops.append(phase)
-        reads_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
-    of_calls = [
-        of_ops[call.ops_start]
-        if call.ops_end > call.ops_start
-        else outside_engine(call.module, call.place, call.received)
-        for call in calls
-    ]
-    return of_ops, of_calls
-
-
-def _places(rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[int]:
-    """Return the place of each op, which is that of its layer call where it has one."""
-    places = [row.place for row in rows]
-    for call in calls:
-        for op in range(call.ops_start, call.ops_end):
-            if places[op] == NONE:
-                places[op] = call.place
-    return places
+def _link_to_forward(rows: Sequence[OpRow], known: list[Link]) -> None:
+    """Link what is linked to an op that itself ran in a backward to the op behind that."""
+    for index, link in enumerate(known):
+        forward = link.forward
+        while forward is not None and (
+            known[forward].forward is not None or rows[forward].flags & BACKWARD
+        ):
+            behind = known[forward].forward
+            forward = behind if behind is not None and behind < forward else None
+        known[index] = link._replace(forward=forward)

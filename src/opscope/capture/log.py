@@ -113,6 +113,8 @@ class Log:
         told: Whether `forget` is called at each ``.data = ``, which only a function mode sees.
         hidden: Whether an op is running, and modules that run are inside of it.
         thread: The thread that is watched.
+        in_backward: The runs of modules that go on in a backward, the innermost last: by thread
+            and graph task, the ``id`` of each module and the run's number.
         settle: Settles all there is.
         at_once: Whether that is to be done after each op and event.
         settle_at: The number of ops at which to settle next.
@@ -126,10 +128,10 @@ class Log:
     """
 
     __slots__ = (
-        "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_call", "keep",
-        "keep_again", "known", "layouts", "op_count", "ops", "originals", "prepares", "run",
-        "run_count", "settle", "settle_at", "storages", "sweep_at", "thread", "told", "unwind",
-        "written",
+        "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_backward",
+        "in_call", "keep", "keep_again", "known", "layouts", "op_count", "ops", "originals",
+        "prepares", "run", "run_count", "settle", "settle_at", "storages", "sweep_at", "thread",
+        "told", "unwind", "written",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -147,6 +149,7 @@ class Log:
         self.told = False
         self.hidden = False
         self.thread = 0
+        self.in_backward: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self.settle: Callable[[], None] = never
         self.at_once = False
         self.settle_at = FIRST

@@ -25,6 +25,7 @@ from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, s
 from opscope.capture.containers import Contents, arguments, contents, tensors_of
 from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.grad_modes import grad_mode
+from opscope.capture.in_backward import InBackward
 from opscope.capture.log import ENTER, GRAD_MODE, LEAVE, Nested, stay
 from opscope.capture.packed import may_pack
 from opscope.capture.tape import NONE, Tape
@@ -127,6 +128,7 @@ class ModuleCalls:
         self._odd: dict[int, _Odd] = {}
         self._handles: list[Any] = []
         self._compiling: Compiling | None = None
+        self._in_backward = InBackward(tape)
         self.modules: list[Known] = []
         self.root: Known | None = None
         # The frame around the `with` block, where the calling context of a bare call ends.
@@ -179,6 +181,7 @@ class ModuleCalls:
             self._compiling.stop()
         self._compiling = None  # nor this cycle
         self._unhook()
+        self._log.in_backward.clear()
         innermost = self._stack[-1][2] if self._stack else None
         while self._stack:
             self._close(None, failed=True)
@@ -229,7 +232,10 @@ class ModuleCalls:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         log = self._log
-        if _is_compiling() or log.hidden or self._is_elsewhere():
+        if _is_compiling() or log.hidden:
+            return
+        if self._is_elsewhere():
+            self._in_backward.enter(module, self._known.get(id(wrapped(module))))
             return
         frame = sys._getframe(1)
         known = self._known.get(id(module))
@@ -258,7 +264,10 @@ class ModuleCalls:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         stack, log = self._stack, self._log
-        if _is_compiling() or not stack:
+        if _is_compiling():
+            return
+        if not stack:
+            self._in_backward.leave(module)
             return
         called, boundary, run = stack[-1]
         # The same frame: it was entered, so it is watched, and it did not fail.
@@ -277,7 +286,7 @@ class ModuleCalls:
         """Whether a module runs that is no part of the program that is watched."""
         return (
             get_ident() != self._log.thread
-            or _graph_task() != -1  # a checkpoint runs it again: `links` says for which ops
+            or _graph_task() != -1  # a checkpoint, say, runs it again: see `InBackward`
             or (_dispatch_modes() > 1 and is_tracing())
         )
 
@@ -332,7 +341,10 @@ class ModuleCalls:
 
     def _leave_odd(self, module: nn.Module, output: Any, frame: FrameType) -> None:
         """Leave what was entered so, or failed, or was never entered."""
-        if self._is_elsewhere() or all(called is not module for called, *_ in self._stack):
+        if self._is_elsewhere():
+            self._in_backward.leave(module)
+            return
+        if all(called is not module for called, *_ in self._stack):
             return
         if self._log.hidden:  # below an op, unless it is what Inductor made of a module that ends
             called, _, run = self._stack[-1]

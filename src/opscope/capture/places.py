@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -77,6 +77,14 @@ class Places:
             outer = 0 <= parent < len(result) and result[parent]
             result.append(outer or is_custom_function([self._codes[i] for i in chain[::2]]))
         return result
+
+    def chains(self) -> Iterator[tuple[int, ...]]:
+        """Yield, per place, its own chain: by turns the number of a code and a position in it."""
+        return (chain[2:] for chain in self._chains)
+
+    def code(self, number: int) -> CodeType:
+        """Return a code by its number in a chain."""
+        return self._codes[number]
 
     def frames(self) -> tuple[tuple[Frame, ...], ...]:
         """Return, per place, its frames outside torch and opscope, the innermost first."""

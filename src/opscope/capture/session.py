@@ -29,6 +29,7 @@ from opscope.capture import (
     fused_kernels,
     grad_modes,
     identity,
+    in_backward,
     interceptor,
     log,
     looking,
@@ -298,9 +299,9 @@ def _keep_dynamo_out() -> None:
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
         came_in, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
-        gradients_room, identity, interceptor, log, looking, module_calls, op_call, operators_room,
-        originals, packed, parameters, payloads, places, returned_room, saved_tensors_room, settling,
-        tape_room, tracers, transforms, warning_lines,
+        gradients_room, identity, in_backward, interceptor, log, looking, module_calls, op_call,
+        operators_room, originals, packed, parameters, payloads, places, returned_room,
+        saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip
     for room in rooms:
         for function in _functions_of(room):

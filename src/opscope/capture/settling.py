@@ -221,6 +221,7 @@ class Settling:
         run.start, run.op_start = started, tape.op_count
         run.grad_enabled, run.inference = tape.grad_modes.enabled, tape.grad_modes.inference
         site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
+        run.site = site
         outer = self._running.setdefault(module, run)
         if outer is not run:  # recursion: another pass through the same context
             run.place = outer.place

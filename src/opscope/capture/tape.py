@@ -79,13 +79,20 @@ PACK_CALL = _CALL.pack
 class NodeRow(NamedTuple):
     """One row of `Tape.nodes`: the autograd node that an op of the engine ran for.
 
-    ``number`` is autograd's, and ``parameter`` the one whose gradient the node accumulates.
+    ``number`` is autograd's, ``parameter`` the one whose gradient the node accumulates, and
+    ``task`` the engine's number for the backward.
     """
 
     op: int
     kind: type
     number: int
     parameter: int
+    task: int
+
+    @property
+    def evaluation(self) -> tuple[Any, ...]:
+        """What is the same for all ops of one evaluation of the node."""
+        return self[1:]
 
 
 class TensorSlot:
@@ -134,6 +141,7 @@ class ModuleRun:
     Attributes:
         number: Which run of the module it is, counted from 1.
         parent: The run that it is in.
+        site: The place that it was called from.
         inputs: The rows it was given, each with its path.
         outputs: The rows it gave.
         given: The arguments in which the inputs were.
@@ -145,7 +153,7 @@ class ModuleRun:
     __slots__ = (
         "call_end", "call_start", "end", "failed", "gave", "given", "grad_enabled", "index",
         "inference", "inputs", "is_root", "module", "number", "op_end", "op_start", "outputs",
-        "parent", "place", "start",
+        "parent", "place", "site", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -153,7 +161,7 @@ class ModuleRun:
         self.module = module
         self.number = number
         self.parent = parent
-        self.place = NONE
+        self.place = self.site = NONE
         self.is_root = self.failed = self.grad_enabled = self.inference = False
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
@@ -175,6 +183,10 @@ class Tape:
         own_detaches: The ops by which autograd keeps a tensor for itself.
         alive: The rows that the tensors were that were there when the block ended, None where
             that was not noted.
+        tasks: The backwards that the engine ran, and whether each was started inside another.
+        backward_runs: For each run of a module inside a backward, the module's number, NONE for
+            one that is not known, and the number of the run around it.
+        backward_run_of: For ops inside of those, the innermost one.
         odd_calls: The layer calls that have more to tell than a row of `calls`.
         grad_modes: Where the grad mode was set.
         unseen_calls: Calls that no op shows: the module run in which, the name of the function,
@@ -204,6 +216,9 @@ class Tape:
         self.threads: dict[int, int] = {}
         self.own_detaches = array("i")
         self.alive: list[int] | None = None
+        self.tasks: dict[int, bool] = {}
+        self.backward_runs: list[tuple[int, int]] = []
+        self.backward_run_of: dict[int, int] = {}
         self.starts: list[tuple[int, int]] = []
         self.call_count = 0
         self.calls: list[Any] = []  # function and grad_fn

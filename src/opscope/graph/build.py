@@ -32,7 +32,7 @@ Node attributes, all of them JSON-compatible:
                    ``module`` of an op of backward are those of the forward op it belongs to
 ``forward``        of an op of backward: the node of that forward op
 ``accumulates``    of an op of backward: the parameter to whose gradient it adds
-``recomputed``     whether it runs ``forward`` again, for a checkpoint
+``recomputed``     whether it runs ``forward`` again, for a checkpoint or a custom function
 ``failed``         whether it raised
 =================  ===========================================================================
 

@@ -231,7 +231,11 @@ def _calls(recording: Recording) -> Iterator[_Found]:
 def _told_apart(recording: Recording, found: list[_Found]) -> Iterator[_Found]:
     """Tell visits of a place apart where other modules run at each turn of a loop."""
     with_parameters = {
-        item.call: item.parameters for item in found if item.parameters and item.call is not None
+        item.call: item.parameters
+        for item in found
+        if item.parameters
+        and item.call is not None
+        and recording.layer_calls[item.call].phase == "forward"  # the first step does more
     }
     turns = Turns(recording, with_parameters)
     visits: dict[Hashable, list[LayerCall]] = {}

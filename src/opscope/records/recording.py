@@ -135,7 +135,8 @@ class Op:
         node: In backward, the class name of the autograd node that ran it.
         forward_op: In backward, the index of the forward op that it belongs to.
         accumulates: The parameter to whose gradient it adds, an index.
-        recomputed: Whether it runs ``forward_op`` again, for a checkpoint.
+        recomputed: Whether it runs ``forward_op`` again, or is part of running its layer again,
+            for a checkpoint or in the backward of a custom function.
         by_autograd: Whether it is a `detach` by which autograd keeps a tensor for itself.
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took under the dispatch mode.
