@@ -204,8 +204,8 @@ class Recorded:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The model's parameters and buffers, a shared one once."""
-        return self.recording.parameters
+        """The model's parameters and buffers when the block ended, a shared one once."""
+        return tuple(item for item in self.recording.parameters if item.of_model)
 
     @property
     def failure(self) -> Failure | None:
@@ -341,6 +341,8 @@ class Recorded:
             raise NotSaved(message)
         self._settle_payloads()
         kept = [payloads.find(value) for value in record.values]
+        if record.kind == "input" and record.call is None and kept == [None]:
+            return self._given_to_program(record)
         if any(one is None for one in kept):
             message = (
                 f"the activation of {record.label} was saved, but its memory was freed, or "
@@ -350,6 +352,18 @@ class Recorded:
         what = f"the activation of {record.label}"
         found = tuple(told(one.value, what) for one in kept if one is not None)
         return found[0] if len(found) == 1 else found
+
+    def _given_to_program(self, record: LayerPass) -> Any:
+        """Return what a program was given that is no module's, and of which no call tells."""
+        values = self._session.tape.values
+        tensor = None if values.originals is None else values.outside(*record.values)
+        if tensor is None:
+            message = (
+                f"{record.label} is what a program without a model was given, which is not saved "
+                "unless it was traced with replayable=True"
+            )
+            raise NotSaved(message)
+        return tensor
 
     # ---------------------------------------------------------------------- gradients
 

@@ -145,7 +145,7 @@ class Trace(Recorded):
             )
             raise NotSaved(message)
         return SavedForBackward(
-            kept_tensors(recording, self.passes), recording.model_name or "trace"
+            kept_tensors(recording, self.passes), recording.model_name or "program"
         )
 
     def first_nonfinite(self) -> NonFiniteError | None:
@@ -413,7 +413,7 @@ class Trace(Recorded):
         return Summary(
             table_rows(self.recording, self.passes, level, depth, phase),
             self.totals,
-            title=self.recording.model_name or "trace",
+            title=self.recording.model_name or "program",
             level=level,
             columns=columns,
             sort_by=sort_by,
@@ -447,7 +447,7 @@ class Trace(Recorded):
         options = ViewOptions.of({"parameters": False, "buffers": False, **view})
         sums = self.totals
         caption = [
-            self.recording.model_name or "trace",
+            self.recording.model_name or "program",
             f"{notation.plural(sums.tensors, 'tensor')} "
             f"({notation.size(sums.tensor_bytes)} newly allocated)",
             f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",

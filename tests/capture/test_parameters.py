@@ -123,6 +123,7 @@ def test_the_parameters_of_a_model_that_runs_unannounced_are_known():
     other = nn.Sequential(nn.Linear(3, 3))
     with opscope.trace(other) as trace:
         model(other(x))
-    assert [p.name for p in trace.parameters] == [
-        "0.weight", "0.bias", "Linear.weight", "Linear.bias",
+    assert [p.name for p in trace.parameters] == ["0.weight", "0.bias"]
+    assert [(p.name, p.of_model) for p in trace.recording.parameters] == [
+        ("0.weight", True), ("0.bias", True), ("Linear.weight", False), ("Linear.bias", False),
     ]  # fmt: skip

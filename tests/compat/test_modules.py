@@ -133,7 +133,11 @@ def test_parts_in_plain_lists_get_names_of_their_own(layers):
     with opscope.trace(model, layers=layers) as trace:
         model(X)
     assert [module.address for module in trace.modules] == ["", "Linear", "Tanh", "Linear#2"]
-    assert {parameter.name for parameter in trace.parameters} == {
+    # They are no parameters of the model: an optimizer does not get them, nor a state dict.
+    assert not list(model.parameters())
+    assert not trace.parameters
+    assert trace.totals.other_params == 2 * (9 + 3)
+    assert {parameter.name for parameter in trace.recording.parameters} == {
         "Linear.weight", "Linear.bias", "Linear#2.weight", "Linear#2.bias",
     }  # fmt: skip
     assert trace["Tanh"].type == "tanh"
@@ -256,7 +260,8 @@ def test_a_part_that_is_replaced_on_the_way_is_a_part_of_its_own(layers):
     model = Changing()
     with opscope.trace(model, layers=layers) as trace:
         model(X)
-    assert [call[0] for call in witness.recorded_calls(trace)] == ["", "part", "Sigmoid"]
+    # What the model has at the end has the name, as in its state dict.
+    assert [call[0] for call in witness.recorded_calls(trace)] == ["", "Tanh", "part"]
 
 
 def test_a_part_that_is_deleted_after_the_trace_is_still_in_it(layers):

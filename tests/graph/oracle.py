@@ -476,7 +476,8 @@ def observe(program: Program) -> Base:
 def writers_of(program: Program, base: Base) -> dict[Argument, frozenset[int]]:
     """Return, per argument of each op, who wrote the bytes that the op looks at.
 
-    That is the numbers of ops, NOBODY, and OUTSIDE minus the op that first showed them.
+    That is the numbers of ops, NOBODY, and OUTSIDE minus the op that first showed them. What
+    `lift_fresh` first showed, numbers of Python's, are its own.
     """
     count = len(base.names)
     if not any(base.given):
@@ -493,10 +494,14 @@ def writers_of(program: Program, base: Base) -> dict[Argument, frozenset[int]]:
     arguments = [(op, name) for op, given in enumerate(base.given) for name, _ in given]
 
     def writer(number: int) -> int:
-        return number - 1 if number <= count else OUTSIDE - (number - 1 - count)
+        if number <= count:
+            return number - 1
+        first = number - 1 - count
+        lifted = first < count and base.names[first] == "aten.lift_fresh.default"
+        return first if lifted else OUTSIDE - first
 
     found = {
-        argument: frozenset(map(writer, set(piece.tolist())))
+        argument: frozenset(map(writer, set(piece.tolist()))) - {argument[0]}
         for argument, piece in zip(arguments, pieces, strict=True)
     }
     return found | dict.fromkeys(base.overwritten, frozenset())

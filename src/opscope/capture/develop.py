@@ -9,7 +9,7 @@ from typing import Any
 
 from opscope.capture.identity import HANDED, NO_STORAGE
 from opscope.capture.links import Link, links
-from opscope.capture.module_calls import Known
+from opscope.capture.module_names import Known
 from opscope.capture.operators import Met
 from opscope.capture.phases import phases
 from opscope.capture.session import Session
@@ -42,6 +42,7 @@ from opscope.records.recording import (
     UnseenCall,
     Value,
 )
+from opscope.records.several import borders, without_model
 
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
 
@@ -64,7 +65,7 @@ def develop(session: Session) -> Recording:
     failure = session.failure
     root = session.modules.root
     grad_enabled, inference = tape.grad_modes.at_first or (False, False)
-    return Recording(
+    recording = Recording(
         model_name="" if root is None else root.class_name,
         ops=ops,
         values=_values(tape),
@@ -86,6 +87,10 @@ def develop(session: Session) -> Recording:
         grad_enabled=grad_enabled,
         inference=inference,
     )
+    if not session.modules.are_several:
+        return recording
+    session.join(borders(recording))
+    return without_model(recording)
 
 
 class _Calls:
@@ -308,12 +313,14 @@ def _parameters(
             itemsize=row.dtype.itemsize,
             trainable=row.trainable,
             value=first_value.get(number),
+            initialised=number not in table.lazy,
+            of_model=number in table.of_model,
         )
         for number, row in enumerate(table.rows())
     )
     inside: dict[int | None, tuple[int, ...]] = {}
     packed = []
-    for number, (identity, size) in enumerate(table.packed(), len(records)):
+    for number, (identity, size, of_model) in enumerate(table.packed(), len(records)):
         inside[identity] = (*inside.get(identity, ()), number)
         packed.append(
             Parameter(
@@ -323,6 +330,7 @@ def _parameters(
                 shape=size.shape,
                 dtype=str(size.dtype).removeprefix("torch."),
                 itemsize=size.itemsize,
+                of_model=of_model,
             )
         )
     inside.pop(None, None)

@@ -7,7 +7,7 @@ hold this table by a weak reference only: what nobody will ask for is not copied
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 from weakref import finalize, ref
@@ -34,6 +34,7 @@ class Gradients:
         self._sources: dict[int, set[int]] = {}
         self._row_of: dict[tuple[int, int], int] = {}
         self._hooked: set[int] = set()
+        self._same: dict[int, int] = {}
         self.first = 0  # autograd's number for the first node of the block
         self._handles: list[Any] = []
         # By row, what was copied last: the tensor, and how often it had been written.
@@ -109,7 +110,18 @@ class Gradients:
                     pending.append(following)
         return found
 
+    def join(self, rows: Mapping[int, int]) -> None:
+        """Take what reached rows for what reached others, which are the same tensors."""
+        self._same.update(rows)
+        for row, other in rows.items():
+            if row in self._kept:
+                self._kept.setdefault(other, self._kept.pop(row))
+
     def _take(self, gradient: torch.Tensor, row: int) -> None:
+        other = self._same.get(row, row)
+        if other != row and other in self._hooked:
+            return  # it is heard there
+        row = other
         self._reached.add(row)
         if self._wanted is not None and row not in self._wanted:
             return
@@ -118,6 +130,7 @@ class Gradients:
 
     def _correct(self, gradient: torch.Tensor, row: int) -> None:
         """Take what the user's hooks made of a gradient in the place of what it was."""
+        row = self._same.get(row, row)
         live, version = self._latest.pop(row, (None, 0))
         if live is None or (live() is gradient and gradient._version == version):
             return
@@ -144,13 +157,15 @@ class Gradients:
 
     def flow(self) -> GradientFlow:
         """Return where gradients have flowed so far."""
+        same = self._same
+        reached = {same.get(row, row) for row in self._reached}
         pairs = (
-            (source, row)
+            (same.get(source, source), same.get(row, row))
             for row in self._reached
             for source in self._sources.get(row, ())
             if source in self._reached
         )
-        return GradientFlow(frozenset(self._reached), frozenset(pairs))
+        return GradientFlow(frozenset(reached), frozenset((a, b) for a, b in pairs if a != b))
 
 
 @cache

@@ -18,7 +18,7 @@ from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 
 if TYPE_CHECKING:
-    from opscope.capture.module_calls import Known
+    from opscope.capture.module_names import Known
 
 _graph_task = torch._C._current_graph_task_id
 _dispatch_modes = torch._C._len_torch_dispatch_stack

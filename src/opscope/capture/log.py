@@ -17,7 +17,8 @@ import torch
 from opscope.records.containers import Structure
 
 # Kinds of events.
-CALL, HANDED_CALL, ENTER, LEAVE, SEEN, END, GRAD_MODE, SET_GRAD_MODE, UNSEEN_CALL = range(9)
+CALL, HANDED_CALL, ENTER, LEAVE, SEEN, END, NAMED = range(7)
+GRAD_MODE, SET_GRAD_MODE, UNSEEN_CALL = range(7, 10)
 
 # How many ops wait until the trace is read: to settle them takes time, which a model that runs
 # should not. Of a longer trace the rest is settled a few at a time, so that what waits is not

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
-from functools import cache
 from threading import get_ident
 from time import perf_counter_ns
-from types import FrameType, FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
 from torch import nn
 from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
     register_module_forward_hook,
     register_module_forward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
 )
 from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
@@ -27,7 +28,7 @@ from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.grad_modes import grad_mode
 from opscope.capture.in_backward import InBackward
 from opscope.capture.log import ENTER, GRAD_MODE, LEAVE, Nested, stay
-from opscope.capture.packed import may_pack
+from opscope.capture.module_names import Known, ModuleNames
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
 from opscope.errors import NonFiniteError
@@ -41,31 +42,6 @@ _Tensor = torch.Tensor
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_dynamo_compiling
 _graph_task = torch._C._current_graph_task_id
-_MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
-
-
-class Known:
-    """A module that has an address.
-
-    Attributes:
-        most: How many arguments its ``forward`` takes.
-        odd: Whether more is to be done when it runs than to write it down.
-    """
-
-    __slots__ = ("address", "aliases", "class_name", "index", "live", "most", "odd", "training")
-
-    def __init__(self, index: int, module: nn.Module, address: str) -> None:
-        self.aliases: tuple[str, ...] = ()
-        self.index = index
-        self.live = ref(module)
-        self.address = address
-        self.class_name = module.__class__.__name__
-        self.most = _most_arguments(getattr(type(module), "forward", None))
-        if "forward" in module.__dict__:
-            self.most = sys.maxsize
-        self.odd = isinstance(module, FAST_PATHS)
-        # A frozen scripted module is never in training, and does not even say so.
-        self.training = getattr(module, "training", False)
 
 
 class _Odd:
@@ -90,22 +66,6 @@ class _Odd:
         self.is_result = self.resume = False
 
 
-class _Path(NamedTuple):
-    """The modules above one, on the way to it from the model."""
-
-    module: nn.Module
-    above: _Path | None
-
-    def has(self, module: nn.Module) -> bool:
-        """Whether it passes through a module."""
-        at: _Path | None = self
-        while at is not None:
-            if at.module is module:
-                return True
-            at = at.above
-        return False
-
-
 class ModuleCalls:
     """Records every module call of this thread while its hooks are installed.
 
@@ -121,7 +81,8 @@ class ModuleCalls:
         self._tape = tape
         self._log = tape.log
         self._functions = functions
-        self._known: dict[int, Known] = {}
+        self.names = ModuleNames(tape, is_named=model is not None)
+        self._known = self.names.by_id
         # Of each run that is going on: what torch calls hooks with, the frame that calls it and
         # the run's number; for some there is more to be done at the end.
         self._stack: list[tuple[nn.Module, FrameType, int]] = []
@@ -129,15 +90,20 @@ class ModuleCalls:
         self._handles: list[Any] = []
         self._compiling: Compiling | None = None
         self._in_backward = InBackward(tape)
-        self.modules: list[Known] = []
-        self.root: Known | None = None
+        self.modules = self.names.modules
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
         self.is_named = model is not None
         self.ran_compiled = False  # modules, whose functions no function mode saw
         self._model = model
-        # The modules that ran in no other one.
+        # The modules that ran in no other one; whether several of them are models.
         self.tops: dict[int, None] = {}
+        self.are_several = False
+
+    @property
+    def root(self) -> Known | None:
+        """The model."""
+        return self.names.root
 
     @property
     def is_bordered(self) -> bool:
@@ -149,7 +115,7 @@ class ModuleCalls:
         """Register the hooks, for all modules; other threads' calls are passed over."""
         if self._model is not None:
             with torch._C.DisableTorchFunction():
-                self._learn(wrapped(self._model), "")
+                self.names.meet(wrapped(self._model))
             self._model = None
         self._log.unwind = self._unwind
         self._hook()
@@ -165,6 +131,9 @@ class ModuleCalls:
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
+            register_module_module_registration_hook(self._registered),
+            register_module_parameter_registration_hook(self._registered),
+            register_module_buffer_registration_hook(self._registered),
         ]
 
     def _unhook(self) -> None:
@@ -188,44 +157,13 @@ class ModuleCalls:
         self._log.unwind = stay  # without this cycle a trace is gone as soon as it is let go of
         return innermost
 
-    def _learn(self, model: nn.Module, address: str) -> Known:
-        """Give addresses to a module and all below it, as `named_modules` would."""
-        first = len(self.modules)
-        known_of, learn = self._known, self._tape.parameters.learn
-        pending: list[tuple[str, nn.Module, _Path | None]] = [(address, model, None)]
-        while pending:
-            name, module, path = pending.pop()
-            known = known_of.get(id(module))
-            if known is None or known.live() is not module:
-                known = known_of[id(module)] = Known(len(self.modules), module, name)
-                self.modules.append(known)
-            elif len(known.aliases) < _MOST_ALIASES and not (path and path.has(module)):
-                known.aliases += (name,)
-            else:
-                continue
-            if module._parameters or module._buffers or may_pack(module):
-                learn(module, name)
-            if module._modules:
-                prefix, path = f"{name}." if name else "", _Path(module, path)
-                for child, inner in reversed(module._modules.items()):
-                    if inner is not None:
-                        pending.append((prefix + child, wrapped(inner), path))
-        if self.root is None:
-            self.root = self.modules[first]
-            self.root.odd = True
-            self._tape.root = first
-        return self.modules[first]
-
-    def _address_of_stranger(self, module: nn.Module) -> str:
-        """Return an address for a module outside the model's tree: its class and a number."""
-        if self.root is None:
-            return ""
-        taken = {known.address for known in self.modules}
-        name, count = type(module).__name__, 1
-        while name in taken:
-            count += 1
-            name = f"{type(module).__name__}#{count}"
-        return name
+    def look_again(self) -> None:
+        """Name all modules as they are once the program has run."""
+        models = [known for known in map(self.modules.__getitem__, self.tops) if known.holds]
+        self.are_several = not self.is_named and (
+            len(models) > 1 or (len(self.tops) > 1 and self.root not in models)
+        )
+        self.names.look_again(models if self.are_several else ())
 
     # Both hooks have a short way for nearly all calls: what runs right after an op runs with
     # cold caches, and costs the more the more code there is.
@@ -290,6 +228,11 @@ class ModuleCalls:
             or (_dispatch_modes() > 1 and is_tracing())
         )
 
+    def _registered(self, module: nn.Module, name: str, item: Any) -> None:
+        """Note that a module is given a module, a parameter or a buffer while it is watched."""
+        if get_ident() == self._log.thread and not (_dispatch_modes() > 1 and is_tracing()):
+            self.names.registered(module, name, item)
+
     def _enter_odd(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
         """Enter the model itself, or a module that is compiled, fused or has hooks of its own."""
         called, log = module, self._log
@@ -333,11 +276,11 @@ class ModuleCalls:
         if self._compiling is not None and is_wrapper(module):
             self._compiling.listen()
             module = wrapped(module)
-            known = self._known.get(id(module))
-            if known is not None and known.live() is module:
+            known = self.names.known(module)
+            if known is not None:
                 return module, known
         with torch._C.DisableTorchFunction():  # to name parameters is to read their sizes
-            return module, self._learn(module, self._address_of_stranger(module))
+            return module, self.names.meet(module)
 
     def _leave_odd(self, module: nn.Module, output: Any, frame: FrameType) -> None:
         """Leave what was entered so, or failed, or was never entered."""
@@ -474,14 +417,3 @@ def _named(frame: FrameType) -> dict[str, Any]:
     """Return the keyword arguments of a module, which no global hook is handed."""
     found: dict[str, Any] | None = frame.f_locals.get("kwargs")
     return found or {}
-
-
-@cache
-def _most_arguments(forward: Any) -> int:
-    """Return how many arguments ``forward`` of a class takes, a large number for any number."""
-    if not isinstance(forward, FunctionType):
-        return sys.maxsize
-    code = forward.__code__
-    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
-        return sys.maxsize
-    return code.co_argcount + code.co_kwonlyargcount - 1  # itself

@@ -43,6 +43,7 @@ class Packed:
     Attributes:
         names: What the names of its parameters begin with, and end with.
         identity: What tells it from other objects.
+        of_model: Whether it is in a module of the model.
 
     Args:
         module: The module that has it.
@@ -56,6 +57,7 @@ class Packed:
     ) -> None:
         self.names = [name]
         self.identity = identity_of(held)
+        self.of_model = False
         self._held = held
         self._only = only
         self._is_half = getattr(module, "dtype", getattr(module, "weight_dtype", None)) in _HALF

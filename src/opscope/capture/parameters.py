@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 from weakref import ref
 
@@ -12,6 +13,7 @@ from torch import nn
 from opscope.capture.packed import Packed, Size, may_pack, packed_in, tensors_in
 
 Kind = Literal["parameter", "buffer"]
+_Held = Literal["parameter", "frozen", "buffer"]  # frozen: is never trained, whatever it says
 
 
 class ParameterRow(NamedTuple):
@@ -25,7 +27,16 @@ class ParameterRow(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Holder(NamedTuple):
+    """A module, all names that it has, and whether it is part of the model."""
+
+    module: nn.Module
+    names: list[str]
+    of_model: bool
+
+
 _WIDTH = len(ParameterRow._fields)
+_NAME = 1
 _MEASURED = 3  # from here on it is what `_measured` says
 
 
@@ -35,57 +46,184 @@ class Parameters:
     Attributes:
         of_row: By the row of a value, the number of the parameter that it is.
         aliases: By number, the other names that it has.
+        lazy: The numbers of those that have no shape yet.
+        of_model: The numbers of those that the model has.
+        waiting: Tensors that became parameters while the program ran, until what ran before is
+            settled: the ``id`` of the weak reference to each.
     """
 
     def __init__(self) -> None:
         self.of_row: dict[int, int] = {}
         self.aliases: dict[int, tuple[str, ...]] = {}
+        self.lazy: set[int] = set()
+        self.of_model: Container[int] = range(0)
+        self.waiting: set[int] = set()
         self._rows: list[Any] = []  # flat: an object for each would cost as much as an op
         self._numbers: dict[int, int] = {}
-        self._lazy: set[int] = set()
+        self._replacing: list[ref[torch.Tensor]] = []  # that have the number of another one
         self._frozen: set[int] = set()
         self._packed: dict[int, tuple[ref[nn.Module], list[Packed]]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._rows) // _WIDTH
+
+    # -------------------------------------------------------------------------------- names
 
     def learn(self, module: nn.Module, address: str) -> None:
         """Name what a module itself holds."""
         prefix = f"{address}." if address else ""
         if module._parameters:
             self._add(module._parameters, prefix, "parameter")
-        frozen = self._learn_packed(module, address) if may_pack(module) else None
-        if module._buffers:
-            buffers = module._buffers
-            if frozen:
-                buffers = {n: t for n, t in buffers.items() if n not in frozen}
-            self._add(buffers, prefix, "buffer")
+        if may_pack(module):
+            frozen = tensors_in(module)
+            self._add(frozen, prefix, "frozen")
+            self._learn_packed(module, address)
+            self._add(_without(module._buffers, frozen), prefix, "buffer")
+        elif module._buffers:
+            self._add(module._buffers, prefix, "buffer")
 
-    def _learn_packed(self, module: nn.Module, address: str) -> Mapping[str, torch.Tensor]:
-        """Name what a quantised module holds, and return what of it is plain tensors."""
-        frozen = tensors_in(module)
-        if frozen:
-            first = len(self._numbers)
-            self._frozen.update(range(first, first + len(frozen)))
-            self._add(frozen, f"{address}." if address else "", "parameter")
-        packed = packed_in(module, address)
-        if packed:
-            live, known = self._packed.setdefault(id(module), (ref(module), packed))
-            if known is not packed and live() is module:  # by another name
-                for one, other in zip(known, packed, strict=False):
-                    one.names += other.names
+    def own(self, *numbers: range) -> None:
+        """Take these for the model's, and all that is packed."""
+        self.of_model = numbers[0] if len(numbers) == 1 else set(chain(*numbers))
+        for _, packed in self._packed.values():
+            for one in packed:
+                one.of_model = True
+
+    def put_under(self, prefix: str, numbers: range) -> None:
+        """Have the names of the model's begin with a prefix."""
+        for _, packed in self._packed.values():
+            for one in packed:
+                if one.of_model:
+                    one.names = [(f"{prefix}.{first}", last) for first, last in one.names]
+        for number in numbers:
+            self._rows[number * _WIDTH + _NAME] = f"{prefix}.{self._rows[number * _WIDTH + _NAME]}"
+            aliases = self.aliases.get(number, ())
+            self.aliases[number] = tuple(f"{prefix}.{name}" for name in aliases)
+
+    def give(self, module: nn.Module, address: str, name: str, tensor: torch.Tensor) -> bool:
+        """Name what a module is being given, as what it had by this name until then.
+
+        Returns:
+            Whether it was no parameter or buffer before.
+        """
+        live, prefix = ref(tensor), f"{address}." if address else ""
+        known = self._numbers.get(id(live))
+        if known is not None:
+            if prefix + name not in self._names(known):
+                self._add({name: tensor}, prefix, "parameter")
+            return False
+        before: torch.Tensor | None = module._parameters.get(name)
+        if before is None:
+            before = module._buffers.get(name)
+        number = None if before is None else self._numbers.get(id(ref(before)))
+        only_name = number is not None and self._names(number) == (prefix + name,)
+        if number is not None and only_name:
+            self._numbers[id(live)] = number
+            self._replacing.append(live)
+        else:
+            kind: Kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            self._add({name: tensor}, prefix, kind)
+        return True
+
+    def _names(self, number: int) -> tuple[str, ...]:
+        return self._rows[number * _WIDTH + _NAME], *self.aliases.get(number, ())
+
+    def name_again(
+        self, holders: Sequence[Holder], moved: Mapping[str, str], gone: Sequence[range]
+    ) -> None:
+        """Give all that modules hold the names that it has now.
+
+        Args:
+            holders: The modules.
+            moved: New addresses of modules that have lost theirs to others.
+            gone: The numbers of what belongs to models that are gone.
+        """
+        names: dict[int, list[str]] = {}
+        self.of_model = ours = set(chain(*gone))
+        for holder in holders:
+            for kind, name, tensor in _held(holder.module):
+                number = self._number_now(tensor, name, kind)
+                names.setdefault(number, []).extend(
+                    f"{address}.{name}" if address else name for address in holder.names
+                )
+                if holder.of_model:
+                    ours.add(number)
+            self._name_packed(holder)
+        for number in range(self.count):
+            at = number * _WIDTH + _NAME
+            if number in names:
+                self._rows[at], *aliases = names[number]
+                self.aliases[number] = tuple(aliases)
             else:
-                self._packed[id(module)] = ref(module), packed
-        return frozen
+                address, _, name = self._rows[at].rpartition(".")
+                self._rows[at] = f"{moved[address]}.{name}" if address in moved else self._rows[at]
 
-    def packed(self) -> Iterator[tuple[int | None, Size]]:
-        """Yield the parameters inside objects of C++, each with what tells the object apart."""
+    def _number_now(self, tensor: torch.Tensor, name: str, kind: _Held) -> int:
+        """Return the number of a tensor that a module holds, and take down what it is now."""
+        number = self._numbers.get(id(ref(tensor)))
+        if number is None:
+            self._add({name: tensor}, "", kind)
+            return self.count - 1
+        if self.tensor(number) is not tensor:  # it has taken the place of that one
+            self._measure(number, tensor)
+        return number
+
+    def _add(self, tensors: Mapping[str, torch.Tensor | None], prefix: str, held: _Held) -> None:
+        numbers, count = self._numbers, self.count
+        kind: Kind = "buffer" if held == "buffer" else "parameter"
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            live = ref(tensor)  # the only one there is, while it is held
+            number = numbers.setdefault(id(live), count)
+            if number < count:
+                self.aliases[number] = (*self.aliases.get(number, ()), prefix + name)
+            else:
+                if held == "frozen":
+                    self._frozen.add(number)
+                count += 1
+                self._rows += (live, prefix + name, kind, *self._measured(tensor, kind, number))
+
+    # ---------------------------------------------------------------------------- inside objects
+
+    def packed(self) -> Iterator[tuple[int | None, Size, bool]]:
+        """Yield the parameters inside objects of C++, and whether they are the model's.
+
+        Each comes with what tells the object apart.
+        """
         for _, packed in self._packed.values():
             for one in packed:
                 for size in one.sizes():
-                    yield one.identity, size
+                    yield one.identity, size, one.of_model
+
+    def _learn_packed(self, module: nn.Module, address: str) -> None:
+        packed = packed_in(module, address)
+        if not packed:
+            return
+        live, known = self._packed.get(id(module), (None, packed))
+        if live is None or live() is not module:
+            self._packed[id(module)] = ref(module), packed
+            return
+        for one, other in zip(known, packed, strict=False):  # by another name
+            one.names += other.names
+
+    def _name_packed(self, holder: Holder) -> None:
+        live, packed = self._packed.get(id(holder.module), (None, []))
+        if live is None or live() is not holder.module:
+            return
+        found = [packed_in(holder.module, name) for name in holder.names]
+        for one, *others in zip(packed, *found, strict=False):
+            one.names = [name for other in others for name in other.names]
+            one.of_model = holder.of_model
+
+    # ------------------------------------------------------------------------------------- rows
 
     def sighted(self, live: ref[torch.Tensor], row: int) -> None:
         """Note that a row is a parameter, if it is one."""
         number = self._numbers.get(id(live))
-        if number is not None:
+        if number is not None and id(live) not in self.waiting:
             self.of_row[row] = number
 
     def number(self, tensor: torch.Tensor) -> int:
@@ -97,9 +235,13 @@ class Parameters:
         return map(ParameterRow._make, zip(*[iter(self._rows)] * _WIDTH, strict=True))
 
     def tensor(self, number: int) -> torch.Tensor | None:
-        """Return one of them while it is alive."""
+        """Return one of them while it is alive: the first that had its name."""
         live: ref[torch.Tensor] = self._rows[number * _WIDTH]
         return live()
+
+    def lives(self, first: int) -> list[ref[torch.Tensor]]:
+        """Return those from a number on."""
+        return self._rows[first * _WIDTH :: _WIDTH]
 
     def buffers(self) -> Iterator[torch.Tensor]:
         """Return the buffers that are there."""
@@ -109,25 +251,16 @@ class Parameters:
 
     def measure(self, *, lazy_only: bool = False) -> None:
         """Take down again what changed since: shapes, and what is trained."""
-        for number in list(self._lazy) if lazy_only else range(len(self._rows) // _WIDTH):
+        for number in list(self.lazy) if lazy_only else range(self.count):
             tensor = self.tensor(number)
             if tensor is not None:
-                at = number * _WIDTH
-                kind = ParameterRow(*self._rows[at : at + _WIDTH]).kind
-                self._rows[at + _MEASURED : at + _WIDTH] = self._measured(tensor, kind, number)
+                self._measure(number, tensor)
 
-    def _add(self, tensors: Mapping[str, torch.Tensor | None], prefix: str, kind: Kind) -> None:
-        numbers, count = self._numbers, len(self._numbers)
-        for name, tensor in tensors.items():
-            if tensor is None:
-                continue
-            live = ref(tensor)  # the only one there is, while it is held
-            number = numbers.setdefault(id(live), count)
-            if number < count:
-                self.aliases[number] = (*self.aliases.get(number, ()), prefix + name)
-            else:
-                count += 1
-                self._rows += (live, prefix + name, kind, *self._measured(tensor, kind, number))
+    def _measure(self, number: int, tensor: torch.Tensor) -> None:
+        at = number * _WIDTH
+        kind = ParameterRow(*self._rows[at : at + _WIDTH]).kind
+        self.lazy.discard(number)
+        self._rows[at + _MEASURED : at + _WIDTH] = self._measured(tensor, kind, number)
 
     def _measured(
         self, tensor: torch.Tensor, kind: Kind, number: int
@@ -137,6 +270,26 @@ class Parameters:
             shape = tuple(tensor.shape)
         except RuntimeError:  # it has none until it is used
             shape = ()
-            self._lazy.add(number)
+            self.lazy.add(number)
         trainable = kind == "parameter" and tensor.requires_grad and number not in self._frozen
         return trainable, tensor.dtype, shape
+
+
+def _without(
+    tensors: Mapping[str, torch.Tensor | None], others: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor | None]:
+    return {name: tensor for name, tensor in tensors.items() if name not in others}
+
+
+def _held(module: nn.Module) -> Iterator[tuple[_Held, str, torch.Tensor]]:
+    """Yield what a module itself holds, in the order of `Parameters.learn`."""
+    frozen = tensors_in(module) if may_pack(module) else {}
+    held: tuple[tuple[_Held, Mapping[str, torch.Tensor | None]], ...] = (
+        ("parameter", module._parameters),
+        ("frozen", frozen),
+        ("buffer", _without(module._buffers, frozen)),
+    )
+    for kind, tensors in held:
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                yield kind, name, tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 from weakref import ref
@@ -117,6 +117,12 @@ class Payloads:
     def put(self, row: int, kept: Kept) -> None:
         """Note whose value was saved."""
         self._rows.setdefault(row, kept)
+
+    def join(self, rows: Mapping[int, int]) -> None:
+        """Take what was saved of rows for that of others, which are the same tensors."""
+        for row, other in rows.items():
+            if row in self._rows:
+                self.put(other, self._rows[row])
 
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""

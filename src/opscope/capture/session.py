@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from threading import Lock, get_ident, local
 from time import perf_counter_ns
@@ -34,6 +34,7 @@ from opscope.capture import (
     log,
     looking,
     module_calls,
+    module_names,
     op_call,
     originals,
     packed,
@@ -194,6 +195,13 @@ class Session:
         if self.tape.finite is not None:
             self.tape.finite.forget_all()
 
+    def join(self, rows: Mapping[int, int]) -> None:
+        """Take what was kept of rows for that of others, which are the same tensors."""
+        if self.tape.payloads is not None:
+            self.tape.payloads.join(rows)
+        if self.gradients is not None:
+            self.gradients.join(rows)
+
     def scaler_places(self) -> frozenset[int]:
         """Return the places of what a `GradScaler` ran, if there is one."""
         with self.reading:
@@ -227,6 +235,7 @@ class Session:
             alive = [live for live in found if live() is not None]
             self.tape.log.write((log.END, self.tape.log.op_count, alive))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
+            self.modules.look_again()
             self.tape.parameters.measure(lazy_only=True)
             if self.tape.payloads is not None:
                 buffers = self.tape.parameters.buffers()
@@ -299,7 +308,7 @@ def _keep_dynamo_out() -> None:
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
         came_in, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
-        gradients_room, identity, in_backward, interceptor, log, looking, module_calls, op_call,
+        gradients_room, identity, in_backward, interceptor, log, looking, module_calls, module_names, op_call,
         operators_room, originals, packed, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip

@@ -131,6 +131,15 @@ class Settling:
         """Note what the tensors are that are there when the block ends."""
         self._tape.alive = list(map(self._tape.values.current, alive))
 
+    def _named(self, lives: Sequence[Live]) -> None:
+        """Take tensors for parameters from here on."""
+        values, parameters = self._tape.values, self._tape.parameters
+        parameters.waiting.difference_update(map(id, lives))
+        for live in lives:
+            row = values.rows.get(id(live))
+            if row is not None:
+                parameters.sighted(live, row)
+
     def _grad_mode(self, run: int, enabled: bool, inference: bool) -> None:
         """Note the grad mode in which the block, or the model, is entered."""
         modes = self._tape.grad_modes
@@ -304,6 +313,7 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._leave, 7),
     (Settling._seen, 2 + SIGHT),
     (Settling._end, 3),
+    (Settling._named, 3),
     (Settling._grad_mode, 5),
     (Settling._set_grad_mode, 6),
     (Settling._unseen_call, 5),

@@ -242,7 +242,9 @@ class Summary:
         lines = {
             "parameters": [
                 f"{notation.count(sums.params)} ({notation.size(sums.param_bytes)}),",
-                f"{notation.count(sums.trainable)} trainable,", f"{notation.count(frozen)} frozen",
+                f"{notation.count(sums.trainable)} trainable,",
+                f"{notation.count(frozen)} frozen{',' * bool(sums.other_params)}",
+                *([f"and {notation.count(sums.other_params)} of other modules"] if sums.other_params else ()),
             ],
             "buffers": [f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"],
             "computed": [

@@ -180,17 +180,32 @@ def _parameter_behind(recording: Recording, value: int) -> int:
     return value
 
 
+def _read_by(recording: Recording, *, is_lifted: bool) -> set[int]:
+    """Return the values that ops read which make tensors of Python's numbers, or all others."""
+    return {
+        read.value
+        for op in recording.ops
+        if (op.name == "lift_fresh") is is_lifted
+        for read in op.reads
+    }
+
+
 def outside_values(recording: Recording) -> tuple[int, ...]:
     """Return the values that came from outside and are neither parameter nor buffer.
 
-    Nor those that only turned up, such as a result that was given another class.
+    Nor those that only turned up: a result that was given another class, or numbers of Python's
+    that `torch.tensor` made a tensor of.
     """
     bound = recording.parameter_of_value
+    lifted = _read_by(recording, is_lifted=True) - _read_by(recording, is_lifted=False)
     made_here = {value.storage for value in recording.values if value.origin == "fresh"} - {None}
     return tuple(
         value.index
         for value in recording.values
-        if value.origin == "outside" and value.index not in bound and value.storage not in made_here
+        if value.origin == "outside"
+        and value.index not in bound
+        and value.index not in lifted
+        and value.storage not in made_here
     )
 
 

@@ -341,11 +341,14 @@ class Parameter:
         name: Its first name, such as ``"features.0.weight"``.
         aliases: Its other names.
         kind: ``"parameter"`` or ``"buffer"``.
-        shape: Sizes in elements; empty while it is uninitialised.
+        shape: Sizes in elements; empty if it is not ``initialised``.
         dtype: The element type's name.
         itemsize: Bytes per element; half a byte for elements of four bits.
         trainable: Whether it requires a gradient.
         value: The value that it was when first read, None if never read.
+        initialised: Whether it has a shape, which a lazy one has once it was used.
+        of_model: Whether the model has it when the block ends; not of a module that was made on
+            the way, say, or has been taken out of the model.
     """
 
     index: int
@@ -357,11 +360,13 @@ class Parameter:
     itemsize: float = 4
     trainable: bool = False
     value: int | None = None
+    initialised: bool = True
+    of_model: bool = True
 
     @property
     def numel(self) -> int:
         """The number of elements."""
-        count = 1
+        count = int(self.initialised)
         for size in self.shape:
             count *= size
         return count

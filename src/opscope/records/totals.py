@@ -28,6 +28,7 @@ class Totals:
         param_bytes: Their size together.
         trainable: Elements of those that require a gradient.
         used_tensors: How many of the parameters the program used.
+        other_params: Elements of parameters of modules that are no part of the model.
         buffers: Buffers of the model.
         buffer_bytes: Their size together.
     """
@@ -45,14 +46,16 @@ class Totals:
     param_bytes: int
     trainable: int
     used_tensors: int
+    other_params: int
     buffers: int
     buffer_bytes: int
 
 
 def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
     """Return the sums over a recording."""
-    parameters = [p for p in recording.parameters if p.kind == "parameter"]
-    buffers = [p for p in recording.parameters if p.kind == "buffer"]
+    parameters = [p for p in recording.parameters if p.kind == "parameter" and p.of_model]
+    others = [p for p in recording.parameters if p.kind == "parameter" and not p.of_model]
+    buffers = [p for p in recording.parameters if p.kind == "buffer" and p.of_model]
     packed = {number for op in recording.ops for number in op.packed}
     passes = tuple(item for item in passes if _is_forward(recording, item))
     given = [recording.values[value] for item in passes for value in item.values]
@@ -70,6 +73,7 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
         param_bytes=sum(p.nbytes for p in parameters),
         trainable=sum(p.numel for p in parameters if p.trainable),
         used_tensors=sum(p.value is not None or p.index in packed for p in parameters),
+        other_params=sum(p.numel for p in others),
         buffers=len(buffers),
         buffer_bytes=sum(p.nbytes for p in buffers),
     )

@@ -110,11 +110,11 @@ def test_two_modules_without_a_model_are_asked_for_by_their_addresses():
         two(one(x))
 
     with pytest.raises(
-        opscope.TraceStateError, match=r"2 module calls .* to_fx\(''\), to_fx\('Linear'\)"
+        opscope.TraceStateError, match=r"2 module calls .* to_fx\('Linear'\), to_fx\('Linear#2'\)"
     ):
         trace.to_fx()
-    check_same(one, trace.to_fx(""), x)
-    check_same(two, trace.to_fx("Linear"), torch.rand(2, 4))
+    check_same(one, trace.to_fx("Linear"), x)
+    check_same(two, trace.to_fx("Linear#2"), torch.rand(2, 4))
 
 
 def test_a_model_that_is_named_is_the_program_whatever_else_runs():

@@ -1,0 +1,305 @@
+"""Which module has which address: as the model has it when the block ends."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import FunctionType
+from typing import Any, NamedTuple
+from weakref import ref
+
+import torch
+from torch import nn
+
+from opscope.capture.compiling import wrapped
+from opscope.capture.fused_kernels import FAST_PATHS
+from opscope.capture.log import NAMED, Live
+from opscope.capture.packed import may_pack
+from opscope.capture.parameters import Holder
+from opscope.capture.tape import Tape
+
+_MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
+
+
+class Known:
+    """A module that has an address.
+
+    Attributes:
+        is_own: Whether it was met by itself: the model, or a module outside of its tree.
+        holds: Of such a one, the numbers of the parameters and buffers that it, and those below
+            it, have and no module before had.
+        most: How many arguments its ``forward`` takes.
+        odd: Whether more is to be done when it runs than to write it down.
+    """
+
+    __slots__ = (
+        "address", "aliases", "class_name", "holds", "index", "is_own", "live", "most", "odd",
+        "training",
+    )  # fmt: skip
+
+    def __init__(self, index: int, module: nn.Module, address: str) -> None:
+        self.aliases: tuple[str, ...] = ()
+        self.index = index
+        self.live = ref(module)
+        self.address = address
+        self.class_name = module.__class__.__name__
+        self.is_own = False
+        self.holds = range(0)
+        self.most = _most_arguments(getattr(type(module), "forward", None))
+        if "forward" in module.__dict__:
+            self.most = sys.maxsize
+        self.odd = isinstance(module, FAST_PATHS)
+        # A frozen scripted module is never in training, and does not even say so.
+        self.training = getattr(module, "training", False)
+
+
+class _Path(NamedTuple):
+    """The modules above one, on the way to it from the model."""
+
+    module: nn.Module
+    above: _Path | None
+
+    def has(self, module: nn.Module) -> bool:
+        """Whether it passes through a module."""
+        at: _Path | None = self
+        while at is not None:
+            if at.module is module:
+                return True
+            at = at.above
+        return False
+
+
+class ModuleNames:
+    """The modules with an address, in the order in which they were met.
+
+    A module outside of the model's tree, a stranger, has the name of its class and a number.
+
+    Args:
+        tape: Where parameters are.
+        is_named: Whether it is known which module is the model; else it is the first that runs.
+
+    Attributes:
+        modules: All of them.
+        by_id: The same by ``id`` of the module, which may be another one's by now.
+        root: The model.
+    """
+
+    def __init__(self, tape: Tape, *, is_named: bool) -> None:
+        self.modules: list[Known] = []
+        self.by_id: dict[int, Known] = {}
+        self.root: Known | None = None
+        self._tape = tape
+        self._is_named = is_named
+        self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        # Whether names may have changed; how many models there are; the modules of them, and how
+        # much these hold.
+        self._is_changed = False
+        self._models = 1
+        self._tree: list[Known] = []
+        self._held = 0
+
+    def known(self, module: nn.Module) -> Known | None:
+        """Return what is known of a module."""
+        known = self.by_id.get(id(module))
+        return None if known is None or known.live() is not module else known
+
+    def meet(self, module: nn.Module) -> Known:
+        """Name a module that was met by itself, and all below it."""
+        parameters = self._tape.parameters
+        before = parameters.count
+        is_root = self.root is None
+        known = self._learn(module, "" if is_root else self._free_name(type(module).__name__))
+        known.is_own, known.holds = True, range(before, parameters.count)
+        if is_root:
+            self.root, known.odd, self._tape.root = known, True, known.index
+            parameters.own(known.holds)
+            self._tree = list(self.modules)
+            self._held = self._now_held()
+            if not self._is_named:  # it may turn out to be one of several
+                self._taken.add(known.class_name)
+        return known
+
+    def registered(self, module: nn.Module, name: str, item: Any) -> None:
+        """Take down that a module is given another module, a parameter or a buffer."""
+        known = self.known(module)
+        if known is None or item is None:
+            return
+        self._is_changed = True
+        prefix = f"{known.address}." if known.address else ""
+        with torch._C.DisableTorchFunction():
+            if isinstance(item, nn.Module):
+                inner = wrapped(item)
+                if self.known(inner) is None:
+                    self._learn(inner, prefix + name)
+            elif self._tape.parameters.give(module, known.address, name, item):
+                self._write_down([ref(item)])
+
+    def look_again(self, several: Sequence[Known] = ()) -> None:
+        """Give all modules the names that they have now, if those may not be as they were.
+
+        Args:
+            several: The models, if there is no one model; each is then named by its class.
+        """
+        root = self.root
+        if root is None:
+            return
+        if several and not root.address:
+            self._put_under(root.class_name)
+        models = several or (root,)
+        if len(models) != self._models:
+            self._models = len(models)
+            self._tape.parameters.own(*(known.holds for known in models))
+        gone = [known.holds for known in models if known.live() is None]
+        is_changed = self._is_changed or self._now_held() != self._held
+        if not is_changed or len(gone) == len(models):
+            return
+        self._is_changed = False
+        found: dict[int, Holder] = {}
+        for known in models:
+            _name_below(known.live(), known.address, found, of_model=True)
+        for known in self.modules:
+            if known.is_own:
+                _name_below(known.live(), known.address, found, of_model=False)
+        self._rename(list(found.values()), gone)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _learn(self, model: nn.Module, address: str) -> Known:
+        """Give addresses to a module and all below it, as `named_modules` would."""
+        by_id, modules = self.by_id, self.modules
+        first, learn = len(modules), self._tape.parameters.learn
+        before = self._tape.parameters.count
+
+        def take(name: str, module: nn.Module, path: _Path | None) -> bool:
+            known = by_id.get(id(module))
+            if known is None or known.live() is not module:
+                modules.append(Known(len(modules), module, name))
+                by_id[id(module)] = modules[-1]
+            elif len(known.aliases) < _MOST_ALIASES and not (path and path.has(module)):
+                known.aliases += (name,)
+            else:
+                return False
+            self._taken.add(name)
+            if module._parameters or module._buffers or may_pack(module):
+                learn(module, name)
+            return True
+
+        _walk(model, address, take)
+        self._write_down(self._tape.parameters.lives(before))
+        return modules[first]
+
+    def _write_down(self, lives: list[Live]) -> None:
+        """Write when tensors became parameters, if the program had begun."""
+        log = self._tape.log
+        if lives and log.known:
+            self._tape.parameters.waiting.update(map(id, lives))
+            log.write((NAMED, log.op_count, lives))
+
+    def _now_held(self) -> int:
+        """Return how many modules, parameters and buffers the model has, and look at classes."""
+        count = 0
+        for known in self._tree:
+            module = known.live()
+            if module is not None:
+                known.class_name = module.__class__.__name__  # of a lazy one it has changed
+                count += len(module._modules) + len(module._parameters) + len(module._buffers)
+        return count
+
+    def _free_name(self, name: str) -> str:
+        """Return a name that is not taken: this one, or with a number."""
+        found = name
+        while found in self._taken:
+            self._numbers[name] = number = self._numbers.get(name, 1) + 1
+            found = f"{name}#{number}"
+        return found
+
+    def _put_under(self, prefix: str) -> None:
+        """Have the addresses of the model, and of all below it, begin with a name."""
+        for known in self._tree:
+            names = [
+                f"{prefix}.{name}" if name else prefix for name in (known.address, *known.aliases)
+            ]
+            known.address, known.aliases = names[0], tuple(names[1:])
+            self._taken.update(names)
+        if self.root is not None:
+            self._tape.parameters.put_under(prefix, self.root.holds)
+
+    def _rename(self, found: Sequence[Holder], gone: Sequence[range]) -> None:
+        """Give modules these names; the model had some parameters more in modules that are gone."""
+        named: list[Known] = []
+        for module, names, _ in found:
+            known = self.known(module)
+            if known is None:
+                known = self.by_id[id(module)] = Known(len(self.modules), module, names[0])
+                self.modules.append(known)
+            known.address, known.aliases = names[0], tuple(names[1:])
+            named.append(known)
+        self._tree = [known for known, holder in zip(named, found, strict=True) if holder.of_model]
+        self._held = self._now_held()
+        parameters = self._tape.parameters
+        before = parameters.count
+        parameters.name_again(found, self._rename_others(named), gone)
+        self._write_down(parameters.lives(before))
+
+    def _rename_others(self, named: Sequence[Known]) -> dict[str, str]:
+        """Rename modules that others have the names of, and return how, by the old name."""
+        taken = {name for known in named for name in (known.address, *known.aliases)}
+        self._taken |= taken
+        kept, moved = {known.index for known in named}, {}
+        for known in self.modules:
+            if known.index not in kept:  # gone, or no longer the model's
+                known.aliases = tuple(name for name in known.aliases if name not in taken)
+                if known.address in taken:
+                    old, known.address = known.address, self._free_name(known.class_name)
+                    moved[old] = known.address
+        return moved
+
+
+def _name_below(
+    model: nn.Module | None, address: str, found: dict[int, Holder], *, of_model: bool
+) -> None:
+    """Add the names of a module and all below it, unless it is there already."""
+
+    def take(name: str, module: nn.Module, path: _Path | None) -> bool:
+        holder = found.get(id(module))
+        if holder is None:
+            found[id(module)] = Holder(module, [name], of_model)
+        elif len(holder.names) <= _MOST_ALIASES and not (path and path.has(module)):
+            holder.names.append(name)
+        else:
+            return False
+        return True
+
+    if model is not None and id(model) not in found:
+        _walk(model, address, take)
+
+
+def _walk(
+    model: nn.Module, address: str, take: Callable[[str, nn.Module, _Path | None], bool]
+) -> None:
+    """Call a function with each module and its name, as `named_modules` would.
+
+    Modules below one are not gone into if it returns False.
+    """
+    pending: list[tuple[str, nn.Module, _Path | None]] = [(address, model, None)]
+    while pending:
+        name, module, path = pending.pop()
+        if take(name, module, path) and module._modules:
+            prefix, path = f"{name}." if name else "", _Path(module, path)
+            for child, inner in reversed(module._modules.items()):
+                if inner is not None:
+                    pending.append((prefix + child, wrapped(inner), path))
+
+
+@cache
+def _most_arguments(forward: Any) -> int:
+    """Return how many arguments ``forward`` of a class takes, a large number for any number."""
+    if not isinstance(forward, FunctionType):
+        return sys.maxsize
+    code = forward.__code__
+    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        return sys.maxsize
+    return code.co_argcount + code.co_kwonlyargcount - 1  # itself
