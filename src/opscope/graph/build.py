@@ -64,7 +64,7 @@ from opscope.collector import paused
 from opscope.graph.dataflow import Reader, dependencies
 from opscope.graph.facts import layer_attributes, module_attributes
 from opscope.graph.memory import Dependency
-from opscope.records.layers import LayerPass
+from opscope.records.layers import LayerPass, lifted
 from opscope.records.recording import Frame, Op, Recording, Value
 from opscope.records.stand_ins import stand_ins
 
@@ -97,6 +97,7 @@ class _Builder:
             for place, value in enumerate(call.returned)
         }
         self.copies = stand_ins(recording)
+        self.lifted = lifted(recording)
         self.stacks: dict[int | None, list[list[Any]]] = {None: []}
         self.steps: dict[int, int] = {}  # ops of backward seen so far, per layer call
         self.accumulations = Counter(op.accumulates for op in recording.ops)
@@ -116,7 +117,9 @@ class _Builder:
                 self._source_node(dependency.source)
             node = self._reader_node(reader)
             for dependency in found:
-                self._edge(self._source_node(dependency.source), node, dependency)
+                source = self._source_node(dependency.source)
+                if source != node:  # which is what made a tensor of Python's numbers
+                    self._edge(source, node, dependency)
                 self._tell_of_copy(dependency, reader, node)
         _drop_swallowed(self.graph)
         for index, node in enumerate(self.graph):
@@ -162,8 +165,9 @@ class _Builder:
         call = self.call_of_value.get(index)
         if call is not None:
             return call
-        if value.made_by is not None:
-            return f"op_{value.made_by}"
+        made_by = self.lifted.get(index, value.made_by)
+        if made_by is not None:
+            return f"op_{made_by}"
         number = self.recording.parameter_of_value.get(index)
         if number is None:
             node = f"value_{index}"
@@ -322,12 +326,8 @@ def _call_node(index: int, place: int) -> str:
 
 
 def _drop_swallowed(graph: nx.DiGraph) -> None:
-    """Drop each outside tensor that its readers stand for.
-
-    These are the model's inputs, which are nodes too, and what ``torch.tensor`` made of
-    Python numbers before ``lift_fresh`` brought it before the dispatcher.
-    """
+    """Drop each outside tensor that its readers stand for: the model's inputs, nodes too."""
     for node in [n for n, kind in graph.nodes(data="kind") if kind == "external"]:
         readers = [graph.nodes[reader] for reader in graph.successors(node)]
-        if all(r["kind"] == "input" or r["label"] == "lift_fresh" for r in readers):
+        if all(reader["kind"] == "input" for reader in readers):
             graph.remove_node(node)

@@ -180,13 +180,20 @@ def _parameter_behind(recording: Recording, value: int) -> int:
     return value
 
 
-def _read_by(recording: Recording, *, is_lifted: bool) -> set[int]:
-    """Return the values that ops read which make tensors of Python's numbers, or all others."""
+def lifted(recording: Recording) -> dict[int, int]:
+    """Return the tensors that `torch.tensor` filled with Python's numbers, each with its op.
+
+    That is ``lift_fresh``, with which the tensor first turns up: what ran before is none.
+    """
+    first: dict[int, int] = {}
+    for op in recording.ops:
+        for read in op.reads:
+            first.setdefault(read.value, op.index)
+    ops, values = recording.ops, recording.values
     return {
-        read.value
-        for op in recording.ops
-        if (op.name == "lift_fresh") is is_lifted
-        for read in op.reads
+        value: op
+        for value, op in first.items()
+        if ops[op].name == "lift_fresh" and values[value].origin == "outside"
     }
 
 
@@ -197,14 +204,14 @@ def outside_values(recording: Recording) -> tuple[int, ...]:
     that `torch.tensor` made a tensor of.
     """
     bound = recording.parameter_of_value
-    lifted = _read_by(recording, is_lifted=True) - _read_by(recording, is_lifted=False)
+    made_of_numbers = lifted(recording)
     made_here = {value.storage for value in recording.values if value.origin == "fresh"} - {None}
     return tuple(
         value.index
         for value in recording.values
         if value.origin == "outside"
         and value.index not in bound
-        and value.index not in lifted
+        and value.index not in made_of_numbers
         and value.storage not in made_here
     )
 

@@ -12,6 +12,7 @@ from torch import fx
 from opscope import notation
 from opscope.errors import NotSaved, TraceStateError
 from opscope.exporters.fx.names import Attributes
+from opscope.records.layers import lifted
 from opscope.records.recording import ModuleCall, Op, Recording, Value
 
 
@@ -80,7 +81,7 @@ class Values:
         self._parameter_storages = {recording.values[value].storage for value in bound} - {None}
         self._as_other_class = results_of_other_classes(recording)
         self._given: set[int | None] = set()
-        self._lifted = {read.value for op in ops if op.name == "lift_fresh" for read in op.reads}
+        self._lifted = lifted(recording)
 
     def check_data(self, inside: set[int | None]) -> None:
         """Raise if a tensor was given other data in one of these module calls."""
