@@ -94,10 +94,9 @@ class ModuleNames:
         self._is_named = is_named
         self._taken: set[str] = set()
         self._numbers: dict[str, int] = {}
-        # Whether names may have changed; how many models there are; the modules of them, and how
-        # much these hold.
+        # Whether names may have changed; the models; the modules of them, and how much these hold.
         self._is_changed = False
-        self._models = 1
+        self._models: Sequence[Known] = ()
         self._tree: list[Known] = []
         self._held = 0
 
@@ -115,6 +114,7 @@ class ModuleNames:
         known.is_own, known.holds = True, range(before, parameters.count)
         if is_root:
             self.root, known.odd, self._tape.root = known, True, known.index
+            self._models = (known,)
             parameters.own(known.holds)
             self._tree = list(self.modules)
             self._held = self._now_held()
@@ -149,8 +149,8 @@ class ModuleNames:
         if several and not root.address:
             self._put_under(root.class_name)
         models = several or (root,)
-        if len(models) != self._models:
-            self._models = len(models)
+        if list(models) != list(self._models):
+            self._models = models
             self._tape.parameters.own(*(known.holds for known in models))
         gone = [known.holds for known in models if known.live() is None]
         is_changed = self._is_changed or self._now_held() != self._held

@@ -74,6 +74,15 @@ class Payloads:
                 return kept
         return self.take(tensor)
 
+    def take_written(self, known: Iterable[Live]) -> dict[Live, Kept]:
+        """Save those of some tensors whose memory was written since they came to be."""
+        found = {}
+        for live in known:
+            tensor = live()
+            if tensor is not None and self._writes.get(id(_storage_of(tensor))):
+                found[live] = self.take_again(tensor)
+        return found
+
     def sweep(self) -> None:
         """Drop what was known of tensors that are gone."""
         self._last = {key: pair for key, pair in self._last.items() if pair[0]() is not None}

@@ -233,7 +233,9 @@ class Session:
         if not self.modules.is_bordered:  # what it gives is what is left of it
             found = self.tape.log.known.values()
             alive = [live for live in found if live() is not None]
-            self.tape.log.write((log.END, self.tape.log.op_count, alive))
+            payloads = self.tape.payloads
+            kept = None if payloads is None else payloads.take_written(alive)
+            self.tape.log.write((log.END, self.tape.log.op_count, alive, kept))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
             self.modules.look_again()
             self.tape.parameters.measure(lazy_only=True)

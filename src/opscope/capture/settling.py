@@ -5,7 +5,7 @@ Each kind of event of the log has a method here, whose arguments are what the ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodWrapperType
 from typing import Any
 from weakref import ref
@@ -127,9 +127,13 @@ class Settling:
         """Have a row for a tensor from outside."""
         self._tape.values.found(sight)
 
-    def _end(self, alive: Sequence[Live]) -> None:
+    def _end(self, alive: Sequence[Live], kept: Mapping[Live, Kept] | None) -> None:
         """Note what the tensors are that are there when the block ends."""
-        self._tape.alive = list(map(self._tape.values.current, alive))
+        tape = self._tape
+        tape.alive = list(map(tape.values.current, alive))
+        for live, row in zip(alive, tape.alive, strict=True):
+            if kept and live in kept and tape.payloads is not None:
+                tape.payloads.put(row, kept[live])
 
     def _named(self, lives: Sequence[Live]) -> None:
         """Take tensors for parameters from here on."""
@@ -312,7 +316,7 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._enter, 8),
     (Settling._leave, 7),
     (Settling._seen, 2 + SIGHT),
-    (Settling._end, 3),
+    (Settling._end, 4),
     (Settling._named, 3),
     (Settling._grad_mode, 5),
     (Settling._set_grad_mode, 6),
