@@ -23,7 +23,8 @@ What they cannot tell, and `check` therefore leaves open:
 * A write counts for the whole argument, also where a mask or an index leaves some of it as it
   was. What an op fills whole, whatever it held (``copy_``, ``fill_``, ``out=``), it does not look
   at: that is tried, on other values than the program's.
-* A view op looks at the bytes that its results show, and at no others.
+* A view op looks at the bytes that its results show, and at no others; one of several tensors
+  that gives as many (``broadcast_tensors``) has of each argument its own.
 * What a call that dispatched nothing handed on is followed through, not judged.
 * ``reached_from(hold=False)`` misses what a saturating op, a comparison or a cast swallows;
   it never reports too much, since ops that were given the same are made to give the same.
@@ -151,10 +152,15 @@ class _Watcher(TorchDispatchMode):
             return _number(item) == number and not (is_set and name == "self")
 
         if is_view:
+            # Of several tensors, as many views are each of its own.
+            pairs = len(outputs) == len(given) > 1
             held = [
-                (name, [_copy(item) for item in outputs if shows(name, number, item)])
-                for (name, _), number in zip(given, lain, strict=True)
-            ]
+                (name, [_copy(item) for item in of_it if shows(name, number, item)])
+                for (name, _), number, of_it in zip(
+                    given, lain, [[item] for item in outputs] if pairs else [outputs] * len(given),
+                    strict=True,
+                )
+            ]  # fmt: skip
         if self.base is None:
             self.overwritten |= {(op, name) for name in _overwritten(func, args, kwargs, written)}
         self.look(op, held)

@@ -56,6 +56,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
@@ -80,7 +81,18 @@ def op_graph(recording: Recording, passes: tuple[LayerPass, ...]) -> nx.DiGraph:
     place in the recording. A call that handed on several tensors is a node for each:
     ``"call_3"``, ``"call_3_1"``.
     """
-    return _Builder(recording, passes).build()
+    return _Builder(_with_numbers_made(recording), passes).build()
+
+
+def _with_numbers_made(recording: Recording) -> Recording:
+    """Return a recording in which the tensors of Python's numbers are made by what lifts them."""
+    makers = lifted(recording)
+    if not makers:
+        return recording
+    values = list(recording.values)
+    for index, op in makers.items():
+        values[index] = replace(values[index], origin="fresh", made_by=op)
+    return replace(recording, values=tuple(values))
 
 
 class _Builder:
@@ -97,7 +109,6 @@ class _Builder:
             for place, value in enumerate(call.returned)
         }
         self.copies = stand_ins(recording)
-        self.lifted = lifted(recording)
         self.stacks: dict[int | None, list[list[Any]]] = {None: []}
         self.steps: dict[int, int] = {}  # ops of backward seen so far, per layer call
         self.accumulations = Counter(op.accumulates for op in recording.ops)
@@ -165,9 +176,8 @@ class _Builder:
         call = self.call_of_value.get(index)
         if call is not None:
             return call
-        made_by = self.lifted.get(index, value.made_by)
-        if made_by is not None:
-            return f"op_{made_by}"
+        if value.made_by is not None:
+            return f"op_{value.made_by}"
         number = self.recording.parameter_of_value.get(index)
         if number is None:
             node = f"value_{index}"

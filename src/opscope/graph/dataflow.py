@@ -39,7 +39,10 @@ class Reader:
 
 
 def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency]]]:
-    """Yield each reader with what it depends on, in the order of execution."""
+    """Yield each reader with what it depends on, in the order of execution.
+
+    An op that makes a tensor of Python's numbers depends on what it made.
+    """
     memory = Memory(recording)
     calls = iter([call for call in recording.layer_calls if not call.ops])
     call = next(calls, None)
@@ -71,14 +74,16 @@ def _op(op: Op, recording: Recording, memory: Memory) -> list[Dependency]:
     made = [value for value in op.outputs if value is not None]
     values = recording.values
     views = [] if op.writes else [value for value in made if values[value].origin == "view"]
+    each_its_own = len(op.reads) == len(views) > 1
     found: list[Dependency] = []
-    for read in op.reads:
+    for place, read in enumerate(op.reads):
         memory.come_to_be(read.value)
         storage = values[read.value].storage
         if storage is None or not views or len(views) < len(made):
             found += memory.sources(read)
             continue
-        here = [value for value in views if values[value].storage == storage]
+        of_it = (views[place],) if each_its_own else views  # as in `broadcast_tensors`
+        here = [value for value in of_it if values[value].storage == storage]
         shown = tuple(part for part in map(memory.region_of, here) if part is not None)
         beyond = bool(shown) and op.name in _WIDENING
         # Of a tensor of other memory only the shape is asked.
@@ -86,6 +91,6 @@ def _op(op: Op, recording: Recording, memory: Memory) -> list[Dependency]:
         found += memory.sources(seen, shown or None, beyond=beyond)
     for value in (*op.writes, *made):
         memory.come_to_be(value)
-    memory.show(views, found)
+    memory.show(views, found, beyond=op.name in _WIDENING)
     memory.write(op.writes, found)
     return found

@@ -55,6 +55,8 @@ class Memory:
         self._parts: set[int] = set()
         # What shows memory that no argument of its op did, as `set_` to a storage.
         self._unbased: set[int] = set()
+        # What may show more of its memory than the arguments of its op did.
+        self._widened: set[int] = set()
         # Of what was written, the writers whose bytes the op was given.
         self._given: dict[int, frozenset[int]] = {}
 
@@ -92,12 +94,15 @@ class Memory:
         behind = frozenset[int]().union(*map(self._writers_behind, found))
         self._given.update((index, behind) for index in written)
 
-    def show(self, made: Iterable[int], found: Iterable[Dependency]) -> None:
+    def show(
+        self, made: Iterable[int], found: Iterable[Dependency], *, beyond: bool = False
+    ) -> None:
         """Note views, or tensors handed on, of the memory that an op or call was given.
 
         Args:
             made: The values that it gave.
             found: What it depends on.
+            beyond: Whether they may show more of it than it was given.
         """
         made = [index for index in made if self._values[index].storage is not None]
         seen = [dependency for dependency in found if dependency.kind != "overwrite"]
@@ -110,6 +115,8 @@ class Memory:
                 self._unbased.add(index)
         if len(made) > 1:
             self._parts.update(made)
+        if beyond or any(dependency.source in self._widened for dependency in seen):
+            self._widened.update(made)
 
     def sources(
         self, read: Read, shown: tuple[Region, ...] | None = None, *, beyond: bool = False
@@ -196,11 +203,17 @@ class Memory:
         seen, everything = _seen(shown, [*earlier, *later])
         found = before.intersection(seen)
         if not everything:  # the rest was there before the program
-            for index in behind - before:
+            turned_up = [] if value.index not in self._widened else self._turned_up(value)
+            for index in (behind - before).union(turned_up):
                 part = self.region_of(index)
                 if part is not None and self._values[index].storage == value.storage:
                     found.update(index for other in shown if overlap(part, other))
         return frozenset(found)
+
+    def _turned_up(self, value: Value) -> list[int]:
+        """Return the tensors from outside that showed some of a value's storage so far."""
+        storage = value.storage
+        return [] if storage is None else [index for index, _ in self._outside.get(storage, ())]
 
     def _led_to(self, writers: frozenset[int], others: frozenset[int]) -> bool:
         """Whether all of some writers are among others, or what those were made of."""
