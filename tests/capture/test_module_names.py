@@ -1,11 +1,12 @@
 """Modules and parameters have the names that the model gives them when the block ends."""
 
 import copy
+import gc
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import invariants
+from tests import invariants, zoo
 from torch import nn
 from torch.nn.utils import prune
 
@@ -38,6 +39,7 @@ def names_are_those_of(trace, model):
     for name, tensor in named.items():
         if not nn.parameter.is_lazy(tensor):
             assert recorded[name].shape == tensor.shape, name
+            assert recorded[name].dtype == str(tensor.dtype).removeprefix("torch."), name
     assert trace.totals.params == sum(
         p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p)
     )
@@ -236,3 +238,126 @@ def test_the_parameters_are_those_of_the_model_after_the_run(change, named, sett
         model(X)
     names_are_those_of(trace, model)
     assert trace.totals.other_params == CHANGES[change]
+
+
+# ------------------------------------------------------------ what is not one of the changes
+
+
+def test_a_weight_that_is_set_in_the_forward_belongs_to_the_layers_that_use_it():
+    model = Model(sets_a_parameter)
+    with opscope.trace(model, replayable=True) as trace:
+        model(X)
+    assert [item.name for item in trace["mul"].parameters] == ["scale"]
+    assert "parameter_2" in trace.graph("op")
+    assert trace.validate()
+
+
+def test_a_layer_that_is_swapped_for_itself_keeps_its_name():
+    def change(m, x):
+        m.lin = m.lin
+        m.lin.weight = m.lin.weight
+        m.seen = m.seen
+
+    model = Model(change)
+    with opscope.trace(model) as trace:
+        model(X)
+    names_are_those_of(trace, model)
+    assert [item.name for item in trace["linear"].parameters] == ["lin.weight", "lin.bias"]
+
+
+def test_a_module_that_was_taken_out_keeps_what_it_gave():
+    model = Model(deletes)
+    with opscope.trace(model, save="all") as trace:
+        model(X)
+    names_are_those_of(trace, model)
+    assert trace["gone"].activation.shape == (2, 4)
+    assert [item.name for item in trace["gone"].parameters] == ["gone.weight", "gone.bias"]
+    assert "and 20 of other modules" in str(trace.summary())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_that_is_gone_when_the_block_ends_has_the_names_it_had(named):
+    model = Model(adds)
+    with opscope.trace(model if named else None) as trace:
+        model(X)
+        expected = {*dict(model.named_parameters()), *dict(model.named_buffers())}
+        del model
+        gc.collect()
+    invariants.check(trace)
+    assert {item.name for item in trace.parameters} == expected
+    assert trace.totals.params == 2 * 20
+
+
+def test_what_a_stranger_is_given_is_below_it():
+    class Wrapper(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    def wraps(m, x):
+        return Wrapper(nn.Sequential(nn.Linear(4, 4)))(x)
+
+    def wraps_a_part(m, x):
+        return Wrapper(m.lin)(x)
+
+    for change, called, others in ((wraps, "Wrapper.inner.0", 20), (wraps_a_part, "lin", 0)):
+        model = Model(change)
+        with opscope.trace(model) as trace:
+            model(X)
+        names_are_those_of(trace, model)
+        assert called in [layer.module for layer in trace.layers]
+        assert trace.totals.other_params == others
+
+
+def test_a_real_model_has_the_head_that_it_is_given():
+    zoo._torchvision()  # timm imports torchvision
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("resnet18", num_classes=10).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with opscope.trace(model) as trace:
+        model.reset_classifier(7)
+        model(image)
+    names_are_those_of(trace, model)
+    assert trace["fc"].parameters[0].shape == (7, 512)
+    assert trace.totals.other_params == 10 * 512 + 10
+
+
+def test_a_language_model_has_the_embedding_that_it_is_given():
+    zoo._torchvision()  # transformers imports torchvision
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    with opscope.trace(model) as trace:
+        model.resize_token_embeddings(23, mean_resizing=False)
+        model(input_ids=torch.tensor([[1, 22]]))
+    names_are_those_of(trace, model)
+    [tied] = [item for item in trace.parameters if item.name == "transformer.wte.weight"]
+    assert (tied.shape, tied.aliases) == ((23, 16), ("lm_head.weight",))
+
+
+def test_a_tensor_that_is_put_in_place_without_a_word_is_noticed():
+    def change(m, x):
+        m._buffers["seen"] = torch.ones(9)
+        m.lin._parameters["bias"] = nn.Parameter(torch.ones(4))
+        m._modules["act"] = nn.Tanh()
+        m.lin._parameters = dict(reversed(m.lin._parameters.items()))
+
+    model = Model(change)
+    with opscope.trace(model) as trace:
+        model(X)
+    names_are_those_of(trace, model)
+    assert trace["act"].type == "tanh"
+
+
+def test_two_models_that_share_a_layer_both_name_it():
+    first, second = Model(lambda m, x: None), Model(lambda m, x: None)
+    second.lin = first.lin
+    with opscope.trace() as trace:
+        second(first(X))
+    invariants.check(trace)
+    [weight] = [item for item in trace.parameters if item.name == "Model.lin.weight"]
+    assert weight.aliases == ("Model#2.lin.weight",)
+    assert trace.totals.params == 20

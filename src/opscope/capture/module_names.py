@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import chain
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -27,26 +28,31 @@ class Known:
     """A module that has an address.
 
     Attributes:
-        is_own: Whether it was met by itself: the model, or a module outside of its tree.
+        top: What was met by itself and has it somewhere below: the model, or a module outside of
+            its tree.
         holds: Of such a one, the numbers of the parameters and buffers that it, and those below
             it, have and no module before had.
+        first: The number of the first of those.
         most: How many arguments its ``forward`` takes.
         odd: Whether more is to be done when it runs than to write it down.
     """
 
     __slots__ = (
-        "address", "aliases", "class_name", "holds", "index", "is_own", "live", "most", "odd",
-        "training",
+        "address", "aliases", "class_name", "first", "holds", "index", "live", "most", "odd",
+        "top", "training",
     )  # fmt: skip
 
-    def __init__(self, index: int, module: nn.Module, address: str) -> None:
+    def __init__(
+        self, index: int, module: nn.Module, address: str, first: int, top: Known | None
+    ) -> None:
         self.aliases: tuple[str, ...] = ()
         self.index = index
         self.live = ref(module)
         self.address = address
         self.class_name = module.__class__.__name__
-        self.is_own = False
-        self.holds = range(0)
+        self.top = top or self
+        self.holds: list[range] = []
+        self.first = first
         self.most = _most_arguments(getattr(type(module), "forward", None))
         if "forward" in module.__dict__:
             self.most = sys.maxsize
@@ -107,15 +113,12 @@ class ModuleNames:
 
     def meet(self, module: nn.Module) -> Known:
         """Name a module that was met by itself, and all below it."""
-        parameters = self._tape.parameters
-        before = parameters.count
         is_root = self.root is None
-        known = self._learn(module, "" if is_root else self._free_name(type(module).__name__))
-        known.is_own, known.holds = True, range(before, parameters.count)
+        known = self._learn(module, "" if is_root else self._free_name(type(module).__name__), None)
         if is_root:
             self.root, known.odd, self._tape.root = known, True, known.index
             self._models = (known,)
-            parameters.own(known.holds)
+            self._tape.parameters.own(known.holds)
             self._tree = list(self.modules)
             self._held = self._now_held()
             if not self._is_named:  # it may turn out to be one of several
@@ -133,8 +136,12 @@ class ModuleNames:
             if isinstance(item, nn.Module):
                 inner = wrapped(item)
                 if self.known(inner) is None:
-                    self._learn(inner, prefix + name)
-            elif self._tape.parameters.give(module, known.address, name, item):
+                    self._learn(inner, prefix + name, known.top)
+                return
+            parameters, top = self._tape.parameters, known.top
+            before = parameters.count
+            if parameters.give(module, known.address, name, item, top.first):
+                top.holds += _numbers(before, parameters.count)
                 self._write_down([ref(item)])
 
     def look_again(self, several: Sequence[Known] = ()) -> None:
@@ -149,47 +156,62 @@ class ModuleNames:
         if several and not root.address:
             self._put_under(root.class_name)
         models = several or (root,)
+        parameters = self._tape.parameters
         if list(models) != list(self._models):
-            self._models = models
-            self._tape.parameters.own(*(known.holds for known in models))
-        gone = [known.holds for known in models if known.live() is None]
-        is_changed = self._is_changed or self._now_held() != self._held
-        if not is_changed or len(gone) == len(models):
+            self._models, self._is_changed = models, True  # they may share what they hold
+        gone = [known for known in models if known.live() is None]
+        held = [numbers for known in gone for numbers in known.holds]
+        if len(gone) == len(models):
+            parameters.own(held)
+            return
+        if not self._is_changed and self._now_held() == self._held:
             return
         self._is_changed = False
         found: dict[int, Holder] = {}
         for known in models:
             _name_below(known.live(), known.address, found, of_model=True)
         for known in self.modules:
-            if known.is_own:
+            if known.top is known:
                 _name_below(known.live(), known.address, found, of_model=False)
-        self._rename(list(found.values()), gone)
+        self._rename(list(found.values()), chain(*held))
 
     # ------------------------------------------------------------------------------------------
 
-    def _learn(self, model: nn.Module, address: str) -> Known:
-        """Give addresses to a module and all below it, as `named_modules` would."""
-        by_id, modules = self.by_id, self.modules
-        first, learn = len(modules), self._tape.parameters.learn
-        before = self._tape.parameters.count
+    def _learn(self, model: nn.Module, address: str, top: Known | None) -> Known:
+        """Give addresses to a module and all below it, as `named_modules` would.
+
+        Args:
+            model: The module.
+            address: Its own.
+            top: What it is somewhere below, None if it is met by itself.
+        """
+        by_id, modules, parameters = self.by_id, self.modules, self._tape.parameters
+        before = parameters.count
+        found = Known(len(modules), model, address, before if self.root else 0, top)
+        top = found.top
 
         def take(name: str, module: nn.Module, path: _Path | None) -> bool:
             known = by_id.get(id(module))
             if known is None or known.live() is not module:
-                modules.append(Known(len(modules), module, name))
-                by_id[id(module)] = modules[-1]
+                is_first = module is model
+                known = found if is_first else Known(len(modules), module, name, before, top)
+                modules.append(known)
+                by_id[id(module)] = known
+            elif known.top is not top:  # the model's, say, in a module that is not
+                return False
             elif len(known.aliases) < _MOST_ALIASES and not (path and path.has(module)):
                 known.aliases += (name,)
             else:
                 return False
             self._taken.add(name)
             if module._parameters or module._buffers or may_pack(module):
-                learn(module, name)
+                parameters.learn(module, name, top.first)
             return True
 
         _walk(model, address, take)
-        self._write_down(self._tape.parameters.lives(before))
-        return modules[first]
+        top.holds += _numbers(before, parameters.count)
+        self._write_down(parameters.lives(before))
+        return found
 
     def _write_down(self, lives: list[Live]) -> None:
         """Write when tensors became parameters, if the program had begun."""
@@ -199,14 +221,24 @@ class ModuleNames:
             log.write((NAMED, log.op_count, lives))
 
     def _now_held(self) -> int:
-        """Return how many modules, parameters and buffers the model has, and look at classes."""
-        count = 0
+        """Return a number that tells what the model has by which name, and look at classes.
+
+        Not all that gives a module something else is told of: `Module.to` writes to ``_buffers``.
+        """
+        number, held = self._tape.parameters.number, list[Any]()
         for known in self._tree:
             module = known.live()
-            if module is not None:
-                known.class_name = module.__class__.__name__  # of a lazy one it has changed
-                count += len(module._modules) + len(module._parameters) + len(module._buffers)
-        return count
+            if module is None:
+                continue
+            known.class_name = module.__class__.__name__  # of a lazy one it has changed
+            if module._modules:
+                held += module._modules.keys()
+                held += map(id, module._modules.values())
+            for tensors in (module._parameters, module._buffers):
+                if tensors:
+                    held += tensors.keys()
+                    held += map(number, tensors.values())
+        return hash(tuple(held))
 
     def _free_name(self, name: str) -> str:
         """Return a name that is not taken: this one, or with a number."""
@@ -227,13 +259,14 @@ class ModuleNames:
         if self.root is not None:
             self._tape.parameters.put_under(prefix, self.root.holds)
 
-    def _rename(self, found: Sequence[Holder], gone: Sequence[range]) -> None:
+    def _rename(self, found: Sequence[Holder], gone: Iterable[int]) -> None:
         """Give modules these names; the model had some parameters more in modules that are gone."""
         named: list[Known] = []
         for module, names, _ in found:
             known = self.known(module)
             if known is None:
-                known = self.by_id[id(module)] = Known(len(self.modules), module, names[0])
+                known = Known(len(self.modules), module, names[0], 0, self.root)
+                self.by_id[id(module)] = known
                 self.modules.append(known)
             known.address, known.aliases = names[0], tuple(names[1:])
             named.append(known)
@@ -258,6 +291,10 @@ class ModuleNames:
         return moved
 
 
+def _numbers(first: int, end: int) -> list[range]:
+    return [range(first, end)] if first < end else []
+
+
 def _name_below(
     model: nn.Module | None, address: str, found: dict[int, Holder], *, of_model: bool
 ) -> None:
@@ -267,6 +304,8 @@ def _name_below(
         holder = found.get(id(module))
         if holder is None:
             found[id(module)] = Holder(module, [name], of_model)
+        elif holder.of_model and not of_model:
+            return False
         elif len(holder.names) <= _MOST_ALIASES and not (path and path.has(module)):
             holder.names.append(name)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 from weakref import ref
@@ -56,7 +56,7 @@ class Parameters:
         self.of_row: dict[int, int] = {}
         self.aliases: dict[int, tuple[str, ...]] = {}
         self.lazy: set[int] = set()
-        self.of_model: Container[int] = range(0)
+        self.of_model: set[int] = set()
         self.waiting: set[int] = set()
         self._rows: list[Any] = []  # flat: an object for each would cost as much as an op
         self._numbers: dict[int, int] = {}
@@ -71,39 +71,54 @@ class Parameters:
 
     # -------------------------------------------------------------------------------- names
 
-    def learn(self, module: nn.Module, address: str) -> None:
-        """Name what a module itself holds."""
+    def learn(self, module: nn.Module, address: str, since: int = 0) -> None:
+        """Name what a module itself holds.
+
+        Args:
+            module: It.
+            address: Where it is.
+            since: What has a lower number has a name already, and gets no other.
+        """
         prefix = f"{address}." if address else ""
         if module._parameters:
-            self._add(module._parameters, prefix, "parameter")
+            self._add(module._parameters, prefix, "parameter", since)
         if may_pack(module):
             frozen = tensors_in(module)
-            self._add(frozen, prefix, "frozen")
+            self._add(frozen, prefix, "frozen", since)
             self._learn_packed(module, address)
-            self._add(_without(module._buffers, frozen), prefix, "buffer")
+            self._add(_without(module._buffers, frozen), prefix, "buffer", since)
         elif module._buffers:
-            self._add(module._buffers, prefix, "buffer")
+            self._add(module._buffers, prefix, "buffer", since)
 
-    def own(self, *numbers: range) -> None:
+    def own(self, numbers: Iterable[range]) -> None:
         """Take these for the model's, and all that is packed."""
-        self.of_model = numbers[0] if len(numbers) == 1 else set(chain(*numbers))
+        self.of_model = set(chain(*numbers))
         for _, packed in self._packed.values():
             for one in packed:
                 one.of_model = True
 
-    def put_under(self, prefix: str, numbers: range) -> None:
+    def put_under(self, prefix: str, numbers: Iterable[range]) -> None:
         """Have the names of the model's begin with a prefix."""
         for _, packed in self._packed.values():
             for one in packed:
                 if one.of_model:
                     one.names = [(f"{prefix}.{first}", last) for first, last in one.names]
-        for number in numbers:
+        for number in chain(*numbers):
             self._rows[number * _WIDTH + _NAME] = f"{prefix}.{self._rows[number * _WIDTH + _NAME]}"
             aliases = self.aliases.get(number, ())
             self.aliases[number] = tuple(f"{prefix}.{name}" for name in aliases)
 
-    def give(self, module: nn.Module, address: str, name: str, tensor: torch.Tensor) -> bool:
+    def give(
+        self, module: nn.Module, address: str, name: str, tensor: torch.Tensor, since: int
+    ) -> bool:
         """Name what a module is being given, as what it had by this name until then.
+
+        Args:
+            module: The module.
+            address: Where it is.
+            name: The attribute.
+            tensor: What it is being given.
+            since: What has a lower number has a name already, and gets no other.
 
         Returns:
             Whether it was no parameter or buffer before.
@@ -112,7 +127,7 @@ class Parameters:
         known = self._numbers.get(id(live))
         if known is not None:
             if prefix + name not in self._names(known):
-                self._add({name: tensor}, prefix, "parameter")
+                self._add({name: tensor}, prefix, "parameter", since)
             return False
         before: torch.Tensor | None = module._parameters.get(name)
         if before is None:
@@ -131,7 +146,7 @@ class Parameters:
         return self._rows[number * _WIDTH + _NAME], *self.aliases.get(number, ())
 
     def name_again(
-        self, holders: Sequence[Holder], moved: Mapping[str, str], gone: Sequence[range]
+        self, holders: Sequence[Holder], moved: Mapping[str, str], gone: Iterable[int]
     ) -> None:
         """Give all that modules hold the names that it has now.
 
@@ -141,10 +156,12 @@ class Parameters:
             gone: The numbers of what belongs to models that are gone.
         """
         names: dict[int, list[str]] = {}
-        self.of_model = ours = set(chain(*gone))
+        self.of_model = ours = set(gone)
         for holder in holders:
             for kind, name, tensor in _held(holder.module):
                 number = self._number_now(tensor, name, kind)
+                if number in ours and not holder.of_model:
+                    continue
                 names.setdefault(number, []).extend(
                     f"{address}.{name}" if address else name for address in holder.names
                 )
@@ -170,7 +187,13 @@ class Parameters:
             self._measure(number, tensor)
         return number
 
-    def _add(self, tensors: Mapping[str, torch.Tensor | None], prefix: str, held: _Held) -> None:
+    def _add(
+        self,
+        tensors: Mapping[str, torch.Tensor | None],
+        prefix: str,
+        held: _Held,
+        since: int = 0,
+    ) -> None:
         numbers, count = self._numbers, self.count
         kind: Kind = "buffer" if held == "buffer" else "parameter"
         for name, tensor in tensors.items():
@@ -178,6 +201,8 @@ class Parameters:
                 continue
             live = ref(tensor)  # the only one there is, while it is held
             number = numbers.setdefault(id(live), count)
+            if number < since:
+                continue
             if number < count:
                 self.aliases[number] = (*self.aliases.get(number, ()), prefix + name)
             else:
@@ -226,9 +251,9 @@ class Parameters:
         if number is not None and id(live) not in self.waiting:
             self.of_row[row] = number
 
-    def number(self, tensor: torch.Tensor) -> int:
-        """Return the number of a parameter, -1 for any other tensor."""
-        return self._numbers.get(id(ref(tensor)), -1)
+    def number(self, tensor: torch.Tensor | None) -> int:
+        """Return the number of a parameter, -1 for any other tensor, and for none."""
+        return -1 if tensor is None else self._numbers.get(id(ref(tensor)), -1)
 
     def rows(self) -> Iterator[ParameterRow]:
         """Return all of them, by number."""
@@ -249,9 +274,9 @@ class Parameters:
             if row.kind == "buffer" and (tensor := row.live()) is not None:
                 yield tensor
 
-    def measure(self, *, lazy_only: bool = False) -> None:
-        """Take down again what changed since: shapes, and what is trained."""
-        for number in list(self.lazy) if lazy_only else range(self.count):
+    def measure(self) -> None:
+        """Take down again what changed since: shapes, types, and what is trained."""
+        for number in range(self.count):
             tensor = self.tensor(number)
             if tensor is not None:
                 self._measure(number, tensor)

@@ -238,7 +238,7 @@ class Session:
             self.tape.log.write((log.END, self.tape.log.op_count, alive, kept))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
             self.modules.look_again()
-            self.tape.parameters.measure(lazy_only=True)
+            self.tape.parameters.measure()
             if self.tape.payloads is not None:
                 buffers = self.tape.parameters.buffers()
                 self.tape.payloads.seal(buffers, self.tape.log.known.values())
