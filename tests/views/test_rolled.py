@@ -1,4 +1,5 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -104,3 +105,42 @@ def test_folding_twice_changes_nothing_but_counts(recording):
 
     assert list(twice) == list(once)
     assert set(twice.edges) == set(once.edges)
+
+
+def operators(*passes):
+    """Return, by operator and node, in which passes a rolled layer of these ops has it."""
+    from tests.builders import Sketch
+
+    sketch = Sketch("")
+    x = sketch.outside()
+    for names in passes:
+        x = sketch.call("reshape", x, ops=len(names), place="loop")
+        for at, name in zip(range(-len(names), 0), names, strict=True):
+            sketch.ops[at] = replace(sketch.ops[at], operator=f"aten.{name}.default")
+    graph = rolled(sketch.build(), "op")
+    return {
+        node: (data["operator"].split(".")[1], data["pass_list"])
+        for node, data in graph.nodes(data=True)
+        if data["kind"] == "op"
+    }
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ([["view"], ["view"]], [("view", [1, 2])]),
+        ([["view"], ["clone", "view"]], [("view", [1, 2]), ("clone", [2])]),
+        (
+            [["clone", "_unsafe_view"], ["view"], ["clone", "_unsafe_view"]],
+            [("clone", [1, 3]), ("_unsafe_view", [1, 3]), ("view", [2])],
+        ),
+        (
+            [["t", "mm", "t"], ["t", "t"], ["mm", "t", "t", "t"]],
+            [("t", [1, 2, 3]), ("mm", [1, 3]), ("t", [1, 2, 3]), ("t", [3])],
+        ),
+    ],
+)
+def test_ops_are_one_node_if_they_are_the_same_operator_the_same_time_in_each_pass(
+    passes, expected
+):
+    assert sorted(operators(*passes).values()) == sorted(expected)
