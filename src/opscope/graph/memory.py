@@ -8,7 +8,7 @@ were written since, so that they would lead to others too, it depends on the wri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -186,7 +186,7 @@ class Memory:
         value: Value,
         shown: tuple[Region, ...],
         later: list[_Write],
-        earlier: Iterable[_Write],
+        earlier: Sequence[_Write],
         *,
         covered: bool,
     ) -> frozenset[int]:
@@ -199,21 +199,17 @@ class Memory:
             return behind
         if len(behind) == 1 and self._covers(min(behind), shown):
             return behind
+        if value.storage is not None and value.index in self._widened:
+            earlier = [*self._outside.get(value.storage, ()), *earlier]
         before = {index for index, _ in earlier}
         seen, everything = _seen(shown, [*earlier, *later])
         found = before.intersection(seen)
         if not everything:  # the rest was there before the program
-            turned_up = [] if value.index not in self._widened else self._turned_up(value)
-            for index in (behind - before).union(turned_up):
+            for index in behind - before:
                 part = self.region_of(index)
                 if part is not None and self._values[index].storage == value.storage:
                     found.update(index for other in shown if overlap(part, other))
         return frozenset(found)
-
-    def _turned_up(self, value: Value) -> list[int]:
-        """Return the tensors from outside that showed some of a value's storage so far."""
-        storage = value.storage
-        return [] if storage is None else [index for index, _ in self._outside.get(storage, ())]
 
     def _led_to(self, writers: frozenset[int], others: frozenset[int]) -> bool:
         """Whether all of some writers are among others, or what those were made of."""
