@@ -38,7 +38,9 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")  # the models' own
 
 MODES = ("eval", "train")
-COLUMNS = ("family", "model", "mode", "ops", "compared", "uninitialised", "modules", "result")
+COLUMNS = (
+    "family", "model", "mode", "ops", "compared", "uninitialised", "modules", "gradients", "result",
+)  # fmt: skip
 Result = Literal["valid", "not valid", "not run"]
 
 
@@ -54,9 +56,10 @@ class Row:
     compared: int | None = None
     uninitialised: int | None = None
     modules: int | None = None
+    gradients: int | None = None
 
     def cells(self) -> tuple[str, ...]:
-        numbers = (self.ops, self.compared, self.uninitialised, self.modules)
+        numbers = (self.ops, self.compared, self.uninitialised, self.modules, self.gradients)
         result = f"{self.result}: {self.reason}" if self.reason else self.result
         counts = ("–" if number is None else f"{number:,}" for number in numbers)
         return (self.entry.family, self.entry.name, self.mode, *counts, result)
@@ -121,11 +124,14 @@ def try_out(entry: Entry, mode: str) -> Row:
         return Row(entry, mode, "not run", short(error))
     try:
         seed()
-        hooks = OutputWitness(model)
-        with hooks, opscope.trace(model, replayable=True, save="all") as trace:
+        train = mode == "train"
+        hooks = OutputWitness(model, gradients=train)
+        gradients = "all" if train else "none"
+        with hooks, opscope.trace(model, replayable=True, save="all", gradients=gradients) as trace:
             found = step(model, run, mode)
         report = trace.validate()
         wrong, modules = hooks.differences(trace)
+        unlike, reached = hooks.gradient_differences(trace)
     except Exception as error:
         return Row(entry, mode, "not valid", short(error))
     reason = ""
@@ -137,9 +143,11 @@ def try_out(entry: Entry, mode: str) -> Row:
         reason = "no output was compared"
     elif wrong:
         reason = f"{len(wrong)} modules gave something else, {wrong[0]} among them"
+    elif unlike:
+        reason = f"other gradients reached {len(unlike)} modules, {unlike[0]} among them"
     return Row(
         entry, mode, "not valid" if reason else "valid", reason,
-        report.ops, report.compared, report.uninitialised, modules,
+        report.ops, report.compared, report.uninitialised, modules, reached,
     )  # fmt: skip
 
 
@@ -156,15 +164,16 @@ def tally(rows: list[Row]) -> str:
     parts = [f"{count[result]} {result}" for result in ("valid", "not valid", "not run")]
     values = sum(row.compared or 0 for row in rows)
     modules = sum(row.modules or 0 for row in rows)
+    gradients = sum(row.gradients or 0 for row in rows)
     return (
-        f"{models} models run: {', '.join(parts)}; {values:,} values and the outputs of "
-        f"{modules:,} module runs compared"
+        f"{models} models run: {', '.join(parts)}; {values:,} values, the outputs of {modules:,} "
+        f"module runs and the gradients that reached {gradients:,} compared"
     )
 
 
 def table(rows: list[Row]) -> Table:
     found = Table(*COLUMNS, caption=tally(rows), caption_justify="left")
-    for column in found.columns[3:7]:
+    for column in found.columns[3:8]:
         column.justify = "right"
     for row in rows:
         style = {"valid": None, "not valid": "red", "not run": "yellow"}[row.result]
@@ -180,7 +189,7 @@ Every model runs without a trace and with one, from the same seed, in evaluation
 configurations small. A model is *valid* if `trace.validate()` reproduces every value bit for
 bit and the traced run gave, bit for bit, the outputs, gradients and buffers of the run without
 a trace; and if what the trace says that each module gave is, bit for bit, what a forward hook on
-it saw. *Not run* are those that cannot be built or run without a trace either. Decoders run in
+it saw, and in training the gradient that reached it what a hook on that tensor saw. *Not run* are those that cannot be built or run without a trace either. Decoders run in
 evaluation twice, the second time with the cache of the first. *Uninitialised* is memory that
 nothing was written to yet; it cannot be compared.
 
@@ -196,7 +205,7 @@ def markdown(rows: list[Row]) -> str:
         f"Python {platform.python_version()}, {', '.join(versions)}, on the CPU.\n",
         f"**{tally(rows)}**\n",
         f"| {' | '.join(COLUMNS)} |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     lines += [f"| {' | '.join(c.replace('|', '∣') for c in row.cells())} |" for row in rows]
     return HEADER + "\n".join(lines) + "\n"

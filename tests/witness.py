@@ -8,6 +8,7 @@ import linecache
 import weakref
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.modules.module as module_room
@@ -215,15 +216,18 @@ class OutputWitness:
     Args:
         model: The model whose modules are watched.
         everywhere: Whether by one global hook, or by one hook on each module.
+        gradients: Whether the gradients that reach it are copied too.
     """
 
-    def __init__(self, model, *, everywhere=False):
+    def __init__(self, model, *, everywhere=False, gradients=False):
         self._names = {}
+        self._gradients = gradients
         for name, module in model.named_modules():
             self._names.setdefault(module, name)
         self._everywhere = everywhere
         self._runs = Counter()
         self.seen = {}
+        self.reached = {}
 
     def __enter__(self):
         if self._everywhere:
@@ -245,22 +249,54 @@ class OutputWitness:
             found = [tensor.detach().clone() for tensor in tensors_of(output)]
         if found:
             self.seen[name, self._runs[name]] = found
+        if self._gradients:
+            sums = self.reached[name, self._runs[name]] = []
+            for place, tensor in enumerate(tensors_of(output)):
+                sums.append(None)
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(self._add, sums, place))
+
+    def _add(self, sums, place, gradient):
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+            before = sums[place]
+            sums[place] = gradient.detach().clone() if before is None else before + gradient
 
     def differences(self, trace):
         """Return which outputs a trace gives otherwise, and how many it was asked for."""
-        record, asked, wrong = trace.recording, 0, []
-        for run, names in zip(record.module_calls, run_names(record), strict=True):
-            address = record.modules[run.module].address
-            expected = self.seen.get((address, run.number))
-            if expected is None or not names:
+        asked, wrong = 0, []
+        for key, layer, expected in self._by_key(trace, self.seen):
+            asked += 1
+            found = layer.activation
+            found = found if isinstance(found, tuple) else (found,)
+            if len(found) != len(expected) or not all(map(same_bits, found, expected)):
+                wrong.append(key)
+        return wrong, asked
+
+    def gradient_differences(self, trace):
+        """Return which gradients of outputs a trace gives otherwise, and how many there are."""
+        asked, wrong = 0, []
+        for key, layer, expected in self._by_key(trace, self.reached):
+            if all(gradient is None for gradient in expected):
+                if layer.has_gradient:
+                    wrong.append(key)
                 continue
             asked += 1
-            found = trace[names[1]].activation
+            found = layer.gradient if layer.has_gradient else None
             found = found if isinstance(found, tuple) else (found,)
-            alike = len(found) == len(expected) and all(map(same_bits, found, expected))
-            if not alike:
-                wrong.append(names[1])
+            if len(found) != len(expected) or not all(map(_same_or_none, found, expected)):
+                wrong.append(key)
         return wrong, asked
+
+    def _by_key(self, trace, seen):
+        record = trace.recording
+        for run, names in zip(record.module_calls, run_names(record), strict=True):
+            expected = seen.get((record.modules[run.module].address, run.number))
+            if expected is not None and names:
+                yield names[1], trace[names[1]], expected
+
+
+def _same_or_none(one, other):
+    return one is other is None or (None not in (one, other) and same_bits(one, other))
 
 
 def same_bits(one, other):
