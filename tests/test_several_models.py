@@ -237,3 +237,14 @@ def test_numbers_of_python_are_no_inputs(layers):
     assert "external" not in {kind for _, kind in graph.nodes(data="kind")}
     sources = [node for node in graph if not graph.in_degree(node)]
     assert {graph.nodes[node]["label"] for node in sources} == {"lift_fresh"}
+
+
+def test_what_was_only_looked_at_is_an_output(layers):
+    model = Both()
+    with opscope.trace(model, layers=layers, save="all") as trace:
+        z = model.encode(X)
+        loss = z.square().mean()
+        loss.backward()
+        assert loss.item() >= 0
+    [output] = [layer for layer in trace.layers if layer.type == "output"]
+    assert torch.equal(output.activation, loss)

@@ -411,7 +411,8 @@ class Recorded:
         flow = self._gradient_flow
         if not flow.reached:
             return set()
-        labels = {value: item.label for item in self.passes for value in item.values}
+        layers = (item for item in self.passes if item.call is not None or item.kind == "input")
+        labels = {value: item.label for item in layers for value in item.values}
         pairs = {(a, b) for a, b in flow.pairs if a in labels and b in labels}
         pairs.update((value, value) for value in flow.reached if value in labels)
         return {(labels[a], labels[b]) for a, b in pairs}

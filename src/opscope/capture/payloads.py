@@ -74,13 +74,16 @@ class Payloads:
                 return kept
         return self.take(tensor)
 
-    def take_written(self, known: Iterable[Live]) -> dict[Live, Kept]:
+    def take_written(self, known: Iterable[Live]) -> list[Kept | None]:
         """Save those of some tensors whose memory was written since they came to be."""
-        found = {}
+        found: list[Kept | None] = []
         for live in known:
             tensor = live()
-            if tensor is not None and self._writes.get(id(_storage_of(tensor))):
-                found[live] = self.take_again(tensor)
+            is_written = False
+            if tensor is not None:
+                with torch._C.DisableTorchFunction():  # a mode of the user's is not to see it
+                    is_written = id(_storage_of(tensor)) in self._writes
+            found.append(self.take_again(tensor) if is_written and tensor is not None else None)
         return found
 
     def sweep(self) -> None:

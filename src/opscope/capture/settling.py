@@ -5,7 +5,7 @@ Each kind of event of the log has a method here, whose arguments are what the ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import MethodWrapperType
 from typing import Any
 from weakref import ref
@@ -127,13 +127,13 @@ class Settling:
         """Have a row for a tensor from outside."""
         self._tape.values.found(sight)
 
-    def _end(self, alive: Sequence[Live], kept: Mapping[Live, Kept] | None) -> None:
+    def _end(self, alive: Sequence[Live], kept: Sequence[Kept | None] | None) -> None:
         """Note what the tensors are that are there when the block ends."""
         tape = self._tape
         tape.alive = list(map(tape.values.current, alive))
-        for live, row in zip(alive, tape.alive, strict=True):
-            if kept and live in kept and tape.payloads is not None:
-                tape.payloads.put(row, kept[live])
+        for row, saved in zip(tape.alive, kept or (), strict=False):
+            if saved is not None and tape.payloads is not None:
+                tape.payloads.put(row, saved)
 
     def _named(self, lives: Sequence[Live]) -> None:
         """Take tensors for parameters from here on."""

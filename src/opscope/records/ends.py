@@ -2,60 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
-from opscope.records.recording import Recording, before_writes
+from opscope.records.recording import Op, Recording, before_writes
 
 
 def loose_ends(recording: Recording) -> tuple[int, ...]:
     """Return the values that a program without a model's outputs gives.
 
-    They are what its forward calls returned that was still there when the block ended, and led
-    to nothing else that was. If nothing was there, they are what nothing took up. Parameters and
-    buffers are none; of what was written through a slice it is the whole tensor.
+    They are what its forward calls returned and no later op or call of a forward made anything
+    of, but for parameters and buffers; of several those that were still there when the block
+    ended, if any was. Of what was written through a slice it is the whole tensor.
     """
     if any(call.kind == "output" for call in recording.layer_calls):
         return ()
-    given = [
+    taken = _taken_up(recording)
+    found = [
         value
         for call in recording.layer_calls
         if call.phase == "forward"
         for value in call.returned
-        if not _is_of_autograd(recording, value) and not _is_bound(recording, value)
+        if value not in taken
+        and not _is_of_autograd(recording, value)
+        and not _is_bound(recording, value)
     ]
-    left: list[int] = []
     if recording.alive is not None:
         alive = set(recording.alive)
-        used = _leading_to(recording, alive)
-        left = [value for value in given if value in alive and value not in used]
-        written = {v for v in given if recording.values[v].origin == "write"} - used
+        left = [value for value in found if value in alive]
+        written = {value for value in found if recording.values[value].origin == "write"}
         left += [
             value
             for value in recording.alive
-            if value not in used and _was_written_through(recording, value, written - alive)
+            if value not in taken and _was_written_through(recording, value, written - alive)
         ]
-    if not left:
-        used = _leading_to(recording, range(len(recording.values)))
-        left = [value for value in given if value not in used]
-    return tuple(dict.fromkeys(left))
+        found = left or found
+    return tuple(dict.fromkeys(found))
 
 
-def _leading_to(recording: Recording, wanted: Container[int]) -> set[int]:
-    """Return the values of which some others are made in a forward, over whatever is between."""
+def _taken_up(recording: Recording) -> set[int]:
+    """Return the values of which an op or call made something after the call that returned them.
+
+    Not those that only a backward read, or that were looked at: by ``loss.item()``, ``print(y)``.
+    """
     own = {value: call.ops for call in recording.layer_calls for value in call.returned}
-    received = {value: call.received for call in recording.layer_calls for value in call.returned}
-    found: set[int] = set()
-    for value in reversed(recording.values):
-        if value.index not in found and value.index not in wanted:
-            continue
-        found.update(received.get(value.index, ()))
+    taken = {
+        read.value
+        for op in recording.ops
+        if not _only_looks(recording, op)
+        for read in op.reads
+        if op.index not in own.get(read.value, ())
+    }
+    taken.update(value for call in recording.layer_calls for value in call.received)
+    for value in recording.values:  # it has become another
         if value.origin == "rewritten" and value.handed_from is not None:
-            found.add(value.handed_from)  # it has become another
-        if value.made_by is not None:
-            op = recording.ops[value.made_by]
-            if op.phase != "backward" and not op.by_autograd:
-                found.update(r.value for r in op.reads if op.index not in own.get(r.value, ()))
-    return found
+            taken.add(value.handed_from)
+    return taken
+
+
+def _only_looks(recording: Recording, op: Op) -> bool:
+    if op.phase == "backward" or op.by_autograd:
+        return True
+    if op.failed or op.writes:
+        return False
+    call = None if op.layer_call is None else recording.layer_calls[op.layer_call]
+    is_silent = call is not None and not call.returned and not call.failed
+    return is_silent or all(value is None for value in op.outputs)
 
 
 def _is_of_autograd(recording: Recording, value: int) -> bool:
