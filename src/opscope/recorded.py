@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from operator import add
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
+from weakref import ref
 
 from torch import nn
 
@@ -44,6 +45,46 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from opscope.views.rows import BackwardOps
+
+
+class Exit:
+    """How a block is left.
+
+    A ``with`` statement asks for it before it enters the block, and drops it last. An interrupt
+    that comes as it is called, before anything is done, would leave the block entered for ever:
+    where it is dropped without having been called, the block is left all the same.
+    """
+
+    @overload
+    def __get__(self, trace: None, kind: type) -> Self: ...
+
+    @overload
+    def __get__(self, trace: Recorded, kind: type) -> Callable[..., None]: ...
+
+    def __get__(self, trace: Recorded | None, kind: type) -> Self | Callable[..., None]:
+        if trace is None:
+            return self
+        leave = partial(self, trace)
+        if trace._state != "open":
+            known = ref(trace)  # or the trace would hold itself
+
+            def dropped(_: object) -> None:
+                if (it := known()) is not None:
+                    it._give_up()
+
+            trace._if_dropped = ref(leave, dropped)
+        return leave
+
+    def __call__(
+        self,
+        trace: Recorded,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace_back: TracebackType | None,
+    ) -> None:
+        """Leave the block of a trace."""
+        trace._leave(error, trace_back)
+        trace._if_dropped = None
 
 
 class Recorded:
@@ -82,7 +123,8 @@ class Recorded:
         if replayable and options != SaveOptions():
             message = "replayable=True saves every value as it is: no device, dtype or transform"
             raise OptionError(message)
-        self._session = Session(
+        self._new_session: Callable[[], Session] | None = partial(
+            Session,
             model,
             layers=layers,
             save=options if self._save != () else None,
@@ -91,8 +133,13 @@ class Recorded:
             saved_for_backward=saved_for_backward,
             stop_on_nonfinite=stop_on_nonfinite,
         )
+        self._session = self._new_session()
         self._state: Literal["new", "open", "closed"] = "new"
+        self._was_interrupted = False  # as it was left
+        self._if_dropped: object = None  # what sees to it that the block is left
         self._is_copy = False
+
+    __exit__ = Exit()
 
     def __enter__(self) -> Self:
         if self._state == "open":
@@ -103,16 +150,31 @@ class Recorded:
             raise TraceStateError(message)
         for name in _WORKED_OUT.intersection(vars(self)):
             delattr(self, name)
-        self._session.start(sys._getframe(1))
-        self._state = "open"
-        return self
+        before = self._state
+        try:
+            self._session.start(sys._getframe(1))
+            self._new_session = None  # nor the model
+            self._state, self._was_interrupted = "open", False
+            return self  # noqa: TRY300 (an interrupt may come here too)
+        except BaseException:
+            self._session.abandon()
+            if self._new_session is not None:  # what was begun of the first is forgotten
+                self._session = self._new_session()
+            self._state = before
+            raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace_back: TracebackType | None,
-    ) -> None:
+    def _give_up(self) -> None:
+        """Leave the block without a word, if an interrupt kept it from being left."""
+        if self._session.is_on and self._session.can_stop():
+            self._session.abandon()
+            self._state, self._was_interrupted = "closed", True
+
+    def _leave(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
+        """End what `__enter__` began, whatever interrupts that."""
+        if self._was_interrupted:
+            self._was_interrupted = False
+            self._session.finish()
+            return
         if self._state != "open":
             message = "this trace is not being recorded: it is left once, after it was entered"
             raise TraceStateError(message)
@@ -121,8 +183,12 @@ class Recorded:
                 return  # the exception says more than that the trace cannot be left
             message = "this trace was entered in another thread, and goes on until left there"
             raise TraceStateError(message)
-        self._state = "closed"
-        self._session.stop(error, trace_back)
+        self._state, self._was_interrupted = "closed", True
+        try:
+            self._session.stop(error, trace_back)
+        finally:
+            self._session.finish()
+        self._was_interrupted = False
         left = self._check_finite() if error is None else None
         for found in self._session.raised():
             locate(found, self.recording, self.passes)

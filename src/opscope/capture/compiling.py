@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode, _push_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from opscope.capture.containers import Contents
 from opscope.capture.interceptor import Interceptor
@@ -173,11 +173,13 @@ class Region:
             self._reads = {name: tape.log.read(tensor) for name, tensor in tensors.items()}
         self._started = perf_counter_ns()
         tape.log.hidden = True
-        _pop_mode()
+        if mode.on_stack is not None:
+            mode.on_stack.step_aside()
 
     def come_back(self) -> None:
         """Put the dispatch mode back."""
-        _push_mode(self._mode)
+        if self._mode.on_stack is not None:  # it was not left meanwhile
+            self._mode.on_stack.come_back()
         self._tape.log.hidden = False
 
     def record(

@@ -23,6 +23,7 @@ from opscope.capture.log import (
     Log,
     Written,
 )
+from opscope.capture.modes import OnStack
 from opscope.capture.places import is_custom_function
 from opscope.capture.tracers import is_tracing
 
@@ -53,6 +54,7 @@ class FunctionCalls(TorchFunctionMode):
 
     def __init__(self, log: Log) -> None:
         super().__init__()
+        self.on_stack: OnStack | None = None
         self._log = log
 
     def __torch_function__(
@@ -70,19 +72,21 @@ class FunctionCalls(TorchFunctionMode):
             or (func in _SPECIAL and _has_no_place(func, sys._getframe(1)))
         ):
             return func(*args, **(kwargs or {}))
-        log.in_call = True
         op = log.op_count
         started = perf_counter_ns()
         try:
+            log.in_call = True
             result = func(*args, **kwargs) if kwargs else func(*args)
+            ended = perf_counter_ns()
         except BaseException as error:
-            ended, log.in_call = perf_counter_ns(), False
+            log.in_call = False
+            ended = perf_counter_ns()
             chain = log.chain(_not_ours(sys._getframe(1)))
             end = log.op_count
             log.write((CALL, end, func, [], None, None, log.run, chain, op, started, ended, error))
             log.settle()  # and lets go of the error
             raise
-        ended, log.in_call = perf_counter_ns(), False
+        log.in_call = False  # nothing can interrupt between this and the above
         frame = sys._getframe(1)
         if log.op_count == op:
             if result.__class__ in _PLAIN:

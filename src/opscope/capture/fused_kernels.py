@@ -99,6 +99,13 @@ class _Question:
             come_back()
 
 
+def stop() -> None:
+    """Wait for no question any more, and put on again the modes that are off."""
+    if isinstance(sys.getprofile(), _Question):
+        sys.setprofile(None)
+    come_back()
+
+
 def come_back() -> None:
     """Put on again the modes that are off; also where that was interrupted halfway."""
     for mode in reversed(_now.off):

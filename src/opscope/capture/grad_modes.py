@@ -7,7 +7,7 @@ called under it looks like the rest, and is not to be differentiated when the re
 from __future__ import annotations
 
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -79,6 +79,19 @@ class GradModes:
         self.at_first: tuple[bool, bool] | None = None
         self.enabled = self.inference = False
         self._open: list[Region] = []
+
+    def mark(self) -> tuple[Any, ...]:
+        """Return all that is known, see `go_back`."""
+        now = self.at_first, self.enabled, self.inference
+        return len(self.regions), now, [(region, region.is_context) for region in self._open]
+
+    def go_back(self, mark: tuple[Any, ...]) -> None:
+        """Know again what was known."""
+        count, (self.at_first, self.enabled, self.inference), still_open = mark
+        del self.regions[count:]
+        self._open = [region for region, _ in still_open]
+        for region, is_context in still_open:
+            region.is_context, region.stop = is_context, None
 
     def begin(self, op: int) -> None:
         """Forget what was set before: the block is entered, in the mode that there is now."""

@@ -63,6 +63,7 @@ class Values:
         self._writes: dict[int, list[int]] = {}
         self._writes_seen = array("i")
         self._sweep_at = _FIRST_SWEEP
+        self._first = (0, 0)  # the mark from which on tensors are known
 
     def found(self, sight: Sight) -> int:
         """Return a new row, for a tensor that came from outside."""
@@ -77,14 +78,13 @@ class Values:
         writes = self._writes.get(self.storages[row])
         if writes is None:
             return row
-        seen = self._writes_seen[row]
-        self._writes_seen[row] = len(writes)
         own = None
-        for at in range(len(writes) - 1, seen - 1, -1):
+        for at in range(len(writes) - 1, self._writes_seen[row] - 1, -1):
             own = own or self._region(row)
             other = self._region(writes[at])
             if own is not None and other is not None and overlap(own, other):
                 return self._same_tensor(row, REWRITTEN, self.makers[writes[at]])
+        self._writes_seen[row] = len(writes)
         return row
 
     def written_since(self, live: Live, op: int) -> int | None:
@@ -113,7 +113,8 @@ class Values:
         self.origins.append(origin)
         self.makers.append(maker)
         self.storages.append(self.storages[row])
-        self._writes_seen.append(self._writes_seen[row])
+        writes = self._writes.get(self.storages[row], ()) if origin == REWRITTEN else None
+        self._writes_seen.append(self._writes_seen[row] if writes is None else len(writes))
         self.offsets.append(self.offsets[row])
         self.layouts.append(self.layouts[row])
         live = self._tensors[row]
@@ -147,8 +148,34 @@ class Values:
         live = self._tensors[row]
         return None if live is None else live()
 
+    def mark(self) -> tuple[int, int]:
+        """Return how far it is, see `go_back`."""
+        return len(self.origins), len(self._storage_refs)
+
+    def go_back(self, mark: tuple[int, int]) -> None:
+        """Be again as far as it was, when an interrupt came before all was settled.
+
+        What is settled again gets the same rows, so that it does no harm where these are known
+        elsewhere.
+        """
+        rows, storages = mark
+        for column in (
+            self.origins, self.makers, self.storages, self.offsets, self.layouts,
+            self._writes_seen, self._tensors,
+        ):  # fmt: skip
+            del column[rows:]
+        del self._storage_refs[storages:]
+        tensors = enumerate(self._tensors[self._first[0] :], self._first[0])
+        self.rows = {id(live): row for row, live in tensors if live is not None}
+        known = enumerate(self._storage_refs[self._first[1] :], self._first[1])
+        self._storage_rows = {id(storage): number for number, storage in known if storage}
+        self._writes = {
+            number: [row for row in writes if row < rows] for number, writes in self._writes.items()
+        }
+
     def forget_all(self) -> None:
         """Have every tensor be new: the program went on unseen, and may have written any."""
+        self._first = self.mark()
         self._log.forget_all()
         self.rows.clear()
         self._storage_rows.clear()

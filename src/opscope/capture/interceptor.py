@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opscope.capture.log import ABSENT, Chain
+from opscope.capture.modes import OnDispatchStack
 from opscope.capture.operators import Plan, Slots, described, plan_of, unnested
 from opscope.capture.tape import (
     BACKWARD,
@@ -53,6 +54,7 @@ class Interceptor(TorchDispatchMode):
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.on_stack: OnDispatchStack | None = None
         self._tape = tape
         self._log = tape.log
         self._plans: dict[int, Plan] = {}
@@ -195,21 +197,20 @@ class Interceptor(TorchDispatchMode):
         made: Sequence[Any] = ()
         wrote: Sequence[Any] = ()
         kept = None
-        log.hidden = True
-        started = perf_counter_ns()
+        started = ended = perf_counter_ns()
         try:
+            log.hidden = True
             result = call(*args, **kwargs) if kwargs else call(*args)
-        except BaseException as error:
-            ended = perf_counter_ns()
-            flags |= FAILED
-            tape.failed_ops.note(error, log.op_count)
-            raise
-        else:
             ended = perf_counter_ns()
             if result.__class__ is _Tensor and not plan.writes and log.keep is None:
                 made = log.note(result)  # nearly always
             else:
                 made, wrote, kept = self._results(plan, args, kwargs, result, place, flags)
+        except BaseException as error:
+            flags |= FAILED
+            ended = perf_counter_ns()
+            tape.failed_ops.note(error, log.op_count)
+            raise
         finally:
             log.hidden = False
             log.ops += (

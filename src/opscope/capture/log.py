@@ -189,20 +189,24 @@ class Log:
         if is_transformed(tensor):
             with torch._C._DisableFuncTorch():
                 return self.read(physical(tensor))
-        sight = self.note(tensor)
+        sight = look(tensor)
         if self.originals is not None:
             self.originals(tensor, sight)
         self.write((SEEN, self.op_count, *sight))
+        self._know(sight)  # last: what is interrupted before is seen once more
         return live
 
     def note(self, tensor: torch.Tensor) -> Sight:
         """Return what to write for a tensor that an op made or wrote."""
         sight = look(tensor)
+        self._know(sight)
+        return sight
+
+    def _know(self, sight: Sight) -> None:
         live = sight[0]
         self.known[id(live)] = live
         if not self.told:
             self.storages[id(live)], self.layouts[id(live)] = sight[1], sight[2:]
-        return sight
 
     def forget(self, tensor: torch.Tensor) -> None:
         """Have the next sight of this tensor be a new one: its metadata was replaced."""
@@ -235,11 +239,14 @@ class Log:
             self.written.clear()
         is_due = len(self.known) > self.sweep_at
         if is_due:
-            self.known = {key: live for key, live in self.known.items() if live() is not None}
+            known = {key: live for key, live in self.known.items() if live() is not None}
+            storages, layouts = self.storages, self.layouts
             if not self.told:
-                self.storages = {key: self.storages[key] for key in self.known}
-                self.layouts = {key: self.layouts[key] for key in self.known}
-            self.sweep_at = _FEW + 2 * len(self.known)
+                storages = {key: storages[key] for key in known if key in storages}
+                layouts = {key: layouts[key] for key in known if key in layouts}
+            # At once: what is known of a tensor that is gone would be taken for another's.
+            self.known, self.storages, self.layouts = known, storages, layouts
+            self.sweep_at = _FEW + 2 * len(known)
         return is_due
 
 

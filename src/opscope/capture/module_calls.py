@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from operator import is_
 from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
+import torch.nn.modules.module as module_room
 from torch import nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -19,7 +21,6 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
-from torch.overrides import _get_current_function_mode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     from opscope.capture.function_calls import FunctionCalls
     from opscope.capture.log import Live
 
+_HOOKS: tuple[dict[int, Any], ...] = (
+    module_room._global_forward_pre_hooks,
+    module_room._global_forward_hooks,
+    module_room._global_module_registration_hooks,
+    module_room._global_parameter_registration_hooks,
+    module_room._global_buffer_registration_hooks,
+)
 _Tensor = torch.Tensor
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_dynamo_compiling
@@ -87,13 +95,13 @@ class ModuleCalls:
         # the run's number; for some there is more to be done at the end.
         self._stack: list[tuple[nn.Module, FrameType, int]] = []
         self._odd: dict[int, _Odd] = {}
-        self._handles: list[Any] = []
         self._compiling: Compiling | None = None
         self._in_backward = InBackward(tape)
         self.modules = self.names.modules
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
         self.is_named = model is not None
+        self.innermost: int | None = None  # the run that was still going on at the end
         self.ran_compiled = False  # modules, whose functions no function mode saw
         self._model = model
         # The modules that ran in no other one; whether several of them are models.
@@ -118,6 +126,7 @@ class ModuleCalls:
                 self.names.meet(wrapped(self._model))
             self._model = None
         self._log.unwind = self._unwind
+        self.innermost = None
         self._hook()
         self._compiling = Compiling(self._hook, self._unhook)
         self._compiling.start()
@@ -128,34 +137,36 @@ class ModuleCalls:
         return None if module is None else module.forward
 
     def _hook(self) -> None:
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-            register_module_module_registration_hook(self._registered),
-            register_module_parameter_registration_hook(self._registered),
-            register_module_buffer_registration_hook(self._registered),
-        ]
+        register_module_forward_pre_hook(self._enter)
+        register_module_forward_hook(self._leave, always_call=True)
+        register_module_module_registration_hook(self._registered)
+        register_module_parameter_registration_hook(self._registered)
+        register_module_buffer_registration_hook(self._registered)
 
     def _unhook(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        """Take off all that are ours; an interrupt may have come before a handle was had."""
+        for hooks in _HOOKS:
+            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", 0) is self]:
+                module_room._global_forward_hooks_always_called.pop(key, None)
+                del hooks[key]
 
-    def remove(self) -> int | None:
-        """Take the hooks away and end the calls that a BaseException left open.
-
-        Returns:
-            The innermost call that was still open.
-        """
+    def remove(self) -> None:
+        """Take the hooks away; twice is harmless."""
         if self._compiling is not None:
             self._compiling.stop()
         self._compiling = None  # nor this cycle
         self._unhook()
         self._log.in_backward.clear()
-        innermost = self._stack[-1][2] if self._stack else None
+
+    def end_runs(self) -> None:
+        """End the runs that a BaseException left open, the innermost of which is ``innermost``."""
+        if self.innermost is None and self._stack:
+            self.innermost = self._stack[-1][2]
+        for odd in self._odd.values():  # the modes were left
+            odd.resume, odd.region = False, None
         while self._stack:
             self._close(None, failed=True)
         self._log.unwind = stay  # without this cycle a trace is gone as soon as it is let go of
-        return innermost
 
     def look_again(self) -> None:
         """Name all modules as they are once the program has run."""
@@ -189,16 +200,31 @@ class ModuleCalls:
             return
         chain = log.chain(frame)  # first, as it may end modules
         items = self._arguments(args, frame if len(args) < known.most else None)
-        log.events += (
+        event = (
             ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
         )  # fmt: skip
-        if not self._stack:
-            self.tops[known.index] = None
-        self._stack.append((module, frame, log.run_count))
-        log.run, log.boundary = log.run_count, frame
-        log.run_count += 1
+        run = log.run_count
+        try:
+            log.events += event
+            if not self._stack:
+                self.tops[known.index] = None
+            self._stack.append((module, frame, run))
+            log.run, log.boundary = run, frame
+            log.run_count = run + 1
+        except BaseException:
+            self._interrupted(event, (module, frame, run))
+            raise
         if log.at_once:
             log.settle()
+
+    def _interrupted(self, event: tuple[Any, ...], entry: tuple[nn.Module, FrameType, int]) -> None:
+        """Have a run either be begun, as it says in the log, or not."""
+        log = self._log
+        last = log.events[-len(event) :]
+        if len(last) == len(event) and all(map(is_, last, event)):
+            if not self._stack or self._stack[-1] is not entry:
+                self._stack.append(entry)
+            log.run_count = entry[2] + 1
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         stack, log = self._stack, self._log
@@ -213,10 +239,10 @@ class ModuleCalls:
             self._leave_odd(module, output, sys._getframe(1))
             return
         items = self._items(output)
-        stack.pop()
-        _, log.boundary, log.run = stack[-1] if stack else (None, self.outermost, NONE)
         kept = None if log.keep is None else self._keep(output)
         log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept)
+        _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
+        stack.pop()  # last: what is interrupted before is ended once more, as failed
         if log.at_once:
             log.settle()
 
@@ -248,13 +274,19 @@ class ModuleCalls:
         if known is self.root:
             kept = self._keep((args, _named(frame)))
             log.write((GRAD_MODE, log.op_count, run, *grad_mode()))
-        now = perf_counter_ns()
-        log.write((ENTER, log.op_count, known.index, chain, items, log.run, now, kept))
-        if not self._stack:
-            self.tops[known.index] = None
-        self._stack.append((called, frame, run))
-        log.run, log.boundary = run, frame
-        log.run_count += 1
+        event = (ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), kept)
+        try:
+            log.events += event
+            if not self._stack:
+                self.tops[known.index] = None
+            self._stack.append((called, frame, run))
+            log.run, log.boundary = run, frame
+            log.run_count = run + 1
+        except BaseException:
+            self._interrupted(event, (called, frame, run))
+            raise
+        if log.at_once:
+            log.settle()
         odd = _Odd(None if called is module else module)
         if compiled:
             odd.resume = self._step_aside()
@@ -336,17 +368,23 @@ class ModuleCalls:
         """End the innermost run."""
         log, stack = self._log, self._stack
         items, kept = self._items(output), self._keep(output)
-        _, _, run = stack.pop()
-        _, log.boundary, log.run = stack[-1] if stack else (None, self.outermost, NONE)
-        odd = self._odd.pop(run, None)
+        _, _, run = stack[-1]
+        odd = self._odd.get(run)
         if odd is not None:
             if odd.last_hook is not None:
                 odd.last_hook.remove()
             if odd.region is not None:
                 odd.region.come_back()
-            if odd.resume and self._functions is not None:
-                _push_mode(self._functions)
-        log.write((LEAVE, log.op_count, run, items, perf_counter_ns(), failed, kept))
+                odd.region = None
+            if odd.resume and self._functions is not None and self._functions.on_stack is not None:
+                self._functions.on_stack.come_back()
+                odd.resume = False
+        log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), failed, kept)
+        _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
+        stack.pop()
+        self._odd.pop(run, None)
+        if log.at_once:
+            log.settle()
         if odd is None or failed or self._tape.finite is None:
             return
         bad = odd.bad
@@ -358,10 +396,8 @@ class ModuleCalls:
 
     def _step_aside(self) -> bool:
         """Take the function mode off the stack if it is the one on top."""
-        if self._functions is None or _get_current_function_mode() is not self._functions:
-            return False
-        _pop_mode()
-        return True
+        on_stack = None if self._functions is None else self._functions.on_stack
+        return on_stack is not None and on_stack.step_aside()
 
     def _arguments(self, args: tuple[Any, ...], frame: FrameType | None) -> Live | Nested:
         """Return what the log says of the arguments of a module; with a frame, also named ones."""

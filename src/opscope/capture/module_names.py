@@ -114,7 +114,14 @@ class ModuleNames:
     def meet(self, module: nn.Module) -> Known:
         """Name a module that was met by itself, and all below it."""
         is_root = self.root is None
-        known = self._learn(module, "" if is_root else self._free_name(type(module).__name__), None)
+        before = len(self.modules), self._tape.parameters.count
+        try:
+            known = self._learn(
+                module, "" if is_root else self._free_name(type(module).__name__), None
+            )
+        except BaseException:
+            self._forget(*before)
+            raise
         if is_root:
             self.root, known.odd, self._tape.root = known, True, known.index
             self._models = (known,)
@@ -176,6 +183,14 @@ class ModuleNames:
         self._rename(list(found.values()), chain(*held))
 
     # ------------------------------------------------------------------------------------------
+
+    def _forget(self, modules: int, parameters: int) -> None:
+        """Forget modules and parameters from a number on: an interrupt came as they were named."""
+        self._taken.difference_update(known.address for known in self.modules[modules:])
+        for key in [key for key, known in self.by_id.items() if known.index >= modules]:
+            del self.by_id[key]
+        del self.modules[modules:]
+        self._tape.parameters.forget(parameters)
 
     def _learn(self, model: nn.Module, address: str, top: Known | None) -> Known:
         """Give addresses to a module and all below it, as `named_modules` would.

@@ -71,9 +71,11 @@ class Originals:
         """Give a copy the numbers that the tensor and its storage have got."""
         live, storage = sight[:2]
         if id(live) in self._tensors:
-            self.tensors[row] = self._tensors.pop(id(live))
+            self.tensors[row] = self._tensors[id(live)]
+            del self._tensors[id(live)]
         if id(storage) in self._storages:
-            self.storages[number] = self._storages.pop(id(storage))
+            self.storages[number] = self._storages[id(storage)]
+            del self._storages[id(storage)]
 
     def keep_generators(self) -> None:
         """Take down the state of the default generators."""

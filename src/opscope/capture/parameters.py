@@ -90,6 +90,14 @@ class Parameters:
         elif module._buffers:
             self._add(module._buffers, prefix, "buffer", since)
 
+    def forget(self, first: int) -> None:
+        """Forget those from a number on."""
+        del self._rows[first * _WIDTH :]
+        self._numbers = {key: number for key, number in self._numbers.items() if number < first}
+        self.aliases = {number: names for number, names in self.aliases.items() if number < first}
+        self._frozen = {number for number in self._frozen if number < first}
+        self.lazy = {number for number in self.lazy if number < first}
+
     def own(self, numbers: Iterable[range]) -> None:
         """Take these for the model's, and all that is packed."""
         self.of_model = set(chain(*numbers))

@@ -12,14 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack
-from torch.overrides import _pop_mode as _pop_function_mode
-from torch.overrides import _push_mode as _push_function_mode
-from torch.utils._python_dispatch import (
-    _get_current_dispatch_mode_stack,
-    _pop_mode,
-    _push_mode,
-)
 
 from opscope.capture import (
     came_in,
@@ -33,6 +25,7 @@ from opscope.capture import (
     interceptor,
     log,
     looking,
+    modes,
     module_calls,
     module_names,
     op_call,
@@ -57,6 +50,7 @@ from opscope.capture.function_calls import FunctionCalls
 from opscope.capture.grad_modes import grad_mode
 from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
+from opscope.capture.modes import OnDispatchStack, OnStack
 from opscope.capture.module_calls import ModuleCalls
 from opscope.capture.originals import Originals
 from opscope.capture.payloads import Payloads
@@ -119,7 +113,13 @@ class Session:
         self.tape.log.told = layers
         self.settle = Settling(self.tape)
         self.reading = Lock()  # what reads a trace first settles it, and several threads may
-        self._interceptor = Interceptor(self.tape)
+        self._interceptor = OnDispatchStack(Interceptor(self.tape))
+        self._function_mode = None if self._functions is None else OnStack(self._functions)
+        self._torch_function: Any = torch._C.DisableTorchFunction()
+        # Whether anything of it may be on; what is left to do as the block is left, the last first.
+        self.is_on = False
+        self._to_do: list[Callable[[], None]] = []
+        self._error: tuple[BaseException | None, TracebackType | None] = None, None
         self.modules = ModuleCalls(self.tape, self._functions, model)
         if save is not None or replayable:
             every_op = replayable or not layers
@@ -145,9 +145,18 @@ class Session:
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block.
 
+        Whatever raises here, torch is left as it was.
+
         Raises:
             TraceStateError: If another task of this thread is being traced.
         """
+        try:
+            self._start(frame)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _start(self, frame: FrameType | None) -> None:
         if not set(_open.sessions) <= set(_started_here.get()):
             message = (
                 "another task of this thread is being traced, and would have the ops of both; "
@@ -155,6 +164,12 @@ class Session:
             )
             raise TraceStateError(message)
         _keep_dynamo_out()
+        # Entered and left, it can be left again, which puts back what there is now.
+        self._torch_function.__enter__(), self._torch_function.__exit__()
+        self.is_on = True
+        self._to_do.clear()
+        log_ = self.tape.log
+        log_.in_call = log_.hidden = False
         if self.started_ns:
             self._resume()
         else:
@@ -171,9 +186,9 @@ class Session:
             self.tape.returned.start()
         _warning_lines.start(id(self))
         self.modules.install()
-        if self._functions is not None:
-            self._functions.__enter__()  # type: ignore[no-untyped-call]
-        self._interceptor.__enter__()  # type: ignore[no-untyped-call]
+        if self._function_mode is not None:
+            self._function_mode.put_on()
+        self._interceptor.put_on()
         _open.sessions.append(id(self))
         _started_here.set(tuple(_open.sessions))
         self._entered_ns = perf_counter_ns()
@@ -218,35 +233,97 @@ class Session:
         return self.tape.log.thread == get_ident()
 
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
-        """End watching, whatever happened, and keep what is known of a failure."""
-        self.duration_ns += perf_counter_ns() - self._entered_ns
-        _open.sessions.remove(id(self))
-        _started_here.set(tuple(_open.sessions))
+        """End watching, whatever happened, and keep what is known of a failure.
+
+        If this is interrupted, `finish` does what is left.
+        """
+        if self.is_on:
+            self._error = error, trace_back
+            self._to_do = [self._let_go, *self._noting(), *self._undoing()]
+            self.is_on = False
+        self._go_on()
+
+    def abandon(self) -> None:
+        """End watching, if it has begun in any way, and do what is left to do."""
+        if self.is_on:
+            notes = self._noting() if self._entered_ns else ()
+            self._to_do = [self._let_go, *notes, *self._undoing()]
+            self.is_on = False
+        self.finish()
+
+    def finish(self) -> None:
+        """Do what is left to do as the block is left; what cannot be done is left out."""
+        try:
+            self._go_on()
+        except BaseException:
+            del self._to_do[-1:]
+            self.finish()
+            raise
+
+    def _go_on(self) -> None:
+        while self._to_do:
+            self._to_do[-1]()  # which may be done twice
+            del self._to_do[-1:]
+
+    def _undoing(self) -> tuple[Callable[[], None], ...]:
+        """Return what puts torch back as it was, the first to be done last."""
+        return (self._forget_watching, self.modules.remove, self._leave_warnings, self._leave_modes)
+
+    def _noting(self) -> tuple[Callable[[], None], ...]:
+        """Return what ends the record, once torch is as it was; the first to be done last."""
+        return (self._note_failure, self._note_state, self.modules.end_runs, self._note_time)
+
+    def _note_time(self) -> None:
+        """Note how long it took, and count the ops: an interrupt may have come just before that."""
+        if self._entered_ns:
+            took = perf_counter_ns() - self._entered_ns
+            self.duration_ns, self._entered_ns = self.duration_ns + took, 0
+        self.tape.log.in_call = self.tape.log.hidden = False
+        if self._error[0] is not None:
+            self.settle()
+            self.tape.log.op_count = self.tape.op_count
+
+    def _leave_modes(self) -> None:
+        self._torch_function.__exit__()  # an interrupt may have come as one was about to be left
+        self._interceptor.take_off()
+        fused_kernels.stop()
+        if self._function_mode is not None:
+            self._function_mode.take_off()
+
+    def _leave_warnings(self) -> None:
         _warning_lines.stop(id(self))
-        still_running = self.modules.remove()  # puts the modes back where they stepped aside
-        fused_kernels.come_back()
-        _leave(self._interceptor, _get_current_dispatch_mode_stack(), _pop_mode, _push_mode)
-        if self._functions is not None:
-            modes = _get_current_function_mode_stack()
-            _leave(self._functions, modes, _pop_function_mode, _push_function_mode)
-        self.modules.outermost = self.tape.log.boundary = None
+
+    def _forget_watching(self) -> None:
+        """Take the session off the list of what watches this thread."""
+        _open.sessions = [number for number in _open.sessions if number != id(self)]
+        _started_here.set(tuple(_open.sessions))
+
+    def _note_state(self) -> None:
+        """Note what is there when the block ends, and what the model has by which name."""
+        log_, tape = self.tape.log, self.tape
+        self.modules.outermost = log_.boundary = None
         if not self.modules.is_bordered:  # what it gives is what is left of it
-            found = self.tape.log.known.values()
-            alive = [live for live in found if live() is not None]
-            payloads = self.tape.payloads
-            kept = None if payloads is None else payloads.take_written(alive)
-            self.tape.log.write((log.END, self.tape.log.op_count, alive, kept))
+            alive = [live for live in log_.known.values() if live() is not None]
+            kept = None if tape.payloads is None else tape.payloads.take_written(alive)
+            log_.write((log.END, log_.op_count, alive, kept))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
             self.modules.look_again()
-            self.tape.parameters.measure()
-            if self.tape.payloads is not None:
-                buffers = self.tape.parameters.buffers()
-                self.tape.payloads.seal(buffers, self.tape.log.known.values())
-            if self.tape.returned is not None:
-                self.tape.returned.flush()
+            tape.parameters.measure()
+            if tape.payloads is not None:
+                tape.payloads.seal(tape.parameters.buffers(), log_.known.values())
+            if tape.returned is not None:
+                tape.returned.flush()
+
+    def _note_failure(self) -> None:
+        error, trace_back = self._error
         if error is not None:
-            self.failure = self._describe(error, trace_back, still_running)
-        self.tape.log.settle = log.never  # without this cycle it is gone when it is let go of
+            self.failure = self._describe(error, trace_back, self.modules.innermost)
+
+    def _let_go(self) -> None:
+        """Let go of what would keep a trace that nobody has, and of the error, last of all."""
+        self._torch_function.__exit__()
+        self.tape.log.settle = log.never
+        self._error = None, None
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
             mark.forget()
 
@@ -259,7 +336,9 @@ class Session:
         tape = self.tape
         try:
             message = str(error)
-        except Exception:  # noqa: BLE001 (it is the user's code, and its failure not ours)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 (it is the user's code, and its failure not ours)
             message = ""
         frames = (
             Frame(frame.f_code.co_filename, line, frame.f_code.co_name)
@@ -274,23 +353,6 @@ class Session:
             module_call=tape.failed_runs.of(error) if still_running is None else still_running,
             frame=own[-1] if own else None,
         )
-
-
-def _leave(
-    mode: Any, stack: list[Any], pop: Callable[[], Any], push: Callable[[Any], None]
-) -> None:
-    """Leave a mode, and leave those on that were entered after it and are still to be left.
-
-    A mode leaves by taking the uppermost off its stack, whichever that is.
-    """
-    above: list[Any] = []
-    if mode in stack and stack[-1] is not mode:
-        while (popped := pop()) is not mode:
-            above.append(popped)
-        push(mode)
-    mode.__exit__(None, None, None)
-    for other in reversed(above):
-        push(other)
 
 
 _hidden_from_dynamo = False
@@ -310,7 +372,7 @@ def _keep_dynamo_out() -> None:
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
         came_in, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
-        gradients_room, identity, in_backward, interceptor, log, looking, module_calls, module_names, op_call,
+        gradients_room, identity, in_backward, interceptor, log, looking, modes, module_calls, module_names, op_call,
         operators_room, originals, packed, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
     )  # fmt: skip

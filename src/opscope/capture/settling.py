@@ -5,8 +5,9 @@ Each kind of event of the log has a method here, whose arguments are what the ev
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from types import MethodWrapperType
+from types import FrameType, MethodWrapperType
 from typing import Any
 from weakref import ref
 
@@ -19,6 +20,7 @@ from opscope.capture.tape import (
     NONE,
     PACK_OP,
     CallRow,
+    Mark,
     ModuleRun,
     Tape,
 )
@@ -37,12 +39,43 @@ class Settling:
         # The outermost run of each module that is running, and how often each has run.
         self._running: dict[int, ModuleRun] = {}
         self._runs_of: dict[int, int] = {}
+        # How far all was when a settling began that has not ended, and where that runs or ran.
+        self._mark: tuple[Mark, dict[int, ModuleRun], set[int]] | None = None
+        self._frame: FrameType | None = None
 
     def __call__(self) -> None:
-        """Settle all there is."""
+        """Settle all there is; what an interrupt left unfinished is done again."""
         tape, log = self._tape, self._tape.log
-        rows, log.ops = log.ops, []
-        events, log.events = log.events, []
+        if self._mark is not None:
+            if _is_running(self._frame):  # an object that goes may run ops as it does
+                return
+            self._go_back(*self._mark)
+        self._frame = sys._getframe()
+        self._mark = tape.mark(), dict(self._running), set(tape.parameters.waiting)
+        rows, events = log.ops, log.events
+        row_count, event_count = len(rows), len(events)
+        self._settle(rows, events)
+        # In one go, and only now: what was not finished is still there.
+        log.ops, log.events, self._mark = rows[row_count:], events[event_count:], None
+        self._frame = None
+        if log.constants:
+            log.constants = {op: item for op, item in log.constants.items() if op >= tape.op_count}
+        if not log.at_once:
+            log.settle_at = log.op_count + BATCH
+        if log.sweep() and tape.payloads is not None:
+            tape.payloads.sweep()
+        tape.values.sweep()
+
+    def _go_back(self, mark: Mark, running: dict[int, ModuleRun], waiting: set[int]) -> None:
+        tape = self._tape
+        tape.go_back(mark)
+        tape.parameters.waiting.clear()
+        tape.parameters.waiting.update(waiting)
+        self._running = dict(running)
+        self._runs_of = {run.module: run.number for run in tape.runs}
+
+    def _settle(self, rows: list[Any], events: list[Any]) -> None:
+        tape = self._tape
         at = end = 0
         while end < len(events):
             start = end
@@ -51,11 +84,6 @@ class Settling:
             at = self._ops(rows, at, events[start + 1])
             settle(self, *events[start + 2 : end])
         self._ops(rows, at, tape.op_count + len(rows))
-        if not log.at_once:
-            log.settle_at = log.op_count + BATCH
-        if log.sweep() and tape.payloads is not None:
-            tape.payloads.sweep()
-        tape.values.sweep()
 
     def _ops(self, rows: list[Any], at: int, op_end: int) -> int:
         """Settle the rows from a position on, up to an op; return where the next row begins."""
@@ -79,7 +107,7 @@ class Settling:
                         numbers[len(reads)] = item
                     reads.append(NONE)
             if op in constants:
-                values.constants[reads[-1]] = constants.pop(op)
+                values.constants[reads[-1]] = constants[op]
             given = [tuple(rows[i : i + SIGHT]) for i in range(read_end, made_end, SIGHT)]
             written = [tuple(rows[i : i + SIGHT]) for i in range(made_end, wrote_end, SIGHT)]
             at = wrote_end
@@ -255,7 +283,7 @@ class Settling:
         tape = self._tape
         run = tape.runs[index]
         run.end, run.op_end, run.failed = ended, tape.op_count, failed
-        if self._running[run.module] is run:
+        if self._running.get(run.module) is run:
             del self._running[run.module]
         run.outputs, run.gave = self._leaves(items, LONE)
         if run.outputs and run.op_start == run.op_end and run.call_start == tape.call_count:
@@ -322,6 +350,14 @@ _OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
     (Settling._set_grad_mode, 6),
     (Settling._unseen_call, 5),
 )
+
+
+def _is_running(frame: FrameType | None) -> bool:
+    """Whether a frame is among those of this thread that are running."""
+    at: FrameType | None = sys._getframe(2)
+    while at is not None and at is not frame:
+        at = at.f_back
+    return at is not None
 
 
 def function_name(func: Any) -> str:

@@ -138,12 +138,12 @@ class WarningLines:
         filters = warnings._get_filters() if hasattr(warnings, "_get_filters") else warnings.filters
         if not isinstance(filters, list):
             return
+        # `catch_warnings` puts a list back when it is left, and says so: no need to know them all.
+        self._lists = [*(known for known in self._lists if known is not filters), filters]
         first = zip(filters, self._entries, strict=False)
         if len(filters) < len(self._entries) or any(one is not entry for one, entry in first):
             self._take_out(filters)
             filters[:0] = self._entries
-        # `catch_warnings` puts a list back when it is left, and says so: no need to know them all.
-        self._lists = [*(known for known in self._lists if known is not filters), filters]
         while len(self._lists) > _MOST_LISTS:
             self._take_out(self._lists.pop(0))
 
