@@ -2,7 +2,10 @@
 
 import os
 import random
+import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -204,3 +207,51 @@ def test_what_is_read_after_an_interrupted_reading_is_right(reading):
 def _without_times(found):
     text = found if isinstance(found, str) else repr(found)
     return [word for word in text.split() if not word[:1].isdigit() and word not in ("µs", "ms")]
+
+
+def test_signals_at_random_change_no_record_and_leave_nothing_on():
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals are raised in the main thread, by a timer that is not everywhere")
+    model, trace = start({})
+    began = time.perf_counter()
+    with trace:
+        run(model)
+    expected, before = record_of(trace), state()
+    span = time.perf_counter() - began
+    is_armed, hits = [False], 0
+
+    def interrupt(*_):
+        if is_armed[0]:
+            is_armed[0] = False
+            raise Interrupt
+
+    chance, handler = random.Random("signals"), signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(4 * PER_PHASE):
+            options = list(OPTIONS.values())[number % len(OPTIONS)]
+            model, trace = start(options)
+            has_run = False
+            try:
+                is_armed[0] = True
+                signal.setitimer(signal.ITIMER_REAL, chance.random() * span + 1e-6)
+                with trace:
+                    run(model)
+                    has_run = True
+                str(trace.summary())
+                is_armed[0] = False
+            except Interrupt:
+                hits += 1
+            finally:
+                is_armed[0] = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert state() == before
+            if has_run:
+                invariants.check(trace)
+                assert options or record_of(trace) == expected
+            with trace:
+                run(model)
+            assert state() == before
+            invariants.check(trace)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert hits > PER_PHASE / 2
