@@ -116,9 +116,8 @@ class ModuleNames:
         is_root = self.root is None
         before = len(self.modules), self._tape.parameters.count
         try:
-            known = self._learn(
-                module, "" if is_root else self._free_name(type(module).__name__), None
-            )
+            name = "" if is_root else self._free_name(type(module).__name__)
+            known, held = self._learn(module, name, None)
         except BaseException:
             self._forget(*before)
             raise
@@ -127,7 +126,7 @@ class ModuleNames:
             self._models = (known,)
             self._tape.parameters.own(known.holds)
             self._tree = list(self.modules)
-            self._held = self._now_held()
+            self._held = hash(tuple(held))
             if not self._is_named:  # it may turn out to be one of several
                 self._taken.add(known.class_name)
         return known
@@ -171,7 +170,9 @@ class ModuleNames:
         if len(gone) == len(models):
             parameters.own(held)
             return
-        if not self._is_changed and self._now_held() == self._held:
+        # What is gone may have given its place, and its ``id``, to another.
+        is_changed = self._is_changed or parameters.gone or self._now_held() != self._held
+        if not is_changed:
             return
         self._is_changed = False
         found: dict[int, Holder] = {}
@@ -192,14 +193,18 @@ class ModuleNames:
         del self.modules[modules:]
         self._tape.parameters.forget(parameters)
 
-    def _learn(self, model: nn.Module, address: str, top: Known | None) -> Known:
+    def _learn(self, model: nn.Module, address: str, top: Known | None) -> tuple[Known, list[Any]]:
         """Give addresses to a module and all below it, as `named_modules` would.
 
         Args:
             model: The module.
             address: Its own.
             top: What it is somewhere below, None if it is met by itself.
+
+        Returns:
+            It, and what tells what they hold by which name.
         """
+        held: list[Any] = []
         by_id, modules, parameters = self.by_id, self.modules, self._tape.parameters
         before = parameters.count
         found = Known(len(modules), model, address, before if self.root else 0, top)
@@ -212,6 +217,7 @@ class ModuleNames:
                 known = found if is_first else Known(len(modules), module, name, before, top)
                 modules.append(known)
                 by_id[id(module)] = known
+                _add_held(module, held)
             elif known.top is not top:  # the model's, say, in a module that is not
                 return False
             elif len(known.aliases) < _MOST_ALIASES and not (path and path.has(module)):
@@ -226,7 +232,7 @@ class ModuleNames:
         _walk(model, address, take)
         top.holds += _numbers(before, parameters.count)
         self._write_down(parameters.lives(before))
-        return found
+        return found, held
 
     def _write_down(self, lives: list[Live]) -> None:
         """Write when tensors became parameters, if the program had begun."""
@@ -240,19 +246,14 @@ class ModuleNames:
 
         Not all that gives a module something else is told of: `Module.to` writes to ``_buffers``.
         """
-        number, held = self._tape.parameters.number, list[Any]()
+        held: list[Any] = []
         for known in self._tree:
             module = known.live()
             if module is None:
+                held.append(None)
                 continue
             known.class_name = module.__class__.__name__  # of a lazy one it has changed
-            if module._modules:
-                held += module._modules.keys()
-                held += map(id, module._modules.values())
-            for tensors in (module._parameters, module._buffers):
-                if tensors:
-                    held += tensors.keys()
-                    held += map(number, tensors.values())
+            _add_held(module, held)
         return hash(tuple(held))
 
     def _free_name(self, name: str) -> str:
@@ -304,6 +305,14 @@ class ModuleNames:
                     old, known.address = known.address, self._free_name(known.class_name)
                     moved[old] = known.address
         return moved
+
+
+def _add_held(module: nn.Module, held: list[Any]) -> None:
+    """Add what tells what a module itself holds by which name."""
+    for parts in (module._modules, module._parameters, module._buffers):
+        if parts:
+            held += parts.keys()
+            held += map(id, parts.values())
 
 
 def _numbers(first: int, end: int) -> list[range]:

@@ -48,6 +48,7 @@ class Parameters:
         aliases: By number, the other names that it has.
         lazy: The numbers of those that have no shape yet.
         of_model: The numbers of those that the model has.
+        gone: Whether any of them was gone when they were last measured.
         waiting: Tensors that became parameters while the program ran, until what ran before is
             settled: the ``id`` of the weak reference to each.
     """
@@ -57,6 +58,7 @@ class Parameters:
         self.aliases: dict[int, tuple[str, ...]] = {}
         self.lazy: set[int] = set()
         self.of_model: set[int] = set()
+        self.gone = False
         self.waiting: set[int] = set()
         self._rows: list[Any] = []  # flat: an object for each would cost as much as an op
         self._numbers: dict[int, int] = {}
@@ -284,10 +286,18 @@ class Parameters:
 
     def measure(self) -> None:
         """Take down again what changed since: shapes, types, and what is trained."""
-        for number in range(self.count):
-            tensor = self.tensor(number)
-            if tensor is not None:
-                self._measure(number, tensor)
+        rows, self.gone = self._rows, False
+        for at in range(0, len(rows), _WIDTH):
+            live, _, kind, trainable, dtype, shape = rows[at : at + _WIDTH]
+            tensor = live()
+            if tensor is None:
+                self.gone = True
+            elif not shape or (
+                tensor.shape != shape
+                or tensor.dtype is not dtype
+                or (tensor.requires_grad is not trainable and kind == "parameter")
+            ):
+                self._measure(at // _WIDTH, tensor)
 
     def _measure(self, number: int, tensor: torch.Tensor) -> None:
         at = number * _WIDTH

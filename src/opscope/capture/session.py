@@ -307,8 +307,8 @@ class Session:
             kept = None if tape.payloads is None else tape.payloads.take_written(alive)
             log_.write((log.END, log_.op_count, alive, kept))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
-            self.modules.look_again()
             tape.parameters.measure()
+            self.modules.look_again()
             if tape.payloads is not None:
                 tape.payloads.seal(tape.parameters.buffers(), log_.known.values())
             if tape.returned is not None:
