@@ -98,6 +98,18 @@ def zoo(session: nox.Session) -> None:
 
 
 @nox.session
+def stress(session: nox.Session) -> None:
+    """Interrupt opscope at a thousand moments of each phase; fuzz data flow ten thousand times."""
+    install_models(session)
+    session.install(*TEST_TOOLS)
+    interrupts = {"OPSCOPE_INTERRUPTS": "1000"}
+    tests = ("tests/capture/test_interrupts.py", "--timeout", "7200")
+    session.run("pytest", "-n", "2", *tests, *session.posargs, env=interrupts)
+    programs = {"OPSCOPE_FUZZ": "10000"}
+    session.run("pytest", "-n", "2", "tests/graph/test_dataflow.py", *session.posargs, env=programs)
+
+
+@nox.session
 def gallery(session: nox.Session) -> None:
     """Make the pictures of the docs again, or those that are named."""
     install_models(session)

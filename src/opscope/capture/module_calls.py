@@ -170,7 +170,8 @@ class ModuleCalls:
 
     def look_again(self) -> None:
         """Name all modules as they are once the program has run."""
-        models = [known for known in map(self.modules.__getitem__, self.tops) if known.holds]
+        ran = map(self.modules.__getitem__, self.tops)
+        models = [known.top for known in ran if known.top is known and known.top.holds]
         self.are_several = not self.is_named and (
             len(models) > 1 or (len(self.tops) > 1 and self.root not in models)
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from itertools import chain
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -30,35 +29,46 @@ class Known:
     Attributes:
         top: What was met by itself and has it somewhere below: the model, or a module outside of
             its tree.
-        holds: Of such a one, the numbers of the parameters and buffers that it, and those below
-            it, have and no module before had.
-        first: The number of the first of those.
         most: How many arguments its ``forward`` takes.
         odd: Whether more is to be done when it runs than to write it down.
     """
 
     __slots__ = (
-        "address", "aliases", "class_name", "first", "holds", "index", "live", "most", "odd",
-        "top", "training",
+        "address", "aliases", "class_name", "index", "live", "most", "odd", "top", "training",
     )  # fmt: skip
 
     def __init__(
-        self, index: int, module: nn.Module, address: str, first: int, top: Known | None
+        self, index: int, module: nn.Module, address: str, top: Top, kind: tuple[str, int, bool]
     ) -> None:
         self.aliases: tuple[str, ...] = ()
         self.index = index
         self.live = ref(module)
         self.address = address
-        self.class_name = module.__class__.__name__
-        self.top = top or self
-        self.holds: list[range] = []
-        self.first = first
-        self.most = _most_arguments(getattr(type(module), "forward", None))
+        self.top = top
+        self.class_name, self.most, self.odd = kind
         if "forward" in module.__dict__:
             self.most = sys.maxsize
-        self.odd = isinstance(module, FAST_PATHS)
         # A frozen scripted module is never in training, and does not even say so.
         self.training = getattr(module, "training", False)
+
+
+class Top(Known):
+    """A module that was met by itself.
+
+    Attributes:
+        holds: The numbers of the parameters and buffers that it, and those below it, have and no
+            module before had.
+        first: The number of the first of those.
+    """
+
+    __slots__ = ("first", "holds")
+
+    def __init__(
+        self, index: int, module: nn.Module, address: str, first: int, kind: tuple[str, int, bool]
+    ) -> None:
+        super().__init__(index, module, address, self, kind)
+        self.first = first
+        self.holds: list[range] = []
 
 
 class _Path(NamedTuple):
@@ -95,14 +105,16 @@ class ModuleNames:
     def __init__(self, tape: Tape, *, is_named: bool) -> None:
         self.modules: list[Known] = []
         self.by_id: dict[int, Known] = {}
-        self.root: Known | None = None
+        self.root: Top | None = None
         self._tape = tape
+        # By class, its name, how many arguments its forward takes, whether it has fused kernels.
+        self._kinds: dict[type, tuple[str, int, bool]] = {}
         self._is_named = is_named
         self._taken: set[str] = set()
         self._numbers: dict[str, int] = {}
         # Whether names may have changed; the models; the modules of them, and how much these hold.
         self._is_changed = False
-        self._models: Sequence[Known] = ()
+        self._models: Sequence[Top] = ()
         self._tree: list[Known] = []
         self._held = 0
 
@@ -117,7 +129,9 @@ class ModuleNames:
         before = len(self.modules), self._tape.parameters.count
         try:
             name = "" if is_root else self._free_name(type(module).__name__)
-            known, held = self._learn(module, name, None)
+            first = 0 if is_root else before[1]
+            known = Top(before[0], module, name, first, self._kind_of(module))
+            held = self._learn(module, name, known)
         except BaseException:
             self._forget(*before)
             raise
@@ -150,7 +164,7 @@ class ModuleNames:
                 top.holds += _numbers(before, parameters.count)
                 self._write_down([ref(item)])
 
-    def look_again(self, several: Sequence[Known] = ()) -> None:
+    def look_again(self, several: Sequence[Top] = ()) -> None:
         """Give all modules the names that they have now, if those may not be as they were.
 
         Args:
@@ -160,7 +174,9 @@ class ModuleNames:
         if root is None:
             return
         if several and not root.address:
-            self._put_under(root.class_name)
+            if root.live() is None:
+                self._put_under(root.class_name)
+            root.address = root.class_name
         models = several or (root,)
         parameters = self._tape.parameters
         if list(models) != list(self._models):
@@ -174,14 +190,14 @@ class ModuleNames:
         is_changed = self._is_changed or parameters.gone or self._now_held() != self._held
         if not is_changed:
             return
-        self._is_changed = False
         found: dict[int, Holder] = {}
         for known in models:
             _name_below(known.live(), known.address, found, of_model=True)
-        for known in self.modules:
-            if known.top is known:
-                _name_below(known.live(), known.address, found, of_model=False)
+        for other in self.modules:
+            if other.top is other:
+                _name_below(other.live(), other.address, found, of_model=False)
         self._rename(list(found.values()), chain(*held))
+        self._is_changed = False
 
     # ------------------------------------------------------------------------------------------
 
@@ -193,28 +209,35 @@ class ModuleNames:
         del self.modules[modules:]
         self._tape.parameters.forget(parameters)
 
-    def _learn(self, model: nn.Module, address: str, top: Known | None) -> tuple[Known, list[Any]]:
+    def _kind_of(self, module: nn.Module) -> tuple[str, int, bool]:
+        kind = module.__class__
+        found = self._kinds.get(kind)
+        if found is None:
+            most = _most_arguments(getattr(kind, "forward", None))
+            found = self._kinds[kind] = kind.__name__, most, issubclass(kind, FAST_PATHS)
+        return found
+
+    def _learn(self, model: nn.Module, address: str, top: Top) -> list[Any]:
         """Give addresses to a module and all below it, as `named_modules` would.
 
         Args:
             model: The module.
             address: Its own.
-            top: What it is somewhere below, None if it is met by itself.
+            top: What it is, or is somewhere below.
 
         Returns:
-            It, and what tells what they hold by which name.
+            What tells what they hold by which name.
         """
         held: list[Any] = []
         by_id, modules, parameters = self.by_id, self.modules, self._tape.parameters
         before = parameters.count
-        found = Known(len(modules), model, address, before if self.root else 0, top)
-        top = found.top
 
         def take(name: str, module: nn.Module, path: _Path | None) -> bool:
             known = by_id.get(id(module))
             if known is None or known.live() is not module:
-                is_first = module is model
-                known = found if is_first else Known(len(modules), module, name, before, top)
+                known = top
+                if top.live() is not module:
+                    known = Known(len(modules), module, name, top, self._kind_of(module))
                 modules.append(known)
                 by_id[id(module)] = known
                 _add_held(module, held)
@@ -232,7 +255,7 @@ class ModuleNames:
         _walk(model, address, take)
         top.holds += _numbers(before, parameters.count)
         self._write_down(parameters.lives(before))
-        return found, held
+        return held
 
     def _write_down(self, lives: list[Live]) -> None:
         """Write when tensors became parameters, if the program had begun."""
@@ -281,7 +304,9 @@ class ModuleNames:
         for module, names, _ in found:
             known = self.known(module)
             if known is None:
-                known = Known(len(self.modules), module, names[0], 0, self.root)
+                known = Known(
+                    len(self.modules), module, names[0], self._models[0], self._kind_of(module)
+                )
                 self.by_id[id(module)] = known
                 self.modules.append(known)
             known.address, known.aliases = names[0], tuple(names[1:])
@@ -357,7 +382,6 @@ def _walk(
                     pending.append((prefix + child, wrapped(inner), path))
 
 
-@cache
 def _most_arguments(forward: Any) -> int:
     """Return how many arguments ``forward`` of a class takes, a large number for any number."""
     if not isinstance(forward, FunctionType):
