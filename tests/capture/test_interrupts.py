@@ -177,8 +177,9 @@ READINGS = {
 }
 
 
+@pytest.mark.parametrize("error", [Interrupt, MemoryError])
 @pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-def test_what_is_read_after_an_interrupted_reading_is_right(reading):
+def test_what_is_read_after_an_interrupted_reading_is_right(reading, error):
     model, trace = start({"save": "all"})
     with trace:
         run(model)
@@ -192,7 +193,7 @@ def test_what_is_read_after_an_interrupted_reading_is_right(reading):
         model, trace = start({"save": "all"})
         with trace:
             run(model)
-        aim = Moments(at)
+        aim = Moments(at, error=error)
         with aim.aimed():
             reading(trace)
         found = reading(trace)

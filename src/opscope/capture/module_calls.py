@@ -421,7 +421,7 @@ class ModuleCalls:
             return Nested(structure, list(map(self._log.read, tensors)))
 
     def _known_tensor(self, value: Any) -> Live | None:
-        if value.__class__ is _Tensor:
+        if type(value) is _Tensor:  # `__class__` may be what a user's class likes
             live = ref(value)
             if id(live) in self._log.known:
                 return live
@@ -431,7 +431,7 @@ class ModuleCalls:
         """Save the tensors in a value, if activations are saved, unless they are as they are."""
         if self._log.keep_again is None:
             return None
-        if value.__class__ is _Tensor:
+        if type(value) is _Tensor:  # `__class__` may be what a user's class likes
             return [self._log.keep_again(value)]  # nearly always
         return list(map(self._log.keep_again, tensors_of(value)))
 
