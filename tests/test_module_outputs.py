@@ -631,3 +631,30 @@ def test_the_table_of_shared_modules_names_each_below_its_parent_and_counts_once
     assert trace.totals.params == 12
     times = [run.duration_ns for run in trace.recording.module_calls]
     assert all(time > 0 for time in times)
+
+
+def test_a_node_lists_the_tensors_of_a_module_that_gives_several():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.LSTM(4, 3)
+
+        def forward(self, x):
+            y = self.inner(x)
+            return {"a<b": y[0], "rest": [x + number for number in range(4)], "last": y[0] > 0}
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.several = Several()
+
+        def forward(self, x):
+            given = self.several(x)
+            return given["a<b"].sum() + given["rest"][0].sum()
+
+    model = Around()
+    with opscope.trace(model) as trace:
+        model(torch.rand(2, 4))
+    text = trace.to_dot("module", depth=1).to_string()
+    assert "<br/>a&lt;b f32[2, 3]<br/>rest 4 × f32[2, 4]<br/>last b8[2, 3]<br/>(" in text
+    assert "f32[2, 3]<br/>2 × f32[1, 3]<br/>(" in trace.to_dot("module", depth=2).to_string()

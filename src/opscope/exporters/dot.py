@@ -29,6 +29,7 @@ _FILL = {
     "buffer": "#ececec",
     "external": "#d9e8f6",
 }
+_MOST_TENSORS = 3  # of one node are written
 _PLAIN, _WITH_PARAMETERS, _FAILED = "#ffffff", "#dcdcdc", "#ff5c5c"
 _GRADIENT = "#1f6fd6"
 _LINE = 50  # characters at most of a line in a node or a frame
@@ -211,11 +212,14 @@ def _module_text(attributes: dict[str, Any]) -> list[str]:
 
 
 def _output_text(attributes: dict[str, Any]) -> list[str]:
-    shapes = attributes["shapes"]
-    if not shapes:
-        return []
-    more = f" +{len(shapes) - 1}" if len(shapes) > 1 else ""
-    return [f"{notation.shape(shapes[0])}{more} ({notation.size(attributes['bytes'])})"]
+    shapes, size = attributes["shapes"], f"({notation.size(attributes['bytes'])})"
+    if len(shapes) <= 1:
+        return [f"{notation.shape(sizes)} {size}" for sizes in shapes]
+    entries = notation.tensors(attributes["dtypes"], shapes, attributes.get("paths") or ())
+    lines = [_escape(notation.listed([entry])) for entry in entries[:_MOST_TENSORS]]
+    if len(entries) > _MOST_TENSORS:
+        lines.append(f"and {len(entries) - _MOST_TENSORS} more")
+    return [*lines, size]
 
 
 def _edge(
