@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import opscope
-from opscope.capture.requirements import NEEDED, check_torch
+from opscope.capture.requirements import NEEDED, NODES, check_torch
 
 SOURCES = sorted(Path(opscope.__file__).parent.rglob("*.py"))
 
@@ -40,7 +40,22 @@ def test_a_torch_that_lacks_one_name_is_refused_by_that_name(name):
     with pytest.raises(opscope.UnsupportedTorch) as caught:
         check_torch(Without(torch, name))
     assert f"torch {torch.__version__}, which has no torch.{name}, needed to" in str(caught.value)
-    assert "torch 2.9 is the oldest" in str(caught.value)
+    assert "torch 2.10 is the oldest" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_torch_whose_nodes_lack_something_is_refused_by_that_name(name):
+    factor = torch.ones(1, requires_grad=True)
+    node = (factor * factor).grad_fn
+    check_torch(torch, node)
+    with pytest.raises(opscope.UnsupportedTorch) as caught:
+        check_torch(torch, Without(node, name))
+    assert f"`{name}` of autograd's nodes, needed to" in str(caught.value)
+
+
+def test_the_nodes_are_looked_at_where_no_gradients_are_recorded():
+    with torch.inference_mode(), torch.no_grad():
+        check_torch()
 
 
 def test_a_torch_that_has_next_to_nothing_is_refused_too():

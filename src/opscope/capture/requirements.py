@@ -16,7 +16,6 @@ from opscope.errors import UnsupportedTorch
 # Below `torch`, and what each is needed for.
 NEEDED = {
     "utils._python_dispatch.TorchDispatchMode": "to see every op",
-    # From here on 2.9 is the first release that has them all.
     "utils._python_dispatch.TorchDispatchMode.ignore_compile_internals": "to leave compilers alone",
     "utils._python_dispatch.TorchDispatchMode.supports_higher_order_operators": "to see cond",
     "utils._python_dispatch._get_current_dispatch_mode_stack": "to be left in any order",
@@ -42,6 +41,8 @@ NEEDED = {
     "nn.modules.module._global_buffer_registration_hooks": "to leave no hook behind",
     "nn.modules.module.register_module_module_registration_hook": "to see what modules are given",
     "compiler.is_compiling": "to leave compilers alone",
+    # 2.10 is the first release that has all that is here, this and what `NODES` have.
+    "_C._autograd.SavedTensor.data": "to tell what autograd keeps",
     "autograd._get_sequence_nr": "to link backward ops to forward ones",
     "_C._dispatch_tls_is_dispatch_key_excluded": "to tell what autograd keeps for itself",
     "_C.DispatchKey.ADInplaceOrView": "to tell what autograd keeps for itself",
@@ -83,16 +84,42 @@ NEEDED = {
 }
 
 
-def check_torch(found: Any = torch) -> None:
-    """Raise an `UnsupportedTorch` that says what this torch lacks, if it lacks anything."""
+# Of autograd's nodes, whose classes are made as they are needed.
+NODES = {
+    "_sequence_nr": "to link backward ops to forward ones",
+    "next_functions": "to tell what autograd keeps",
+    "_register_hook_dict": "to hear of gradients",
+    "register_prehook": "to hear of gradients",
+    "_raw_saved_self.data": "to tell what autograd keeps",
+}
+
+
+def check_torch(found: Any = torch, node: Any = None) -> None:
+    """Raise an `UnsupportedTorch` that says what this torch lacks, if it lacks anything.
+
+    Args:
+        found: The torch.
+        node: A node of autograd's of it, of a product; None to make one.
+    """
     missing = next((name for name in NEEDED if not _has(found, name)), None)
     if missing is not None:
-        message = (
-            f"opscope cannot work with torch {getattr(found, '__version__', '?')}, which has no "
-            f"torch.{missing}, needed {NEEDED[missing]} (torch 2.9 is the oldest that has all "
-            "that it needs; it is tested with 2.13)"
-        )
-        raise UnsupportedTorch(message)
+        raise _lacks(found, f"torch.{missing}", NEEDED[missing])
+    if node is None:
+        with found.inference_mode(mode=False), found.enable_grad():
+            factor = found.ones(1, requires_grad=True)
+            node = (factor * factor).grad_fn
+    missing = next((name for name in NODES if not _has(node, name)), None)
+    if missing is not None:
+        raise _lacks(found, f"`{missing}` of autograd's nodes", NODES[missing])
+
+
+def _lacks(found: Any, what: str, purpose: str) -> UnsupportedTorch:
+    message = (
+        f"opscope cannot work with torch {getattr(found, '__version__', '?')}, which has no "
+        f"{what}, needed {purpose} (torch 2.10 is the oldest that has all that it needs; it is "
+        "tested with 2.13)"
+    )
+    return UnsupportedTorch(message)
 
 
 def _has(found: Any, name: str) -> bool:
