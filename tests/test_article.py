@@ -595,3 +595,17 @@ def test_row_16_without_graphviz(monkeypatch, tmp_path):
     (written,) = tmp_path.iterdir()
     assert written.name == "opscope_graph.dot"
     assert "linear_1_1 (×4)" in written.read_text(encoding="utf-8")
+
+
+def test_a_very_long_record_is_cut_in_the_middle_and_says_how_to_see_all():
+    x = torch.ones(1)
+    with torch.no_grad(), tl.trace() as trace:
+        for _ in range(2500):
+            torch.relu(x)
+    lines = str(trace).splitlines()
+    first = lines.index("    Layers:") + 1
+    assert len(lines) - first == 2001
+    left_out = f"{len(trace.layer_labels) - 2000:,}"
+    assert lines[first + 1000] == f"        … {left_out} more; trace.layer_labels has all"
+    assert lines[first].split() == ["0:", trace.layer_labels[0]]
+    assert lines[-1].split() == [f"{len(trace) - 1}:", trace.layer_labels[-1]]

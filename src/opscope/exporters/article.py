@@ -11,6 +11,7 @@ from opscope.records.layers import LayerPass
 from opscope.records.recording import Module, Recording
 from opscope.records.totals import Totals
 
+_LAYERS = 2000  # that are listed
 _SHOWN = 24  # names or lines of a list
 _INDENTED = 20  # levels of the module tree
 
@@ -48,8 +49,17 @@ def trace_text(
         lines += [f"    {line}" for line in failure_lines(recording)]
     if any(module.address for module in recording.modules):
         lines += ["    Module Hierarchy:", *_hierarchy(recording.modules)]
-    lines += ["    Layers:", *(f"        {place}: {foreign(label)} " for place, label in labels)]
-    return "\n".join(lines)
+    lined_up = [f"        {place}: {foreign(label)} " for place, label in _ends(labels)]
+    if len(labels) > _LAYERS:
+        left_out = notation.count(len(labels) - _LAYERS)
+        lined_up.insert(_LAYERS // 2, f"        … {left_out} more; trace.layer_labels has all")
+    return "\n".join([*lines, "    Layers:", *lined_up])
+
+
+def _ends(labels: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
+    """Return the first and the last of very many."""
+    half = _LAYERS // 2
+    return labels if len(labels) <= _LAYERS else [*labels[:half], *labels[-half:]]
 
 
 def failure_lines(recording: Recording) -> list[str]:
