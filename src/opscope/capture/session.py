@@ -115,7 +115,9 @@ class Session:
         self.reading = Lock()  # what reads a trace first settles it, and several threads may
         self._interceptor = OnDispatchStack(Interceptor(self.tape))
         self._function_mode = None if self._functions is None else OnStack(self._functions)
+        # Entered and left as the block is entered; left again it puts back what there was then.
         self._torch_function: Any = torch._C.DisableTorchFunction()
+        self._was_interrupted = False
         # Whether anything of it may be on; what is left to do as the block is left, the last first.
         self.is_on = False
         self._to_do: list[Callable[[], None]] = []
@@ -164,9 +166,8 @@ class Session:
             )
             raise TraceStateError(message)
         _keep_dynamo_out()
-        # Entered and left, it can be left again, which puts back what there is now.
         self._torch_function.__enter__(), self._torch_function.__exit__()
-        self.is_on = True
+        self.is_on, self._was_interrupted = True, False
         self._to_do.clear()
         log_ = self.tape.log
         log_.in_call = log_.hidden = False
@@ -239,12 +240,18 @@ class Session:
         """
         if self.is_on:
             self._error = error, trace_back
+            self._was_interrupted = error is not None
             self._to_do = [self._let_go, *self._noting(), *self._undoing()]
             self.is_on = False
-        self._go_on()
+        try:
+            self._go_on()
+        except BaseException:
+            self._was_interrupted = True
+            raise
 
     def abandon(self) -> None:
         """End watching, if it has begun in any way, and do what is left to do."""
+        self._was_interrupted = True
         if self.is_on:
             notes = self._noting() if self._entered_ns else ()
             self._to_do = [self._let_go, *notes, *self._undoing()]
@@ -256,6 +263,7 @@ class Session:
         try:
             self._go_on()
         except BaseException:
+            self._was_interrupted = True
             del self._to_do[-1:]
             self.finish()
             raise
@@ -284,11 +292,16 @@ class Session:
             self.tape.log.op_count = self.tape.op_count
 
     def _leave_modes(self) -> None:
-        self._torch_function.__exit__()  # an interrupt may have come as one was about to be left
+        self._put_back()
         self._interceptor.take_off()
         fused_kernels.stop()
         if self._function_mode is not None:
             self._function_mode.take_off()
+
+    def _put_back(self) -> None:
+        """Have torch functions be heard as before: an interrupt may come before that is done."""
+        if self._was_interrupted:
+            self._torch_function.__exit__()
 
     def _leave_warnings(self) -> None:
         _warning_lines.stop(id(self))
@@ -321,7 +334,7 @@ class Session:
 
     def _let_go(self) -> None:
         """Let go of what would keep a trace that nobody has, and of the error, last of all."""
-        self._torch_function.__exit__()
+        self._put_back()
         self.tape.log.settle = log.never
         self._error = None, None
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
