@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -256,3 +257,39 @@ def test_signals_at_random_change_no_record_and_leave_nothing_on():
     finally:
         signal.signal(signal.SIGALRM, handler)
     assert hits > PER_PHASE / 2
+
+
+OUT_OF_MEMORY = """
+import resource
+import torch
+import opscope
+
+x, count = torch.ones(4), 0
+with torch.no_grad():
+    with opscope.trace() as warm:
+        torch.relu(x)
+    warm.layer_labels
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize() + 32 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    trace = opscope.trace()
+    try:
+        with trace:
+            while count < 1_000_000:
+                torch.relu(x)
+                count += 1
+    except (MemoryError, RuntimeError):  # torch's own allocator raises the other
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
+    print(modes, type(trace.failure).__name__, len(trace.ops) - count in (0, 1), count > 1000)
+    print({op.operator for op in trace.ops})
+"""
+
+
+def test_a_trace_that_ran_out_of_memory_can_be_read_up_to_there():
+    pytest.importorskip("resource")
+    if not os.path.exists("/proc/self/statm"):  # noqa: PTH110 (no path of the project's)
+        pytest.skip("nothing tells how much memory a process has")
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.splitlines() == ["0 Failure True True", "{'aten.relu.default'}"], done
