@@ -1,7 +1,6 @@
 """Interrupts at chosen moments of opscope's own code: at a call, or at a line."""
 
 import sys
-import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,8 +71,3 @@ def state():
         [item[:2] for item in warnings.filters],
         warnings._showwarnmsg,
     )
-
-
-def told(error):
-    """Return an error as a line, for a report."""
-    return "".join(traceback.format_exception_only(error)).strip()

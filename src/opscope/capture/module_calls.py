@@ -204,28 +204,29 @@ class ModuleCalls:
         event = (
             ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
         )  # fmt: skip
-        run = log.run_count
+        self._begin(known, event, (module, frame, log.run_count))
+
+    def _begin(
+        self, known: Known, event: tuple[Any, ...], entry: tuple[nn.Module, FrameType, int]
+    ) -> None:
+        """Write that a run begins, and have it be the innermost: both, whatever interrupts that."""
+        log, stack, (_, frame, run) = self._log, self._stack, entry
         try:
             log.events += event
-            if not self._stack:
+            if not stack:
                 self.tops[known.index] = None
-            self._stack.append((module, frame, run))
+            stack.append(entry)
             log.run, log.boundary = run, frame
             log.run_count = run + 1
         except BaseException:
-            self._interrupted(event, (module, frame, run))
+            last = log.events[-len(event) :]
+            if len(last) == len(event) and all(map(is_, last, event)):  # it was written
+                if not stack or stack[-1] is not entry:
+                    stack.append(entry)
+                log.run_count = run + 1
             raise
         if log.at_once:
             log.settle()
-
-    def _interrupted(self, event: tuple[Any, ...], entry: tuple[nn.Module, FrameType, int]) -> None:
-        """Have a run either be begun, as it says in the log, or not."""
-        log = self._log
-        last = log.events[-len(event) :]
-        if len(last) == len(event) and all(map(is_, last, event)):
-            if not self._stack or self._stack[-1] is not entry:
-                self._stack.append(entry)
-            log.run_count = entry[2] + 1
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         stack, log = self._stack, self._log
@@ -276,18 +277,7 @@ class ModuleCalls:
             kept = self._keep((args, _named(frame)))
             log.write((GRAD_MODE, log.op_count, run, *grad_mode()))
         event = (ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), kept)
-        try:
-            log.events += event
-            if not self._stack:
-                self.tops[known.index] = None
-            self._stack.append((called, frame, run))
-            log.run, log.boundary = run, frame
-            log.run_count = run + 1
-        except BaseException:
-            self._interrupted(event, (called, frame, run))
-            raise
-        if log.at_once:
-            log.settle()
+        self._begin(known, event, (called, frame, run))
         odd = _Odd(None if called is module else module)
         if compiled:
             odd.resume = self._step_aside()

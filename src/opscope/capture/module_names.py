@@ -204,10 +204,11 @@ class ModuleNames:
     def _forget(self, modules: int, parameters: int) -> None:
         """Forget modules and parameters from a number on: an interrupt came as they were named."""
         self._taken.difference_update(known.address for known in self.modules[modules:])
-        for key in [key for key, known in self.by_id.items() if known.index >= modules]:
+        keys = [key for key, known in self.by_id.items() if known.index >= modules]
+        self._tape.parameters.forget(parameters, keys)
+        for key in keys:
             del self.by_id[key]
         del self.modules[modules:]
-        self._tape.parameters.forget(parameters)
 
     def _kind_of(self, module: nn.Module) -> tuple[str, int, bool]:
         kind = module.__class__

@@ -92,8 +92,10 @@ class Parameters:
         elif module._buffers:
             self._add(module._buffers, prefix, "buffer", since)
 
-    def forget(self, first: int) -> None:
-        """Forget those from a number on."""
+    def forget(self, first: int, modules: Iterable[int]) -> None:
+        """Forget those from a number on, and what is packed in modules, by their ``id``."""
+        for module in modules:
+            self._packed.pop(module, None)
         del self._rows[first * _WIDTH :]
         self._numbers = {key: number for key, number in self._numbers.items() if number < first}
         self.aliases = {number: names for number, names in self.aliases.items() if number < first}

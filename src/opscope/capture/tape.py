@@ -239,28 +239,24 @@ class Tape:
         self.failed_ops = FailureMark()
         self.failed_calls = FailureMark()
         self.failed_runs = FailureMark()
+        # The columns to which settling appends.
+        self._columns: tuple[Any, ...] = (
+            self.ops, self.op_numbers, self.reads, self.made, self.wrote, self.calls,
+            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls,
+        )  # fmt: skip
 
     def mark(self) -> Mark:
         """Return how far all is that is settled, see `go_back`."""
-        counts = (self.op_count, self.call_count)
-        return Mark(
-            counts, tuple(map(len, self._settled())), self.values.mark(), self.grad_modes.mark()
-        )
+        counts, lengths = (self.op_count, self.call_count), tuple(map(len, self._columns))
+        return Mark(counts, lengths, self.values.mark(), self.grad_modes.mark())
 
     def go_back(self, mark: Mark) -> None:
         """Be again as far as it was, when an interrupt came before all was settled."""
         self.op_count, self.call_count = mark.counts
-        for column, length in zip(self._settled(), mark.lengths, strict=True):
+        for column, length in zip(self._columns, mark.lengths, strict=True):
             del column[length:]
         self.values.go_back(mark.values)
         self.grad_modes.go_back(mark.grad_modes)
-
-    def _settled(self) -> tuple[Any, ...]:
-        """Return the columns to which settling appends."""
-        return (
-            self.ops, self.op_numbers, self.reads, self.made, self.wrote, self.calls,
-            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls,
-        )  # fmt: skip
 
     def add_call(self, row: CallRow) -> None:
         """Append a layer call."""

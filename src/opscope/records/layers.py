@@ -185,16 +185,19 @@ def lifted(recording: Recording) -> dict[int, int]:
 
     That is ``lift_fresh``, with which the tensor first turns up: what ran before is none.
     """
-    first: dict[int, int] = {}
-    for op in recording.ops:
-        for read in op.reads:
-            first.setdefault(read.value, op.index)
-    ops, values = recording.ops, recording.values
-    return {
-        value: op
-        for value, op in first.items()
-        if ops[op].name == "lift_fresh" and values[value].origin == "outside"
+    lifts = [op for op in recording.ops if op.operator == "aten.lift_fresh.default"]
+    found = {
+        read.value: op.index
+        for op in reversed(lifts)  # the first of several counts
+        for read in op.reads
+        if recording.values[read.value].origin == "outside"
     }
+    if found:
+        for op in recording.ops[: lifts[-1].index]:
+            for read in op.reads:
+                if op.index < found.get(read.value, 0):
+                    del found[read.value]
+    return found
 
 
 def outside_values(recording: Recording) -> tuple[int, ...]:
