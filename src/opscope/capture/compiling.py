@@ -40,12 +40,12 @@ HOOKS_WARNING = (
 
 def is_wrapper(module: nn.Module) -> bool:
     """Whether a module is what ``torch.compile(module)`` returned."""
-    return "_orig_mod" in module._modules and "dynamo_ctx" in module.__dict__
+    return "dynamo_ctx" in module.__dict__ and "_orig_mod" in module._modules
 
 
 def wrapped(module: nn.Module) -> nn.Module:
     """Return the module that a compiled one stands for; any other as it is."""
-    while is_wrapper(module):
+    while "_orig_mod" in module._modules and is_wrapper(module):
         module = module.get_submodule("_orig_mod")
     return module
 

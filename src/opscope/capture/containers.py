@@ -56,7 +56,7 @@ def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Conten
     if not kwargs and len(args) == 1 and issubclass(type(args[0]), torch.Tensor):
         return Contents(LONE_ARGUMENT, [args[0]])
     tensors: list[torch.Tensor] = []
-    pairs = (*enumerate(args), *(kwargs or {}).items())
+    pairs = [*enumerate(args), *(kwargs or {}).items()]
     return Contents(_container("arguments", "", pairs, tensors, _DEEPEST, (), None), tensors)
 
 
@@ -104,9 +104,10 @@ def _container(
     before = len(tensors)
     keys: list[Key] = []
     items: list[Structure] = []
-    for key, item in islice(pairs, most):
-        keys.append(_key(key))
-        items.append(_structure(item, tensors, depth - 1, above, most))
+    for key, item in pairs if most is None else islice(pairs, most):
+        keys.append(key if type(key) in _PLAIN else _key(key))
+        is_constant = type(item) in _CONSTANTS  # nearly always
+        items.append(item if is_constant else _structure(item, tensors, depth - 1, above, most))
     if len(items) > _MOST_CONSTANTS and len(tensors) == before:
         return Opaque(name)
     return Container(kind, name, tuple(keys), tuple(items))

@@ -70,9 +70,19 @@ class OnStack:
 
         If it was taken off in place of another, which left too early, that one goes.
         """
+        stack = self._stack()
         if self._rest is None:
-            self._rest = self._others()
-        rest, kept = self._rest, 0
+            self._rest = self._others(stack)
+        rest = self._rest
+        if stack and stack[-1] is self._mode and len(stack) == len(rest) + 1:
+            self._pop()  # nearly always
+        else:
+            self._rearrange(rest)
+        self._depth = self._rest = self._mode.on_stack = None
+
+    def _rearrange(self, rest: list[Any]) -> None:
+        """Have these be all that are on the stack."""
+        kept = 0
         for mode, other in zip(self._stack(), rest, strict=False):
             if mode is not other:
                 break
@@ -81,11 +91,9 @@ class OnStack:
             self._pop()
         while len(self._stack()) < len(rest):
             self._push(rest[len(self._stack())])
-        self._depth = self._rest = self._mode.on_stack = None
 
-    def _others(self) -> list[Any]:
-        """Return what is to be left on the stack."""
-        stack = self._stack()
+    def _others(self, stack: list[Any]) -> list[Any]:
+        """Return what is to be left of a stack."""
         others = [mode for mode in stack if mode is not self._mode]
         is_gone = len(others) == len(stack) and self._depth is not None and not self._is_aside
         return others[:-1] if is_gone and len(others) == self._depth else others

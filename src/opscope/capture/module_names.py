@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from operator import methodcaller
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -20,6 +21,7 @@ from opscope.capture.packed import may_pack
 from opscope.capture.parameters import Holder
 from opscope.capture.tape import Tape
 
+_KEYS, _VALUES = methodcaller("keys"), methodcaller("values")
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 
 
@@ -131,7 +133,7 @@ class ModuleNames:
             name = "" if is_root else self._free_name(type(module).__name__)
             first = 0 if is_root else before[1]
             known = Top(before[0], module, name, first, self._kind_of(module))
-            held = self._learn(module, name, known)
+            self._learn(module, name, known)
         except BaseException:
             self._forget(*before)
             raise
@@ -140,7 +142,7 @@ class ModuleNames:
             self._models = (known,)
             self._tape.parameters.own(known.holds)
             self._tree = list(self.modules)
-            self._held = hash(tuple(held))
+            self._held = self._now_held()
             if not self._is_named:  # it may turn out to be one of several
                 self._taken.add(known.class_name)
         return known
@@ -218,18 +220,14 @@ class ModuleNames:
             found = self._kinds[kind] = kind.__name__, most, issubclass(kind, FAST_PATHS)
         return found
 
-    def _learn(self, model: nn.Module, address: str, top: Top) -> list[Any]:
+    def _learn(self, model: nn.Module, address: str, top: Top) -> None:
         """Give addresses to a module and all below it, as `named_modules` would.
 
         Args:
             model: The module.
             address: Its own.
             top: What it is, or is somewhere below.
-
-        Returns:
-            What tells what they hold by which name.
         """
-        held: list[Any] = []
         by_id, modules, parameters = self.by_id, self.modules, self._tape.parameters
         before = parameters.count
 
@@ -241,7 +239,6 @@ class ModuleNames:
                     known = Known(len(modules), module, name, top, self._kind_of(module))
                 modules.append(known)
                 by_id[id(module)] = known
-                _add_held(module, held)
             elif known.top is not top:  # the model's, say, in a module that is not
                 return False
             elif len(known.aliases) < _MOST_ALIASES and not (path and path.has(module)):
@@ -249,14 +246,14 @@ class ModuleNames:
             else:
                 return False
             self._taken.add(name)
-            if module._parameters or module._buffers or may_pack(module):
-                parameters.learn(module, name, top.first)
+            packs = may_pack(module)
+            if packs or module._parameters or module._buffers:
+                parameters.learn(module, name, top.first, packs=packs)
             return True
 
         _walk(model, address, take)
         top.holds += _numbers(before, parameters.count)
         self._write_down(parameters.lives(before))
-        return held
 
     def _write_down(self, lives: list[Live]) -> None:
         """Write when tensors became parameters, if the program had begun."""
@@ -266,19 +263,19 @@ class ModuleNames:
             log.write((NAMED, log.op_count, lives))
 
     def _now_held(self) -> int:
-        """Return a number that tells what the model has by which name, and look at classes.
+        """Return a number that tells what the model has by which name, and of which classes.
 
-        Not all that gives a module something else is told of: `Module.to` writes to ``_buffers``.
+        Not all that gives a module something else is told of: `Module.to` writes to ``_buffers``,
+        and a lazy module changes its class.
         """
-        held: list[Any] = []
-        for known in self._tree:
-            module = known.live()
-            if module is None:
-                held.append(None)
-                continue
-            known.class_name = module.__class__.__name__  # of a lazy one it has changed
-            _add_held(module, held)
-        return hash(tuple(held))
+        modules = [known.live() for known in self._tree]
+        held: list[dict[str, Any]] = []
+        for module in modules:
+            if module is not None:
+                held += module._modules, module._parameters, module._buffers
+        sizes, held = [*map(len, held)], [*filter(None, held)]
+        names, things = (chain.from_iterable(map(part, held)) for part in (_KEYS, _VALUES))
+        return hash((*map(type, modules), *sizes, *names, *map(id, things)))
 
     def _free_name(self, name: str) -> str:
         """Return a name that is not taken: this one, or with a number."""
@@ -311,6 +308,7 @@ class ModuleNames:
                 self.by_id[id(module)] = known
                 self.modules.append(known)
             known.address, known.aliases = names[0], tuple(names[1:])
+            known.class_name = module.__class__.__name__
             named.append(known)
         self._tree = [known for known, holder in zip(named, found, strict=True) if holder.of_model]
         self._held = self._now_held()
@@ -331,14 +329,6 @@ class ModuleNames:
                     old, known.address = known.address, self._free_name(known.class_name)
                     moved[old] = known.address
         return moved
-
-
-def _add_held(module: nn.Module, held: list[Any]) -> None:
-    """Add what tells what a module itself holds by which name."""
-    for parts in (module._modules, module._parameters, module._buffers):
-        if parts:
-            held += parts.keys()
-            held += map(id, parts.values())
 
 
 def _numbers(first: int, end: int) -> list[range]:

@@ -73,18 +73,19 @@ class Parameters:
 
     # -------------------------------------------------------------------------------- names
 
-    def learn(self, module: nn.Module, address: str, since: int = 0) -> None:
+    def learn(self, module: nn.Module, address: str, since: int, *, packs: bool) -> None:
         """Name what a module itself holds.
 
         Args:
             module: It.
             address: Where it is.
             since: What has a lower number has a name already, and gets no other.
+            packs: Whether it may hold packed ones.
         """
         prefix = f"{address}." if address else ""
         if module._parameters:
             self._add(module._parameters, prefix, "parameter", since)
-        if may_pack(module):
+        if packs:
             frozen = tensors_in(module)
             self._add(frozen, prefix, "frozen", since)
             self._learn_packed(module, address)
@@ -288,10 +289,12 @@ class Parameters:
 
     def measure(self) -> None:
         """Take down again what changed since: shapes, types, and what is trained."""
-        rows, self.gone = self._rows, False
-        for at in range(0, len(rows), _WIDTH):
-            live, _, kind, trainable, dtype, shape = rows[at : at + _WIDTH]
-            tensor = live()
+        self.gone = False
+        lives, _, *known = (self._rows[field::_WIDTH] for field in range(_WIDTH))
+        now = [live() for live in lives]
+        for number, (tensor, kind, trainable, dtype, shape) in enumerate(
+            zip(now, *known, strict=True)
+        ):
             if tensor is None:
                 self.gone = True
             elif not shape or (
@@ -299,7 +302,7 @@ class Parameters:
                 or tensor.dtype is not dtype
                 or (tensor.requires_grad is not trainable and kind == "parameter")
             ):
-                self._measure(at // _WIDTH, tensor)
+                self._measure(number, tensor)
 
     def _measure(self, number: int, tensor: torch.Tensor) -> None:
         at = number * _WIDTH

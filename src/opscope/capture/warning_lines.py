@@ -96,6 +96,7 @@ class WarningLines:
 
     def __init__(self, *others: tuple[Any, ...]) -> None:
         self._entries = (("always", None, Warning, _Misplaced(), 0), *others)
+        self._own = {id(entry) for entry in self._entries}
         self._users: set[int] = set()
         self._lists: list[list[Any]] = []
         self._originals: dict[str, Callable[..., Any]] = {}
@@ -148,8 +149,8 @@ class WarningLines:
             self._take_out(self._lists.pop(0))
 
     def _take_out(self, filters: list[Any]) -> None:
-        if any(one is entry for one in filters for entry in self._entries):
-            filters[:] = [one for one in filters if all(one is not e for e in self._entries)]
+        if not self._own.isdisjoint(map(id, filters)):
+            filters[:] = [one for one in filters if id(one) not in self._own]
 
     def _show(self, message: Any) -> None:
         """Show a warning, or raise it again where it was taken to be misplaced."""
