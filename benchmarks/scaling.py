@@ -63,7 +63,7 @@ def by_length(lengths: list[int]) -> None:
         start = time.perf_counter()
         trace = recorded(run)
         took = time.perf_counter() - start - bare
-        trace._session.settle()
+        trace._block.session.settle()
         settled = time.perf_counter() - start - bare
         gc.collect()
         size = (resident() - before) / length
@@ -97,8 +97,8 @@ def readings(length: int) -> None:
     trace = recorded(chain(length))
     print(f"{length:,} ops: record {seconds(lambda: trace.recording):.2f} s", end=", ")
     print(f"layers {seconds(lambda: trace.passes):.2f} s", end=", ")
-    print(f"op graph {seconds(lambda: trace._op_graph):.2f} s", end=", ")
-    print(f"layer quotient {seconds(lambda: trace._layer_graph):.2f} s", end=", ")
+    print(f"op graph {seconds(lambda: trace._reading.op_graph):.2f} s", end=", ")
+    print(f"layer quotient {seconds(lambda: trace._reading.layer_graph):.2f} s", end=", ")
     print(f"rolled {seconds(lambda: trace.graph('layer', rolled=True)):.2f} s")
 
 

@@ -183,7 +183,7 @@ def labels_are_unique(trace):
 
 
 def every_key_leads_back_to_its_layer(trace):
-    index = trace._index
+    index = trace._reading.index
     known = set()
     for item in trace.passes:
         keys = index.keys_of(item)

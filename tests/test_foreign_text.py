@@ -189,7 +189,7 @@ def test_errors_are_plain_lines(traced, odd, tmp_path):
         lambda: traced.to_dot(direction=odd),
         lambda: opscope.trace(odd),
         lambda: opscope.trace(save=odd),
-        lambda: opscope.trace(device=odd),
+        lambda: opscope.trace(save=opscope.Save(device=odd)),
         lambda: opscope.log_forward_pass(hostile(odd), {}, vis_opt=odd),
         lambda: copy.deepcopy(traced)[1].activation,
         traced.validate,
@@ -246,7 +246,7 @@ def test_a_replay_is_told_in_plain_lines(odd):
     with opscope.trace(model, replayable=True) as trace:
         model({f"x{odd}": torch.rand(1, 2)})
     good = trace.validate()
-    payloads = trace._session.tape.payloads
+    payloads = trace._block.session.tape.payloads
     value = trace[f"lin{odd}" if len(odd) < 1000 else 1].record.values[0]
     payloads.get(value).add_(1)
     bad = trace.validate()

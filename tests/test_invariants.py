@@ -142,11 +142,11 @@ def key_that_leads_to_another_layer(trace):
 
 
 def edge_against_the_order(trace):
-    trace._op_graph.add_edge("op_3", "op_1", kind="data", argument="x", value=0)
+    trace._reading.op_graph.add_edge("op_3", "op_1", kind="data", argument="x", value=0)
 
 
 def edge_that_closes_a_cycle(trace):
-    trace._op_graph.add_edge("op_2", "op_1", kind="data", argument="x", value=0)
+    trace._reading.op_graph.add_edge("op_2", "op_1", kind="data", argument="x", value=0)
 
 
 def edge_that_a_level_lost(trace):
@@ -192,7 +192,7 @@ def test_the_record_is_right_before_it_is_broken(trace):
 
 @pytest.mark.parametrize("break_it", BREAKS, ids=lambda break_it: break_it.__name__)
 def test_a_broken_record_is_found_out(break_it, trace):
-    trace._op_graph, trace._index  # noqa: B018  # worked out while the record is right
+    trace._reading.op_graph, trace._reading.index  # noqa: B018  # worked out while the record is right
     break_it(trace)
 
     with pytest.raises(Broken, match=BREAKS[break_it]):

@@ -56,7 +56,11 @@ def test_the_numbers_are_those_worked_out_by_hand(name):
 
     one, two = zoo.build(name, training=True), zoo.build(name, training=True)
     torch.manual_seed(1)
-    with opscope.trace(one.module, save="all", gradients="all", transform=torch.clone) as trace:
+    with opscope.trace(
+        one.module,
+        save=opscope.Save("all", transform=torch.clone),
+        gradients=opscope.Save("all", transform=torch.clone),
+    ) as trace:
         step(one)
     torch.manual_seed(1)
     watch = opscope.watch(two.module)
@@ -69,7 +73,7 @@ def test_the_numbers_are_those_worked_out_by_hand(name):
         place = next(i for i, t in enumerate(found) if t.is_floating_point())
         assert same(row, by_hand(found[place])), row
         assert row["module"] == layer.module
-        reached = layer._trace._gradients(layer.record)[place]
+        reached = layer._layers.tensors.gradients(layer.record)[place]
         if reached:
             assert same(row, by_hand(reached[-1]), "grad_"), row
             gradients += 1
@@ -225,7 +229,7 @@ def test_no_tensor_is_kept_but_the_numbers(model):
         model(x).sum().backward()
     model.zero_grad()
     assert [t.shape for t in seen.survivors()] == []
-    session = watch._closed[1]._session
+    session = watch._closed[1]._block.session
     session.settle()
     payloads = session.tape.payloads
     kept = [payloads.get(row) for row in payloads.rows()]

@@ -34,6 +34,8 @@ from opscope.errors import (
 )
 from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
+from opscope.record import Record
+from opscope.saving import Save
 from opscope.tracer import Trace, trace
 from opscope.watching import Watch, watch
 
@@ -47,7 +49,9 @@ __all__ = [
     "NotSaved",
     "OpscopeError",
     "OptionError",
+    "Record",
     "RenderError",
+    "Save",
     "TargetError",
     "Trace",
     "TraceStateError",

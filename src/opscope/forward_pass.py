@@ -12,7 +12,7 @@ from torch import nn
 
 from opscope.errors import OptionError, check_choice, check_depth
 from opscope.notation import foreign
-from opscope.saving import Save
+from opscope.saving import What
 from opscope.tracer import Trace, trace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def log_forward_pass(
     input_args: Any,
     input_kwargs: Mapping[str, Any] | None = None,
     *,
-    layers_to_save: Save = "all",
+    layers_to_save: What = "all",
     vis_opt: str = "none",
     vis_nesting_depth: int | None = None,
     vis_direction: Direction = "down",

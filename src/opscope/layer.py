@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property, reduce
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from operator import add
+from typing import Any, Literal
 
 import torch
 
-from opscope.errors import NotSaved, OptionError
+from opscope.errors import AmbiguousLayer, LayerNotFound, NotSaved, OptionError
 from opscope.exporters.article import layer_text
 from opscope.notation import encodable, foreign, sentence
+from opscope.reading import Reading
 from opscope.records.layers import LayerPass
 from opscope.records.recording import (
     Frame,
@@ -20,9 +23,48 @@ from opscope.records.recording import (
     Phase,
     Value,
 )
+from opscope.tensors import Tensors
 
-if TYPE_CHECKING:
-    from opscope.recorded import Recorded
+
+class Layers:
+    """The layers of one record, each made once.
+
+    Args:
+        reading: The record.
+        tensors: What was kept beside it.
+    """
+
+    def __init__(self, reading: Reading, tensors: Tensors) -> None:
+        self.reading = reading
+        self.tensors = tensors
+        # What modules gave and no layer gave just so, as far as it was asked for.
+        self._given_by_modules: dict[tuple[str, tuple[int, ...]], Layer] = {}
+
+    @cached_property
+    def all(self) -> tuple[Layer, ...]:
+        """Every pass of every layer, in the order of execution."""
+        return tuple(Layer(self, item) for item in self.reading.passes)
+
+    def find(self, key: str | int) -> Layer:
+        """Return the one that answers to a key, see `Trace.__getitem__`."""
+        found = self.reading.index.find(key)
+        if not found.paths:
+            return self.all[found.index]
+        return self._given_by_modules.setdefault((found.label, found.values), Layer(self, found))
+
+    def has(self, key: object) -> bool:
+        """Return whether anything answers to a key: one, or several it does not tell apart."""
+        if isinstance(key, Layer):
+            return any(layer is key for layer in self.all)
+        if isinstance(key, bool) or not isinstance(key, (str, int)):
+            return False
+        try:
+            self.reading.index.find(key)
+        except AmbiguousLayer:
+            return True
+        except LayerNotFound:
+            return False
+        return True
 
 
 class Layer:
@@ -38,10 +80,12 @@ class Layer:
     tensor([0., 2.])
     """
 
-    __slots__ = ("_trace", "record")
+    __slots__ = ("_layers", "_reading", "_recording", "record")
 
-    def __init__(self, trace: Recorded, record: LayerPass) -> None:
-        self._trace = trace
+    def __init__(self, layers: Layers, record: LayerPass) -> None:
+        self._layers = layers
+        self._reading = layers.reading
+        self._recording = layers.reading.recording
         self.record = record
 
     @property
@@ -70,13 +114,13 @@ class Layer:
 
         Asked for by a module's address, what that module gave: the tensors of a dictionary or
         of any other container in order, see `paths`.
-        Where the trace has a ``transform``, what that returned for each of them.
+        Where it was saved with a ``transform``, what that returned for each of them.
 
         Raises:
             NotSaved: If the trace did not save it.
             OptionError: If ``transform``, ``dtype`` or ``device`` could not be applied to it.
         """
-        return self._trace._activation(self.record)
+        return self._layers.tensors.activation(self.record)
 
     tensor_contents = activation
     """The article's name for `activation`."""
@@ -90,7 +134,15 @@ class Layer:
         Raises:
             NotSaved: If gradients were not asked for, or none has reached it.
         """
-        return self._trace._gradient(self.record)
+        kept = self._layers.tensors.gradients(self.record)
+        found = [reduce(add, every) if every else None for every in kept]
+        if all(gradient is None for gradient in found):
+            message = (
+                f"no gradient has reached {self.label}: it needs none, or no backward ran "
+                "from what depends on it"
+            )
+            raise NotSaved(message)
+        return found[0] if len(found) == 1 else tuple(found)
 
     grad_contents = gradient
     """The article's name for `gradient`."""
@@ -104,23 +156,23 @@ class Layer:
         Raises:
             NotSaved: If gradients were not asked for.
         """
-        kept = self._trace._gradients(self.record)
+        kept = self._layers.tensors.gradients(self.record)
         return kept[0] if kept else ()
 
     @property
     def has_gradient(self) -> bool:
         """Whether a gradient reached what it gave; known where gradients are asked for."""
-        return self._trace._has_gradient(self.record)
+        return not self._layers.tensors.gradient_flow.reached.isdisjoint(self.record.values)
 
     @property
     def is_saved(self) -> bool:
         """Whether its activation was saved."""
-        return self._trace._is_saved(self.record)
+        return self._reading.was_saved(self.record)
 
     @property
     def outputs(self) -> tuple[Value, ...]:
         """The tensors that it gave, as records: shape, stride, dtype, device, bytes."""
-        return tuple(self._trace.recording.values[value] for value in self.record.values)
+        return tuple(self._recording.values[value] for value in self.record.values)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -139,12 +191,12 @@ class Layer:
     def ops(self) -> tuple[Op, ...]:
         """The aten ops that it dispatched."""
         ran = self._ran
-        return () if ran is None else tuple(self._trace.recording.ops[i] for i in ran.ops)
+        return () if ran is None else tuple(self._recording.ops[i] for i in ran.ops)
 
     @property
     def _ran(self) -> LayerCall | ModuleCall | None:
         """The record of the call: of a function, or of a module where it is what one gave."""
-        recording, record = self._trace.recording, self.record
+        recording, record = self._recording, self.record
         if record.call is not None:
             return recording.layer_calls[record.call]
         if record.kind == "module" and record.module_call is not None:
@@ -155,23 +207,23 @@ class Layer:
     def phase(self) -> Phase:
         """Which part of a training step called it."""
         call = self.record.call
-        return "forward" if call is None else self._trace.recording.layer_calls[call].phase
+        return "forward" if call is None else self._recording.layer_calls[call].phase
 
     @property
     def backward_ops(self) -> tuple[Op, ...]:
         """The aten ops that autograd ran for it, as far as the backward was inside the block."""
-        return self._trace._backward_ops(self.record)
+        return self._reading.backward_of(self.record)
 
     @property
     def function(self) -> str:
         """The torch function's name as torch spells it: ``"max_pool2d"``."""
         call = self.record.call
-        return self.type if call is None else self._trace.recording.layer_calls[call].function
+        return self.type if call is None else self._recording.layer_calls[call].function
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The model's parameters that it used."""
-        recording = self._trace.recording
+        recording = self._recording
         return tuple(recording.parameters[index] for index in self.record.parameters)
 
     @property
@@ -179,7 +231,7 @@ class Layer:
         """Address of the module that it ran in; ``""`` for the model, None outside of it."""
         if self.record.module_call is None:
             return None
-        recording = self._trace.recording
+        recording = self._recording
         return recording.modules[recording.module_calls[self.record.module_call].module].address
 
     @property
@@ -194,7 +246,7 @@ class Layer:
         ran = self._ran
         if ran is None or ran.place is None:
             return ()
-        return self._trace.recording.places[ran.place]
+        return self._recording.places[ran.place]
 
     @property
     def duration_ns(self) -> int:
@@ -204,32 +256,35 @@ class Layer:
     @property
     def parents(self) -> tuple[Layer, ...]:
         """The layers whose values it read."""
-        return self._trace._neighbours(self.record, "parents")
+        return self._near("parents")
 
     @property
     def children(self) -> tuple[Layer, ...]:
         """The layers that read its values."""
-        return self._trace._neighbours(self.record, "children")
+        return self._near("children")
+
+    def _near(self, side: Literal["parents", "children"]) -> tuple[Layer, ...]:
+        return tuple(map(self._layers.find, self._reading.neighbours(self.record, side)))
 
     @property
     def output_of(self) -> tuple[str, ...]:
         """Addresses of the modules whose output it is, the innermost first."""
-        return tuple(address for address, _ in self._trace._index.exits_of(self.record))
+        return tuple(address for address, _ in self._reading.index.exits_of(self.record))
 
     @property
     def lookup_keys(self) -> tuple[str | int, ...]:
         """All keys that give this layer."""
-        return tuple(self._trace._index.keys_of(self.record))
+        return tuple(self._reading.index.keys_of(self.record))
 
     def __str__(self) -> str:
         text = layer_text(
             self.record,
-            self._trace.recording,
-            total=len(self._trace),
+            self._recording,
+            total=len(self._reading.passes),
             corner=self._corner(),
             parents=[layer.label for layer in self.parents],
             children=[layer.label for layer in self.children],
-            exits=self._trace._index.exits_of(self.record),
+            exits=self._reading.index.exits_of(self.record),
             keys=self.lookup_keys,
         )
         return encodable(text)
@@ -239,16 +294,12 @@ class Layer:
         text = f"<opscope.Layer {foreign(self.label)}: {foreign(outputs) or 'no tensor'}>"
         return encodable(text)
 
-    @property
-    def _is_of_copy(self) -> bool:
-        return self._trace._is_copy and self.is_saved
-
     def _corner(self) -> str | None:
         """Return a 5×5 corner of the activation, as torch prints it; what is no tensor, in short."""
         try:
             saved = self.activation
         except NotSaved:
-            return "(values stayed with the original trace)" if self._is_of_copy else None
+            return self._layers.tensors.instead(self.record)
         except OptionError as error:
             return f"({sentence(str(error), 300)})"
         if not self.record.values:

@@ -1,59 +1,125 @@
-"""What is to be saved, and how: the arguments of `opscope.trace`, checked."""
+"""What is to be saved, and how: an argument of `opscope.trace`, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from opscope.capture.transforms import Failed, SaveOptions
 from opscope.errors import NotSaved, OptionError, check_flag
+from opscope.reading import Key, Keys
 
-Key = str | int
-Save = Literal["all", "none"] | Sequence[Key] | None
-
-
-def save_options(detach: object, device: object, dtype: object, transform: object) -> SaveOptions:
-    """Return the options of saved activations, checked."""
-    check_flag("detach", detach)
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        message = f"dtype: {dtype!r} (must be a torch.dtype such as torch.float16, or None)"
-        raise OptionError(message)
-    if transform is not None and not callable(transform):
-        message = f"transform: {transform!r} (must be a function of a tensor, or None)"
-        raise OptionError(message)
-    if device is not None:
-        try:
-            device = torch.device(device)  # type: ignore[call-overload]
-            with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
-                torch.empty(0, device=device)  # type: ignore[call-overload]
-        except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-            message = f"device: {device!r} (must be a device that is there, such as 'cpu', or None)"
-            raise OptionError(message) from error
-    return SaveOptions(detach, device, dtype, transform)  # type: ignore[arg-type]
+What = Literal["all", "none"] | Sequence[Key] | None
 
 
-def check_save(save: object, name: str = "save") -> Literal["all"] | tuple[Key, ...]:
+@dataclass(frozen=True, slots=True)
+class Save:
+    """What is to be kept of activations, or of gradients, and in which form.
+
+    Attributes:
+        what: ``"all"``, ``None`` or ``"none"``, or a list of labels, module addresses, positions
+            and substrings, see `Trace.__getitem__`.
+        detach: Whether what is saved is cut from the autograd graph. If not, a backward can
+            start from any saved activation.
+        device: Where it is moved to, such as ``"cpu"``; None for where it is.
+        dtype: What floating point tensors are cast to, and complex ones if it is a complex type.
+            Integers, booleans and quantised tensors keep their type.
+        transform: A function applied to each tensor; whatever it returns is saved, a number, a
+            tuple or None too. What it runs is not recorded, and the random numbers that it draws
+            the program draws too. If it raises, the program goes on, and `Layer.activation` or
+            `Layer.gradient` raises an `OptionError`.
+        copy: Whether the transform is given a copy, which it may keep or change. One that only
+            reads can do without, and costs less.
+
+    Raises:
+        OptionError: For a value of the wrong kind.
+
+    >>> import torch, opscope
+    >>> with opscope.trace(save=opscope.Save("all", transform=torch.Tensor.tolist)) as trace:
+    ...     y = torch.ones(2) + 1
+    >>> trace["add"].activation
+    [2.0, 2.0]
+    """
+
+    what: What = "all"
+    detach: bool = True
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+    transform: Callable[[torch.Tensor], Any] | None = None
+    copy: bool = True
+
+    def __post_init__(self) -> None:
+        checked = {"what": _keys(self.what, "what"), "device": _device(self.device)}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        check_flag("detach", self.detach)
+        check_flag("copy", self.copy)
+        if self.dtype is not None and not isinstance(self.dtype, torch.dtype):
+            message = (
+                f"dtype: {self.dtype!r} (must be a torch.dtype such as torch.float16, or None)"
+            )
+            raise OptionError(message)
+        if self.transform is not None and not callable(self.transform):
+            message = f"transform: {self.transform!r} (must be a function of a tensor, or None)"
+            raise OptionError(message)
+
+    @property
+    def keys(self) -> Keys:
+        """``"all"``, or the keys of what is to be saved; none for nothing."""
+        return self.what  # type: ignore[return-value]  # since it was checked
+
+    @property
+    def options(self) -> SaveOptions:
+        """In which form."""
+        return SaveOptions(self.detach, self.device, self.dtype, self.transform, self.copy)  # type: ignore[arg-type]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tensors are saved as they are."""
+        return self.options == SaveOptions()
+
+
+def as_save(given: What | Save, name: str) -> Save:
+    """Return an argument of `opscope.trace` by its name, in its long form."""
+    return given if isinstance(given, Save) else Save(_keys(given, name))
+
+
+def _keys(what: object, name: str) -> Keys:
     """Return ``"all"`` or the keys of what is to be saved; ``name`` is the argument's."""
-    if save is None or (isinstance(save, str) and save == "none"):
+    if what is None or (isinstance(what, str) and what == "none"):
         return ()
-    if isinstance(save, str):
-        if save == "all":
+    if isinstance(what, str):
+        if what == "all":
             return "all"
-        message = f"{name}: {save!r} (must be 'all', 'none', None or a list such as [{save!r}])"
+        message = f"{name}: {what!r} (must be 'all', 'none', None or a list such as [{what!r}])"
         raise OptionError(message)
-    if not isinstance(save, Sequence) or isinstance(save, (bytes, bytearray, memoryview)):
-        message = f"{name}: {save!r} (must be 'all', 'none', None or a list of keys)"
+    if not isinstance(what, Sequence) or isinstance(what, (bytes, bytearray, memoryview)):
+        message = f"{name}: {what!r} (must be 'all', 'none', None, a list of keys or a Save)"
         raise OptionError(message)
-    for key in save:
+    for key in what:
         if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
             message = f"{name}: {key!r} is no key (a key is a label, an address or a position)"
             raise OptionError(message)
-    return tuple(save)
+    return tuple(what)
 
 
-def told(saved: Any, what: str) -> Any:
+def _device(device: Any) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        message = f"device: {device!r} (must be a device that is there, such as 'cpu', or None)"
+        raise OptionError(message) from error
+    return found
+
+
+def unwrapped(saved: Any, what: str) -> Any:
     """Return what was saved, or raise the error that says why it could not be.
 
     Args:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from opscope.capture.transforms import SaveOptions
 from opscope.errors import OptionError, check_encoding, check_width
 from opscope.records.layers import LayerPass
+from opscope.saving import Save
 from opscope.tracer import Trace
 
 if TYPE_CHECKING:
@@ -76,13 +76,9 @@ class Watch:
     def __enter__(self) -> Watch:
         self._collect()
         if self._entered % self._every == 0:
-            options = SaveOptions(
-                transform=statistics, gradient_transform=statistics, careful=False
-            )
-            self._open = Trace(
-                self._model, save="all", gradients="all" if self._gradients else None,
-                options=options,
-            ).__enter__()  # fmt: skip
+            save = Save("all", transform=statistics, copy=False)
+            gradients = save if self._gradients else None
+            self._open = Trace(self._model, save=save, gradients=gradients).__enter__()
         self._entered += 1
         return self
 
@@ -122,16 +118,15 @@ class Watch:
                 return
             step, trace = self._closed
             self._closed = None
-            session = trace._session
-            payloads, gradients = session.tape.payloads, session.gradients
+            tensors = trace.tensors
             found: list[tuple[LayerPass, torch.Tensor, torch.Tensor | None]] = []
             for item in trace.passes:
                 if item.kind == "output" or trace[item.index].phase != "forward":
                     continue
-                kept = [payloads.get(v) for v in item.values] if payloads is not None else []
-                for value, numbers in zip(item.values, kept, strict=True):
+                for value in item.values:
+                    numbers = tensors.saved(value)
                     if numbers is not None and numbers.numel():
-                        every = gradients.get(value) if gradients is not None else ()
+                        every = tensors.reached(value)
                         last = next((g for g in every[-1:] if isinstance(g, torch.Tensor)), None)
                         found.append((item, numbers, last))
                         break

@@ -14,7 +14,7 @@ def witnessed(options, tensors, steps):
     """Run steps one by one; note before each which values some tensors are, and their numbers."""
     seen = []
     with opscope.trace(**options) as trace:
-        session, pool = trace._session, tensors()
+        session, pool = trace._block.session, tensors()
         for step in (*steps, None):
             session.settle()
             for tensor in pool:
@@ -58,7 +58,7 @@ STEPS = [fill, copy, zero, item, shift, spread, copy, fill]
 
 
 def contents_of(trace, is_known=lambda value: True):
-    recording, payloads = trace.recording, trace._session.tape.payloads
+    recording, payloads = trace.recording, trace._block.session.tape.payloads
 
     def known(value):
         return payloads.get(value) if is_known(value) else None

@@ -51,7 +51,7 @@ class Record:
 
     def __init__(self, trace):
         self.recording = trace.recording
-        kept = trace._session.tape.values.originals
+        kept = trace._block.session.tape.values.originals
         self.originals = Originals()
         self.originals.storages = dict(kept.storages)
         self.originals.generators = dict(kept.generators)
@@ -188,7 +188,7 @@ CORRUPTIONS = {
 
 def replayed(trace, record):
     labels = {item.call: item.label for item in trace.passes}
-    saved = trace._session.tape.payloads.get
+    saved = trace._block.session.tape.payloads.get
     return room.replay(record.recording, record.originals, saved, labels)
 
 

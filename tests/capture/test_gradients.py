@@ -158,7 +158,7 @@ def test_a_loss_computed_after_the_block_reaches_what_ran_in_it(model):
 @pytest.mark.parametrize("label", ["linear_1", "relu_1", "linear_2"])
 def test_a_backward_from_any_saved_activation_reaches_what_is_before_it(model, label):
     """Also from one that was written over in place, of which a copy was saved."""
-    with opscope.trace(model, save="all", detach=False, gradients="all") as trace:
+    with opscope.trace(model, save=opscope.Save("all", detach=False), gradients="all") as trace:
         model(torch.rand(5, 3) + 0.1)
     trace[label].activation.sum().backward()
     order = ["linear_1", "relu_1", "linear_2"]
@@ -195,7 +195,7 @@ def test_a_gradient_is_a_copy_that_autograd_and_the_user_cannot_change(model):
 def test_a_hook_that_changes_a_gradient_is_seen_as_autograd_grad_sees_it(change):
     """`torch.autograd.grad` and ``retain_grad`` give what the tensor's hooks made of it."""
     x = leaf()
-    with opscope.trace(save="all", detach=False, gradients="all") as trace:
+    with opscope.trace(save=opscope.Save("all", detach=False), gradients="all") as trace:
         y = x * 2
         y.register_hook(change)
         z = y.exp().sum()
@@ -229,7 +229,7 @@ class Shared(nn.Module):
 
 def test_a_shared_layer_has_a_gradient_for_each_pass():
     model, x = Shared(), torch.rand(2, 3)
-    with opscope.trace(model, save="all", detach=False, gradients="all") as trace:
+    with opscope.trace(model, save=opscope.Save("all", detach=False), gradients="all") as trace:
         loss = (model(x) ** 2).sum()
     asked = [trace[f"linear_1:{n}"] for n in (1, 2, 3)]
     expected = torch.autograd.grad(loss, [layer.activation for layer in asked])
@@ -298,7 +298,9 @@ DIFFERENTIABLE = {
 @pytest.mark.parametrize("compute", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 def test_gradients_of_all_kinds_of_tensors_are_autograds(compute, layers):
     x = leaf()
-    with opscope.trace(save="all", detach=False, gradients="all", layers=layers) as trace:
+    with opscope.trace(
+        save=opscope.Save("all", detach=False), gradients="all", layers=layers
+    ) as trace:
         loss = compute(x)
     assert compare(trace, loss) > 1
 
@@ -324,7 +326,7 @@ def test_of_several_tensors_only_those_with_a_gradient_have_one():
 
 def test_autocast_gradients_have_the_type_of_their_activation():
     model, x = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), torch.rand(5, 3)
-    with opscope.trace(model, save="all", detach=False, gradients="all") as trace:
+    with opscope.trace(model, save=opscope.Save("all", detach=False), gradients="all") as trace:
         with torch.autocast("cpu", torch.bfloat16):
             y = model(x)
         loss = y.float().pow(2).mean()
@@ -446,7 +448,7 @@ def test_in_a_checkpoint_what_goes_in_and_comes_out_has_its_gradient(reentrant):
 
 def test_with_create_graph_and_no_detaching_a_gradient_can_be_differentiated():
     x = leaf()
-    with opscope.trace(gradients="all", detach=False) as trace:
+    with opscope.trace(gradients=opscope.Save("all", detach=False)) as trace:
         y = x * 1
         torch.autograd.grad((y**3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(trace["mul"].gradient.sum(), x)
@@ -479,7 +481,7 @@ def test_what_was_not_asked_for_is_let_go_of():
         y = model(x)
         y.sum().backward(retain_graph=True)
     y.sum().backward()
-    table = trace._session.gradients
+    table = trace._block.session.gradients
     assert sum(len(kept) for kept in table._kept.values()) == 2
     assert len(trace["relu"].gradients) == 2
 
@@ -547,7 +549,7 @@ def test_a_model_is_as_it_was(model):
 def test_a_graph_does_not_keep_the_trace_nor_the_trace_the_graph(model):
     with opscope.trace(model, gradients="all") as trace:
         y = model(torch.rand(5, 3))
-    table, output = weakref.ref(trace._session.gradients), weakref.ref(y)
+    table, output = weakref.ref(trace._block.session.gradients), weakref.ref(y)
     del trace
     gc.collect()
     assert table() is None

@@ -87,7 +87,7 @@ def test_a_short_trace_is_settled_when_it_is_read_and_not_before(layers):
     built = zoo.build("resnet18")
     with torch.no_grad(), opscope.trace(built.module, layers=layers) as trace:
         built.run()
-    tape = trace._session.tape
+    tape = trace._block.session.tape
     assert tape.op_count == 0
     assert tape.log.op_count > 50
     assert len(trace.ops) == tape.op_count == tape.log.op_count
@@ -100,7 +100,7 @@ def test_a_long_trace_is_settled_as_it_grows(layers):
         x = torch.zeros(2)
         for _ in range(FIRST + 10):
             x = x + 1
-    assert trace._session.tape.op_count >= FIRST
+    assert trace._block.session.tape.op_count >= FIRST
     assert len(trace.ops) == FIRST + 11
     assert all(a.outputs[0] == b.reads[0].value for a, b in pairwise(trace.ops))
 
@@ -111,7 +111,7 @@ def test_what_is_not_settled_keeps_no_tensor_alive(layers):
     watching = opscope.trace(built.module, layers=layers)
     with witness.Mortality() as seen, torch.no_grad(), watching as trace:
         built.run()
-    assert trace._session.tape.op_count == 0
+    assert trace._block.session.tape.op_count == 0
     assert seen.survivors() == []
 
 
@@ -157,8 +157,8 @@ def test_the_garbage_collector_visits_two_objects_an_op(layers):
                 x = model(x.view(3, 2) + 1)
         for generation in (0, 1):  # what holds nothing that is visited is found out
             gc.collect(generation)
-        assert trace._session.tape.op_count == 0
-        assert trace._session.tape.log.op_count == ops + 1
+        assert trace._block.session.tape.op_count == 0
+        assert trace._block.session.tape.log.op_count == ops + 1
         return len(gc.get_objects()) - before
 
     gc.disable()

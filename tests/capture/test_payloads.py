@@ -133,7 +133,7 @@ def relu_model(*, inplace=False):
 
 def test_an_activation_with_its_graph_gives_the_gradient_that_autograd_gives():
     model, x = relu_model(), torch.rand(3, 4)
-    with opscope.trace(model, save="all", detach=False) as trace:
+    with opscope.trace(model, save=opscope.Save("all", detach=False)) as trace:
         model(x)
     hidden, out = trace["linear_1"].activation, trace["linear_2"].activation
     (found,) = torch.autograd.grad(out.sum(), hidden)
@@ -143,7 +143,7 @@ def test_an_activation_with_its_graph_gives_the_gradient_that_autograd_gives():
 
 def test_an_activation_with_its_graph_is_still_what_it_was_before_an_overwrite():
     model, x = relu_model(inplace=True), torch.rand(3, 4) - 0.5
-    with opscope.trace(model, save="all", detach=False) as trace:
+    with opscope.trace(model, save=opscope.Save("all", detach=False)) as trace:
         model(x)
     assert torch.equal(trace["linear_1"].activation, model[0](x))
     trace["linear_1"].activation.sum().backward()
@@ -153,7 +153,10 @@ def test_an_activation_with_its_graph_is_still_what_it_was_before_an_overwrite()
 def test_activations_are_cast_and_transformed_as_they_are_saved():
     model, x = relu_model(), torch.rand(3, 4)
     with opscope.trace(
-        model, save=["linear"], dtype=torch.float64, device="cpu", transform=lambda t: t.mean(0)
+        model,
+        save=opscope.Save(
+            ["linear"], dtype=torch.float64, device="cpu", transform=lambda t: t.mean(0)
+        ),
     ) as trace:
         y = model(x)
     assert trace["linear_2"].activation.dtype == torch.float64
@@ -162,7 +165,7 @@ def test_activations_are_cast_and_transformed_as_they_are_saved():
 
 def test_a_transform_sees_the_value_before_it_is_overwritten():
     model, x = relu_model(inplace=True), torch.rand(3, 4) - 0.5
-    with opscope.trace(model, save="all", transform=lambda t: t.min()) as trace:
+    with opscope.trace(model, save=opscope.Save("all", transform=lambda t: t.min())) as trace:
         model(x)
     assert torch.equal(trace["linear_1"].activation, model[0](x).detach().min())
 
@@ -171,7 +174,7 @@ def test_what_was_not_selected_is_let_go_of_when_the_block_ends():
     model, x = relu_model(), torch.rand(3, 4)
     with opscope.trace(model, save=["linear_2"]) as trace:
         model(x)
-    payloads = trace._session.tape.payloads
+    payloads = trace._block.session.tape.payloads
     assert len(payloads.rows()) == 1
 
 

@@ -552,7 +552,7 @@ def test_modules_in_backwards_of_other_threads_are_not_ours():
     with opscope.trace(model) as trace:
         Waits.apply(leaf() * 1).sum().backward()
     thread.join()
-    assert trace._session.tape.backward_runs == []
+    assert trace._block.session.tape.backward_runs == []
     assert not any(op.recomputed for op in trace.ops)
 
 

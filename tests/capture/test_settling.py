@@ -23,7 +23,7 @@ def recorded(program, *, every=None, at_once=False, **options):
 def watched(*, every=None, at_once=False, **options):
     """Return a trace that is settled every so many ops, or after each op and event."""
     trace = opscope.trace(**options)
-    session = trace._session
+    session = trace._block.session
     log, settle = session.tape.log, session.settle
 
     def settle_again():

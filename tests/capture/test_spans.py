@@ -36,7 +36,7 @@ class Around(Function):
 def spans_of(trace):
     """Return the names of the ops in the span of each custom function whose node ran, in order."""
     trace.ops  # noqa: B018 (has it read)
-    tape = trace._session.tape
+    tape = trace._block.session.tape
     rows, nodes = list(tape.op_rows()), {row.op: row for row in _node_rows(tape)}
     spans = Spans(tape, rows, list(tape.call_rows()), nodes, Entries(tape.places))
     made = _Nodes(tape, rows)

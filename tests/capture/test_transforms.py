@@ -77,7 +77,9 @@ def test_a_transform_may_return_what_it_likes_to(transform, mode, layers):
     with mode():
         with torch.no_grad():
             expected = transform(model[0](X).detach())
-        with opscope.trace(model, layers=layers, save="all", transform=transform) as trace:
+        with opscope.trace(
+            model, layers=layers, save=opscope.Save("all", transform=transform)
+        ) as trace:
             y = model(X)
         assert torch.equal(y, model(X))
     layer = next(layer for layer in trace if layer.type in {"linear", "addmm"})
@@ -90,7 +92,7 @@ def test_a_transform_may_return_what_it_likes_to(transform, mode, layers):
 
 
 def test_a_transform_that_returns_none_is_not_one_that_was_not_saved():
-    with opscope.trace(save=["sin"], transform=lambda _: None) as trace:
+    with opscope.trace(save=opscope.Save(["sin"], transform=lambda _: None)) as trace:
         X.sin().cos()
     assert trace["sin"].activation is None
     with pytest.raises(NotSaved):
@@ -99,7 +101,7 @@ def test_a_transform_that_returns_none_is_not_one_that_was_not_saved():
 
 
 def test_of_several_tensors_each_is_transformed():
-    with opscope.trace(save="all", transform=lambda t: tuple(t.shape)) as trace:
+    with opscope.trace(save=opscope.Save("all", transform=lambda t: tuple(t.shape))) as trace:
         torch.max(X, 1)
     assert trace["max"].activation == ((2,), (2,))
 
@@ -126,7 +128,7 @@ def test_what_a_transform_raises_is_told_to_who_asks_for_the_layer(error, layers
     model, transform = network(), raising(error)
     with torch.no_grad():
         expected = model(X)
-    trace = opscope.trace(model, layers=layers, save="all", transform=transform)
+    trace = opscope.trace(model, layers=layers, save=opscope.Save("all", transform=transform))
     with torch.no_grad(), witness.untouched(model), trace:
         y = model(X)
     assert trace.failure is None
@@ -152,7 +154,7 @@ def test_an_interrupt_in_a_transform_ends_the_block(error, layers):
         raise error
 
     model = network()
-    trace = opscope.trace(model, layers=layers, save="all", transform=transform)
+    trace = opscope.trace(model, layers=layers, save=opscope.Save("all", transform=transform))
     with witness.untouched(model), pytest.raises(error), trace:
         model(X)
     assert trace.failure.exception == error.__name__
@@ -165,7 +167,7 @@ def test_an_error_of_a_transform_keeps_no_tensor_alive(layers):
         seen.append(weakref.ref(tensor))
         raise ZeroDivisionError
 
-    with opscope.trace(layers=layers, save="all", transform=transform) as trace:
+    with opscope.trace(layers=layers, save=opscope.Save("all", transform=transform)) as trace:
         X.sin()
     gc.collect()
     assert not any(live() is not None for live in seen)
@@ -176,7 +178,9 @@ def test_a_gradient_that_cannot_be_cast_is_told_of_likewise():
     """No element type is smaller than a byte, but for some that nothing can be cast to."""
     x = torch.rand(3, requires_grad=True)
     packed = torch.float4_e2m1fn_x2
-    with opscope.trace(save="all", gradients="all", dtype=packed) as trace:
+    with opscope.trace(
+        save=opscope.Save("all", dtype=packed), gradients=opscope.Save("all", dtype=packed)
+    ) as trace:
         x.exp().sum().backward()
     with pytest.raises(OptionError, match=r"^dtype: cannot be applied to the gradient of exp_1_1"):
         _ = trace["exp"].gradient
@@ -208,7 +212,9 @@ def test_a_transform_cannot_harm_the_program(change, detach, layers):
     expected.sum().backward()
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    with opscope.trace(model, layers=layers, save="all", detach=detach, transform=change) as trace:
+    with opscope.trace(
+        model, layers=layers, save=opscope.Save("all", detach=detach, transform=change)
+    ) as trace:
         y = model(X)
         y.sum().backward()
     KEPT.clear()
@@ -219,7 +225,7 @@ def test_a_transform_cannot_harm_the_program(change, detach, layers):
 
 def test_what_a_transform_keeps_does_not_change_with_the_program():
     kept = []
-    with opscope.trace(save="all", transform=kept.append):
+    with opscope.trace(save=opscope.Save("all", transform=kept.append)):
         y = X.sin()
         y.zero_()
     assert any(torch.equal(tensor, X.sin()) for tensor in kept)
@@ -235,7 +241,9 @@ def test_what_a_transform_runs_is_not_recorded(layers):
 
     with opscope.trace(model, layers=layers) as plain:
         model(X)
-    with opscope.trace(model, layers=layers, save="all", transform=transform) as trace:
+    with opscope.trace(
+        model, layers=layers, save=opscope.Save("all", transform=transform)
+    ) as trace:
         model(X)
     assert [op.operator for op in trace.ops] == [op.operator for op in plain.ops]
     assert trace.layer_labels == plain.layer_labels
@@ -255,7 +263,7 @@ def test_nor_do_other_traces_and_modes_see_it():
             return func(*args, **(kwargs or {}))
 
     seen = []
-    inner = opscope.trace(save="all", transform=lambda t: t.cos().mean())
+    inner = opscope.trace(save=opscope.Save("all", transform=lambda t: t.cos().mean()))
     with Ops(), Functions(), opscope.trace() as outer, inner, Functions():
         X.sin()
     assert seen == ["sin", "sin", "aten.sin.default"]
@@ -269,7 +277,7 @@ def test_random_numbers_that_a_transform_draws_are_those_of_the_program_still(la
     torch.manual_seed(1)
     expected = program()
     torch.manual_seed(1)
-    with opscope.trace(layers=layers, save="all", transform=torch.rand_like):
+    with opscope.trace(layers=layers, save=opscope.Save("all", transform=torch.rand_like)):
         found = program()
     assert all(map(torch.equal, found, expected))
 
@@ -280,7 +288,9 @@ def test_a_transform_is_given_the_class_that_the_activation_has():
 
     x = X.clone().as_subclass(Named)
     x.label = "mine"
-    with opscope.trace(save="all", transform=lambda t: (type(t), type(t * 2))) as trace:
+    with opscope.trace(
+        save=opscope.Save("all", transform=lambda t: (type(t), type(t * 2)))
+    ) as trace:
         x.sin()
     assert trace["sin"].activation == (Named, Named)
 
@@ -290,7 +300,7 @@ def test_a_transform_is_given_the_class_that_the_activation_has():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtype_casts_floating_point_only(dtype, layers):
-    with opscope.trace(layers=layers, save="all", dtype=dtype) as trace:
+    with opscope.trace(layers=layers, save=opscope.Save("all", dtype=dtype)) as trace:
         y = (X * 2).argmax(1) + 1
         (y > 1).logical_not()
         torch.ones(2, dtype=torch.complex64) * 2j
@@ -307,7 +317,7 @@ def test_dtype_casts_floating_point_only(dtype, layers):
 
 
 def test_a_complex_dtype_casts_complex_and_floating_point():
-    with opscope.trace(save="all", dtype=torch.complex128) as trace:
+    with opscope.trace(save=opscope.Save("all", dtype=torch.complex128)) as trace:
         torch.fft.fft(X.sin())
         X.argmax()
     assert trace["fftfft"].activation.dtype == torch.complex128
@@ -317,7 +327,7 @@ def test_a_complex_dtype_casts_complex_and_floating_point():
 
 @pytest.mark.filterwarnings("ignore:torch.quant.*:UserWarning")
 def test_quantised_and_sparse_values_keep_their_kind_with_a_dtype():
-    with opscope.trace(save="all", dtype=torch.float64) as trace:
+    with opscope.trace(save=opscope.Save("all", dtype=torch.float64)) as trace:
         q = torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)
         q.dequantize().to_sparse()
     assert trace["quantizepertensor"].activation.dtype == torch.quint8
@@ -327,17 +337,17 @@ def test_quantised_and_sparse_values_keep_their_kind_with_a_dtype():
 
 def test_gradients_that_are_complex_keep_their_type_with_a_dtype():
     x = torch.ones(2, dtype=torch.complex64, requires_grad=True)
-    with opscope.trace(gradients="all", dtype=torch.float16) as trace:
+    with opscope.trace(gradients=opscope.Save("all", dtype=torch.float16)) as trace:
         (x * 2).abs().sum().backward()
     assert trace["mul"].gradient.dtype == torch.complex64
     assert trace["abs"].gradient.dtype == torch.float16
 
 
 def test_the_first_nonfinite_value_is_not_looked_for_in_what_a_transform_made():
-    with opscope.trace(save="all", transform=lambda _: float("nan")) as trace:
+    with opscope.trace(save=opscope.Save("all", transform=lambda _: float("nan"))) as trace:
         X.sin()
     with pytest.raises(NotSaved, match="transform"):
         trace.first_nonfinite()
-    with opscope.trace(save="all", transform=torch.clone) as trace:
+    with opscope.trace(save=opscope.Save("all", transform=torch.clone)) as trace:
         torch.zeros(2).log().mul_(2)
     assert trace.first_nonfinite().layer == "log_1_1"

@@ -368,7 +368,7 @@ def test_what_is_packed_is_let_go_of_with_the_trace():
             model(ROWS)
         live = [
             weakref.ref(one)
-            for one in trace._session.tape.parameters._packed[id(model[0]._packed_params)][1]
+            for one in trace._block.session.tape.parameters._packed[id(model[0]._packed_params)][1]
         ]
         assert [one() for one in live] != [None]
         del trace
@@ -388,7 +388,7 @@ def test_no_object_is_kept_alive_unless_it_is_to_be_replayed():
         assert not any(isinstance(item, torch.ScriptObject) for item in kept)
         names = [item for item in kept if isinstance(item, InWords)]
         assert names == ["LinearPackedParamsBase"] * 2
-        originals = trace._session.tape.values.originals
+        originals = trace._block.session.tape.values.originals
         assert (originals is not None and len(originals.objects) == 2) is replayable
 
 
@@ -413,8 +413,8 @@ def test_what_was_not_kept_is_refused_by_its_name():
     model = by_dynamics(rows())
     with torch.no_grad(), opscope.trace(model, replayable=True) as trace:
         model(ROWS)
-    originals = trace._session.tape.values.originals
+    originals = trace._block.session.tape.values.originals
     originals.objects.clear()
-    report = replay(trace.recording, originals, trace._session.tape.payloads.get, {})
+    report = replay(trace.recording, originals, trace._block.session.tape.payloads.get, {})
     assert not report
     assert "takes a LinearPackedParamsBase, an object of C++ that was not kept" in str(report)

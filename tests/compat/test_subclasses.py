@@ -80,7 +80,7 @@ def test_what_is_set_on_it_is_on_what_is_saved(kind):
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_copy_that_is_made_before_a_write_keeps_the_class(kind, detach):
     x = given(kind)
-    with opscope.trace(save="all", detach=detach) as trace:
+    with opscope.trace(save=opscope.Save("all", detach=detach)) as trace:
         y = x * 2
         y.add_(1)
         y[0] = 0

@@ -223,7 +223,7 @@ def test_a_write_through_numpy_is_not_seen(share, write):
         write(array)
     assert trace.ops[0].name == "sin"
     assert not trace["sin"].activation.any()
-    with opscope.trace(save="all", transform=torch.clone) as trace:
+    with opscope.trace(save=opscope.Save("all", transform=torch.clone)) as trace:
         write(share(X.sin()))
     assert torch.equal(trace["sin"].activation, X.sin())
 

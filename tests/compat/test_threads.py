@@ -355,7 +355,7 @@ def test_a_trace_that_is_let_go_of_is_gone_at_once_with_what_it_saved(layers):
 
         with (
             torch.no_grad(),
-            opscope.trace(model, layers=layers, save="all", transform=kept) as trace,
+            opscope.trace(model, layers=layers, save=opscope.Save("all", transform=kept)) as trace,
         ):
             model(X)
         assert all(ref() is not None for ref in saved)

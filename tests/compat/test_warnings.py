@@ -352,7 +352,7 @@ def test_a_transform_warns_at_its_own_line():
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with opscope.trace(save="all", transform=transform):
+        with opscope.trace(save=opscope.Save("all", transform=transform)):
             torch.ones(2, 3, 4).sum()
     assert {(warning.filename, warning.lineno) for warning in caught} == {
         line_of(transform, "here")

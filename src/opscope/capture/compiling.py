@@ -28,7 +28,6 @@ from opscope.capture.interceptor import Interceptor
 from opscope.capture.log import LogRow
 from opscope.capture.operators import Plan
 from opscope.capture.tape import FAILED, GRAD, INFERENCE, Tape, TensorSlot
-from opscope.errors import NonFiniteError
 from opscope.records.containers import tensor_paths
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
@@ -184,7 +183,7 @@ class Region:
 
     def record(
         self, outputs: list[torch.Tensor], run: int, error: BaseException | None
-    ) -> NonFiniteError | None:
+    ) -> Exception | None:
         """Write the op that stands for all that ran in a module run.
 
         Returns:
@@ -218,12 +217,12 @@ class Region:
         log.op_count += 1
         if log.at_once:
             log.settle()
-        if self._tape.finite is None or error is not None:
+        if self._tape.checker is None or error is not None:
             return None
         changed = {id(tensor) for tensor in written}
         reads = ((name, live()) for name, live in self._reads.items())
         known = {name: t for name, t in reads if t is not None and id(t) not in changed}
-        return self._tape.finite.region(_SLOTS.plan, known, outputs, written)
+        return self._tape.checker.region(_SLOTS.plan, known, outputs, written)
 
 
 def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:

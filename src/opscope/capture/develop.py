@@ -77,7 +77,7 @@ def develop(session: Session) -> Recording:
         duration_ns=session.duration_ns,
         seed=session.seed,
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
-        saved_tensors=() if session.saved_tensors is None else _saved_tensors(session),
+        saved_tensors=None if session.saved_tensors is None else _saved_tensors(session),
         parameter_of_value=bound,
         alive=None if tape.alive is None else tuple(tape.alive),
         grad_regions=tape.grad_modes.records(tape.op_count),

@@ -139,7 +139,7 @@ class Gradients:
 
     def _copy(self, gradient: torch.Tensor) -> Any:
         """Return what is saved of a gradient, to which autograd may go on to add."""
-        transform = self._options.gradient_transform
+        transform = self._options.transform
         return saved_form(gradient, self._options, transform, copy=transform is None)
 
     def resume(self) -> None:

@@ -220,8 +220,8 @@ class Interceptor(TorchDispatchMode):
             log.op_count += 1
             if log.op_count >= log.settle_at:
                 log.settle()
-        if tape.finite is not None:
-            bad = tape.finite.after(plan, args, kwargs or _EMPTY, result, place)
+        if tape.checker is not None:
+            bad = tape.checker.after(plan, args, kwargs or _EMPTY, result, place)
             if bad is not None:
                 tape.failed_ops.note(bad, log.op_count - 1)
                 raise bad
@@ -259,8 +259,8 @@ class Interceptor(TorchDispatchMode):
                 originals.keep_draw(self._log.op_count)
             if plan.objects:
                 originals.keep_objects(self._log.op_count, plan.objects_in(args, kwargs or _EMPTY))
-        if tape.finite is not None:
-            bad = tape.finite.before(plan, args, kwargs or _EMPTY)
+        if tape.checker is not None:
+            bad = tape.checker.before(plan, args, kwargs or _EMPTY)
             if bad is not None:
                 raise bad
 

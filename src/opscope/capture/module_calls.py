@@ -32,7 +32,6 @@ from opscope.capture.log import ENTER, GRAD_MODE, LEAVE, Nested, stay
 from opscope.capture.module_names import Known, ModuleNames
 from opscope.capture.tape import NONE, Tape
 from opscope.capture.tracers import is_tracing
-from opscope.errors import NonFiniteError
 from opscope.records.containers import tensor_paths
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class _Odd:
     __slots__ = ("bad", "inner", "is_result", "last_hook", "region", "resume")
 
     def __init__(self, inner: nn.Module | None) -> None:
-        self.bad: NonFiniteError | None = None
+        self.bad: Exception | None = None
         self.inner = inner
         self.last_hook: RemovableHandle | None = None
         self.region: Region | None = None
@@ -288,8 +287,8 @@ class ModuleCalls:
             odd.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
-        if known is self.root and self._tape.finite is not None:
-            self._tape.finite.entered(module, _by_path(arguments(args, _named(frame))))
+        if known is self.root and self._tape.checker is not None:
+            self._tape.checker.entered(module, _by_path(arguments(args, _named(frame))))
             odd.is_result = self.is_named and all(op != NONE for *_, op in self._stack[:-1])
         if odd.resume or odd.region or odd.last_hook or odd.inner or odd.is_result:
             self._odd[run] = odd
@@ -376,11 +375,11 @@ class ModuleCalls:
         self._odd.pop(run, None)
         if log.at_once:
             log.settle()
-        if odd is None or failed or self._tape.finite is None:
+        if odd is None or failed or self._tape.checker is None:
             return
         bad = odd.bad
         if bad is None and odd.is_result:
-            bad = self._tape.finite.returned(_by_path(contents(output)))
+            bad = self._tape.checker.returned(_by_path(contents(output)))
         if bad is not None:
             self._tape.failed_runs.note(bad, run)
             raise bad

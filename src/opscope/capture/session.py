@@ -15,6 +15,7 @@ from torch import nn
 
 from opscope.capture import (
     came_in,
+    checking,
     compiling,
     containers,
     function_calls,
@@ -137,9 +138,9 @@ class Session:
         self.saved_tensors = SavedTensors(values) if saved_for_backward else None
         if self.gradients is not None or self.saved_tensors is not None:
             self.tape.returned = Returned(self.gradients, self.saved_tensors)
-        if stop_on_nonfinite:
-            self.tape.finite = FiniteCheck(self.tape)
-        wanted = (self.tape.payloads, values.originals, self.tape.returned, self.tape.finite)
+        self.finite = FiniteCheck(self.tape) if stop_on_nonfinite else None
+        self.tape.checker = self.finite
+        wanted = (self.tape.payloads, values.originals, self.tape.returned, self.finite)
         self.tape.log.prepares = any(part is not None for part in wanted)
         if self.tape.returned is not None:
             self.tape.log.at_once, self.tape.log.settle_at = True, 0
@@ -208,8 +209,8 @@ class Session:
             self.tape.payloads.part()
         if self.gradients is not None:
             self.gradients.resume()
-        if self.tape.finite is not None:
-            self.tape.finite.forget_all()
+        if self.finite is not None:
+            self.finite.forget_all()
 
     def join(self, rows: Mapping[int, int]) -> None:
         """Take what was kept of rows for that of others, which are the same tensors."""
@@ -227,7 +228,7 @@ class Session:
 
     def raised(self) -> list[NonFiniteError]:
         """Return the errors that were raised where bad numbers were seen."""
-        return [] if self.tape.finite is None else self.tape.finite.raised()
+        return [] if self.finite is None else self.finite.raised()
 
     def can_stop(self) -> bool:
         """Whether this is the thread that it watches, the only one that can take modes off."""
@@ -384,7 +385,7 @@ def _keep_dynamo_out() -> None:
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     rooms = (
-        came_in, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
+        came_in, checking, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
         gradients_room, identity, in_backward, interceptor, log, looking, modes, module_calls, module_names, op_call,
         operators_room, originals, packed, parameters, payloads, places, returned_room,
         saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,

@@ -23,7 +23,7 @@ from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
-    from opscope.capture.finite import FiniteCheck
+    from opscope.capture.checking import Checker
     from opscope.capture.operators import Slots
     from opscope.capture.payloads import Payloads
     from opscope.capture.returned import Returned
@@ -213,7 +213,7 @@ class Tape:
         self.unseen_calls: list[tuple[int, str, int]] = []
         self.payloads: Payloads | None = None
         self.returned: Returned | None = None
-        self.finite: FiniteCheck | None = None
+        self.checker: Checker | None = None
         self.op_count = 0
         self.ops: list[Any] = []
         self.op_numbers = bytearray()

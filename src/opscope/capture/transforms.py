@@ -20,14 +20,13 @@ Transform = Callable[[torch.Tensor], Any]
 
 @dataclass(frozen=True, slots=True)
 class SaveOptions:
-    """How activations are saved.
+    """How activations, or gradients, are saved.
 
     Attributes:
         detach: Whether they are cut from the autograd graph.
         device: Where they are moved to; None for where they are.
         dtype: What floating point numbers are cast to; None for what they are.
-        transform: What is applied to each activation; what it returns is saved.
-        gradient_transform: The same for gradients.
+        transform: What is applied to each; what it returns is saved.
         careful: Whether a transform may write what it is given, or keep it, and is given a copy.
     """
 
@@ -35,7 +34,6 @@ class SaveOptions:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     transform: Transform | None = None
-    gradient_transform: Transform | None = None
     careful: bool = True
 
 

@@ -455,7 +455,7 @@ class Recording:
     duration_ns: int = 0
     seed: int = 0
     failure: Failure | None = None
-    saved_tensors: tuple[SavedTensor, ...] = ()
+    saved_tensors: tuple[SavedTensor, ...] | None = None
     parameter_of_value: dict[int, int] = field(default_factory=dict)
     alive: tuple[int, ...] | None = None
     gradient_flow: GradientFlow = GradientFlow()

@@ -52,7 +52,9 @@ class _Without:
             ),
             module_calls=tuple(map(self._module_call, recording.module_calls)),
             failure=failure and replace(failure, layer_call=self._optional(failure.layer_call)),
-            saved_tensors=tuple(
+            saved_tensors=None
+            if recording.saved_tensors is None
+            else tuple(
                 replace(item, owner=self._row(item.owner)) for item in recording.saved_tensors
             ),
             parameter_of_value={

@@ -53,7 +53,9 @@ def kept_tensors(recording: Recording, passes: tuple[LayerPass, ...]) -> list[Ke
     calls = {item.call: item for item in passes if item.call is not None}
     seen: set[int] = set()
     result = []
-    for saved in recording.saved_tensors:  # in the order of the forward, to tell who was first
+    for saved in (
+        recording.saved_tensors or ()
+    ):  # in the order of the forward, to tell who was first
         owner = giver.get(saved.owner)
         run = None if owner is None or owner.module_call is None else owner.module_call
         kind, made_by = _origin(recording, saved, calls)

@@ -1,0 +1,395 @@
+"""One recording that can be read: looked up, drawn, tabled; no session behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opscope import notation
+from opscope.errors import NotSaved, check_choice, check_depth
+from opscope.exporters.article import trace_text
+from opscope.layer import Layer, Layers
+from opscope.notation import encodable, foreign
+from opscope.reading import Key, Keys, Reading
+from opscope.records.layers import LayerPass
+from opscope.records.recording import Failure, Module, Op, Parameter, Recording
+from opscope.records.totals import Totals
+from opscope.tensors import NoTensors, are_elsewhere
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import pydot
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from torch.fx import GraphModule
+    from typing_extensions import Unpack
+
+    from opscope.analysis.replay import Report
+    from opscope.errors import NonFiniteError
+    from opscope.exporters.console import Summary
+    from opscope.exporters.dot import Direction
+    from opscope.exporters.kept import SavedForBackward
+    from opscope.views.compose import ViewArguments, ViewOptions
+    from opscope.views.levels import Choice, Level
+    from opscope.views.select import Phase
+
+
+class Record:
+    """What one ``with opscope.trace(...)`` block recorded, without any tensor.
+
+    A trace that is pickled or copied is one: it answers as the trace does, and raises `NotSaved`
+    where that takes tensors. Nothing is worked out before it is asked for.
+
+    Args:
+        recording: What happened.
+        saved: What activations were asked for: ``"all"``, or by which keys.
+        saved_gradients: Whose gradients, likewise.
+
+    >>> import pickle, torch, opscope
+    >>> with opscope.trace() as trace:
+    ...     y = torch.relu(torch.ones(2))
+    >>> pickle.loads(pickle.dumps(trace)).layer_labels
+    ['ones_1_0', 'relu_1_1', 'output_1_2']
+    """
+
+    def __init__(self, recording: Recording, saved: Keys = (), saved_gradients: Keys = ()) -> None:
+        reading = Reading(recording, saved, saved_gradients)
+        self._own = Layers(reading, NoTensors(reading))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        reading = self._reading
+        return Record, (reading.recording, reading.saved, reading.saved_gradients)
+
+    @property
+    def _layers(self) -> Layers:
+        """Its layers, each made once."""
+        return self._own
+
+    @property
+    def _reading(self) -> Reading:
+        return self._layers.reading
+
+    # ---------------------------------------------------------------- what was recorded
+
+    @property
+    def recording(self) -> Recording:
+        """All that was recorded, as plain data."""
+        return self._reading.recording
+
+    @property
+    def passes(self) -> tuple[LayerPass, ...]:
+        """Every pass of every layer, as records, in the order of execution."""
+        return self._reading.passes
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """Every aten op, in the order of execution."""
+        return self.recording.ops
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The model and every module below it."""
+        return self.recording.modules
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The model's parameters and buffers when the block ended, a shared one once."""
+        return tuple(item for item in self.recording.parameters if item.of_model)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended the block early, None if nothing did."""
+        return self.recording.failure
+
+    @property
+    def totals(self) -> Totals:
+        """Counts and sizes of all that was computed, and of the model."""
+        return self._reading.totals
+
+    # ------------------------------------------------------------------------- layers
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every pass of every layer, in the order of execution."""
+        return self._layers.all
+
+    @property
+    def layer_labels(self) -> list[str]:
+        """Labels in the order of execution; with a list as ``save``, of the saved layers only."""
+        reading = self._reading
+        listed = reading.chosen.passes if reading.is_selective else reading.passes
+        return [item.label for item in listed]
+
+    def __getitem__(self, key: Key) -> Layer:
+        """Return a layer by its label, its module's address, its position or a substring.
+
+        ``"conv2d_3_7"``, ``"conv2d_3"``, ``"conv2d_3_7:1"`` (the colon gives the pass),
+        ``"features.6"`` (the layer that leaves that module), ``7`` and ``-17`` can all be
+        the same layer.
+
+        Raises:
+            LayerNotFound: If nothing answers to the key; lists the nearest keys.
+            AmbiguousLayer: If several layers, or several passes of one, do.
+        """
+        return self._layers.find(key)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether anything answers to a key: one layer, or several that it does not tell apart."""
+        return self._layers.has(key)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    # ------------------------------------------------------------ graphs, tables, pictures
+
+    def graph(
+        self,
+        level: Level = "op",
+        depth: int | None = None,
+        *,
+        rolled: bool = False,
+        module: str | None = None,
+        collapse: Choice = None,
+        expand: Choice = None,
+        inputs: bool = True,
+        outputs: bool = True,
+        parameters: bool = True,
+        buffers: bool = True,
+        overwritten: bool = False,
+        phase: Phase = "forward",
+    ) -> nx.DiGraph:
+        """Return the trace as a networkx graph, whose attributes `opscope.graph.build` lists.
+
+        Args:
+            level: What a node is: ``"op"``, ``"layer"`` or ``"module"``.
+            depth: How deep in the module tree to look; what is deeper is one node.
+            rolled: Whether all passes of a layer are one node.
+            module: Address of the one module to show.
+            collapse: Modules to show as one node whatever their depth: addresses, or a
+                function from an address to a bool.
+            expand: Modules to show from inside whatever their depth, likewise.
+            inputs: Whether tensors that enter are nodes.
+            outputs: Whether tensors that leave are nodes.
+            parameters: Whether parameters are nodes.
+            buffers: Whether buffers are nodes.
+            overwritten: Whether to show where a tensor goes whose contents are overwritten
+                unread, as by ``copy_``, ``zero_`` and ``out=``: edges of kind ``"overwrite"``.
+            phase: Which part of a training step to show: ``"forward"``, ``"backward"`` (what the
+                autograd engine ran, each node named after the layer or module it ran for),
+                ``"optimizer"``, ``"other"`` (such as clipping) or ``"all"``.
+
+        Raises:
+            OptionError: For a value that is not one of those.
+
+        >>> import torch, opscope
+        >>> with opscope.trace() as trace:
+        ...     y = torch.relu(torch.ones(2)) + 1
+        >>> list(trace.graph(level="layer"))
+        ['ones_1_0', 'relu_1_1', 'add_1_2', 'output_1_3']
+        """
+        from opscope.views.compose import ViewOptions
+        from opscope.views.select import copied
+
+        options = ViewOptions(
+            rolled=rolled, module=module, collapse=collapse, expand=expand, inputs=inputs,
+            outputs=outputs, parameters=parameters, buffers=buffers, overwritten=overwritten,
+            phase=phase,
+        )  # fmt: skip
+        return copied(self._view(level, depth, options))
+
+    def _view(self, level: Level, depth: int | None, options: ViewOptions) -> nx.DiGraph:
+        """Return what `graph` does, sharing attributes with other views."""
+        from opscope.views.compose import view
+        from opscope.views.select import with_gradients
+
+        graph, flows = (
+            self._reading.op_graph,
+            self._reading.flows(self._layers.tensors.gradient_flow),
+        )
+        graph = with_gradients(graph, flows) if flows else graph
+        return view(graph, level, depth, options, [m.address for m in self.modules])
+
+    def summary(
+        self,
+        level: Level = "module",
+        depth: int | None = None,
+        *,
+        phase: Phase = "forward",
+        columns: Sequence[str] | None = None,
+        sort_by: str | None = None,
+        row_limit: int | None = None,
+    ) -> Summary:
+        """Return a table that prints itself: with `rich.print`, in a notebook, as ``str``.
+
+        It is no wider than the console: columns that there is no room for are left out.
+
+        Args:
+            level: What a row is: ``"op"``, ``"layer"``, or ``"module"`` with its children.
+            depth: How deep in the module tree to look.
+            phase: Which part of a training step to show, see `graph`; ``"backward"`` tells of
+                each layer and module what ran for it then.
+            columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``,
+                ``output``, ``params``, ``trainable``, ``memory`` (bytes given), ``time``
+                (under the trace), ``backward`` (time in backward) and ``source``.
+            sort_by: A column to sort by, the largest number first; ``"-time"`` for the
+                smallest first.
+            row_limit: How many rows to show at most.
+
+        Raises:
+            OptionError: For a level, depth, column or limit that there is not.
+        """
+        from opscope.exporters.console import Summary, check_columns, check_row_limit
+        from opscope.views.levels import LEVELS
+        from opscope.views.rows import table_rows
+        from opscope.views.select import PHASES
+
+        check_choice("level", level, LEVELS)
+        check_depth(depth)
+        check_choice("phase", phase, PHASES)
+        check_columns(columns, sort_by)
+        check_row_limit(row_limit)
+        return Summary(
+            table_rows(self.recording, self.passes, level, depth, phase),
+            self.totals,
+            title=self.recording.model_name or "program",
+            level=level,
+            columns=columns,
+            sort_by=sort_by,
+            row_limit=row_limit,
+        )
+
+    def to_dot(
+        self,
+        level: Level = "layer",
+        depth: int | None = None,
+        *,
+        direction: Direction = "down",
+        **view: Unpack[ViewArguments],
+    ) -> pydot.Dot:
+        """Return the picture as a `pydot.Dot`, to be changed before it is written.
+
+        Args:
+            level: What a node is: ``"op"``, ``"layer"`` or ``"module"``.
+            depth: How deep in the module tree to look; what is deeper is one node.
+            direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
+            view: The other arguments of `graph`; parameters and buffers are no nodes here
+                unless they are asked for.
+
+        Raises:
+            OptionError: For a name or value that is not one of the valid ones.
+        """
+        from opscope.exporters.dot import to_dot
+        from opscope.views.compose import ViewOptions
+
+        options = ViewOptions.of({"parameters": False, "buffers": False, **view})
+        sums = self.totals
+        caption = [
+            self.recording.model_name or "program",
+            f"{notation.plural(sums.tensors, 'tensor')} "
+            f"({notation.size(sums.tensor_bytes)} newly allocated)",
+            f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",
+        ]
+        return to_dot(self._view(level, depth, options), direction=direction, caption=caption)
+
+    def draw(
+        self,
+        path: str | PathLike[str],
+        level: Level = "layer",
+        depth: int | None = None,
+        *,
+        direction: Direction = "down",
+        **view: Unpack[ViewArguments],
+    ) -> Path:
+        """Write a picture and return its path; the suffix chooses the format.
+
+        ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install
+        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz, which has two minutes. A file that
+        is there is replaced when the picture is ready. The other arguments are those of `to_dot`
+        and `graph`.
+
+        Raises:
+            OptionError: For a name or value that is not one of the valid ones, or a place that
+                cannot be written to.
+            RenderError: Where nothing on this machine makes that format, or Graphviz failed.
+        """
+        from opscope.exporters.picture import check_path, write_picture
+
+        check_path(path)
+        return write_picture(self.to_dot(level, depth, direction=direction, **view), path)
+
+    @property
+    def saved_for_backward(self) -> SavedForBackward:
+        """The tensors that autograd keeps for the backward, with bytes, the largest first.
+
+        They are those of the nodes made in the block, whether or not a backward has freed them.
+        What an op keeps that writes to a view in place is not among them: torch hides its node.
+
+        Raises:
+            NotSaved: If the trace was not recorded with ``saved_for_backward=True``.
+
+        >>> import torch, opscope
+        >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), torch.ones(3, 4)
+        >>> with opscope.trace(model, saved_for_backward=True) as trace:
+        ...     y = model(x)
+        >>> trace.saved_for_backward.by_layer()
+        {'linear_1_1': 48, 'relu_1_2': 24}
+        """
+        from opscope.exporters.kept import SavedForBackward
+        from opscope.views.kept import kept_tensors
+
+        recording = self.recording
+        if recording.saved_tensors is None:
+            message = (
+                "what autograd keeps was not noted; trace with "
+                "opscope.trace(..., saved_for_backward=True)"
+            )
+            raise NotSaved(message)
+        return SavedForBackward(
+            kept_tensors(recording, self.passes), recording.model_name or "program"
+        )
+
+    # ------------------------------------------------------------------ what takes tensors
+
+    def first_nonfinite(self) -> NonFiniteError | None:
+        """Raise a `NotSaved`: only the trace itself has the values, see `Trace.first_nonfinite`."""
+        raise are_elsewhere()
+
+    def validate(self) -> Report:
+        """Raise a `NotSaved`: only the trace itself can be replayed, see `Trace.validate`."""
+        raise are_elsewhere()
+
+    def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
+        """Raise a `NotSaved`: a program needs the model's tensors, see `Trace.to_fx`."""
+        raise are_elsewhere()
+
+    # ----------------------------------------------------------------- how it is shown
+
+    def __str__(self) -> str:
+        from opscope.views.structure import structure
+
+        reading, recording = self._reading, self.recording
+        saved = [item for item in self.passes if reading.was_saved(item)]
+        size = sum(recording.values[v].nbytes for item in saved for v in item.values)
+        shown = saved if reading.is_selective else self.passes
+        text = trace_text(
+            recording,
+            self.totals,
+            structure(reading.layer_graph, self.passes),
+            [(item.index, item.label) for item in shown],
+            (sum(len(item.values) for item in saved), size),
+        )
+        return encodable(text)
+
+    def __repr__(self) -> str:
+        name, kind = foreign(self.recording.model_name or "program"), type(self).__name__
+        return encodable(f"<opscope.{kind} of {name}: {len(self.ops)} ops, {len(self)} layers>")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.summary()
+
+    def _repr_html_(self) -> str | None:
+        return self.summary()._repr_html_()
