@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import wrap_torch_function
 
 import opscope
+from opscope.capture.payloads import Payloads
 from opscope.exporters import picture
 from opscope.exporters.picture import can_render
 
@@ -246,7 +247,7 @@ def test_a_replay_is_told_in_plain_lines(odd):
     with opscope.trace(model, replayable=True) as trace:
         model({f"x{odd}": torch.rand(1, 2)})
     good = trace.validate()
-    payloads = trace._block.session.tape.payloads
+    payloads = trace._block.session.find(Payloads)
     value = trace[f"lin{odd}" if len(odd) < 1000 else 1].record.values[0]
     payloads.get(value).add_(1)
     bad = trace.validate()

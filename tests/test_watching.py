@@ -10,6 +10,7 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
+from opscope.capture.payloads import Payloads
 from opscope.errors import OptionError
 from opscope.watching import STATISTICS, statistics
 
@@ -231,7 +232,7 @@ def test_no_tensor_is_kept_but_the_numbers(model):
     assert [t.shape for t in seen.survivors()] == []
     session = watch._closed[1]._block.session
     session.settle()
-    payloads = session.tape.payloads
+    payloads = session.find(Payloads)
     kept = [payloads.get(row) for row in payloads.rows()]
     assert kept
     assert all(tensor.numel() <= len(STATISTICS) for tensor in kept)

@@ -20,8 +20,10 @@ from opscope.capture.requirements import check_torch
 
 check_torch()  # before the rooms are imported that would fail without what it looks for
 
+from opscope.capture.collector import Collector, ReturnedCall, RunningOp
 from opscope.errors import (
     AmbiguousLayer,
+    CollectorError,
     LayerNotFound,
     NonFiniteError,
     NotSaved,
@@ -43,6 +45,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousLayer",
+    "Collector",
+    "CollectorError",
     "Layer",
     "LayerNotFound",
     "NonFiniteError",
@@ -51,6 +55,8 @@ __all__ = [
     "OptionError",
     "Record",
     "RenderError",
+    "ReturnedCall",
+    "RunningOp",
     "Save",
     "TargetError",
     "Trace",

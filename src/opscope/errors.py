@@ -37,6 +37,10 @@ class OpscopeError(Exception):
         return encodable(str(self.args[0])) if self.args else ""
 
 
+class CollectorError(OpscopeError):
+    """A collector raised while it looked at the program, see `opscope.Collector`."""
+
+
 class OptionError(OpscopeError, ValueError):
     """An argument's name or value is not one of the valid ones."""
 

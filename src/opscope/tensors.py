@@ -8,7 +8,9 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import nn
 
+from opscope.capture.gradients import Gradients
 from opscope.capture.originals import Originals
+from opscope.capture.payloads import Payloads
 from opscope.capture.session import Session
 from opscope.errors import NotSaved
 from opscope.reading import Reading
@@ -83,8 +85,9 @@ class LiveTensors:
         self._session = session
         self._reading = reading
         self._values = session.tape.values
-        self._payloads = session.tape.payloads
-        self._gradients = session.gradients
+        self._payloads = session.find(Payloads)
+        self._gradients = session.find(Gradients)
+        self._originals = session.find(Originals)
 
     def drop_unwanted(self) -> None:
         """Let go of what was kept in case it should be asked for and was not."""
@@ -126,8 +129,7 @@ class LiveTensors:
 
     def _given_to_program(self, item: LayerPass) -> torch.Tensor:
         """Return what a program was given that is no module's, and of which no call tells."""
-        has_copies = self._values.originals is not None
-        tensor = self._values.outside(*item.values) if has_copies else None
+        tensor = None if self._originals is None else self._outside(*item.values)
         if tensor is None:
             message = (
                 f"{item.label} is what a program without a model was given, which is not saved "
@@ -177,7 +179,7 @@ class LiveTensors:
         record = self._reading.recording.parameters[number]
         tensor = self._session.tape.parameters.tensor(number)
         if tensor is None and record.value is not None:
-            tensor = self._values.outside(record.value)
+            tensor = self._outside(record.value)
             if tensor is not None and record.kind == "parameter":
                 tensor = nn.Parameter(tensor, requires_grad=record.trainable)
         return tensor
@@ -185,7 +187,15 @@ class LiveTensors:
     def outside(self, value: int) -> tuple[torch.Tensor | None, bool]:
         """Return a tensor from outside, as it was if it is gone, and whether it is alive."""
         tensor = None if value in self._values.constants else self._values.tensor(value)
-        return (self._values.outside(value), False) if tensor is None else (tensor, True)
+        return (self._outside(value), False) if tensor is None else (tensor, True)
+
+    def _outside(self, value: int) -> torch.Tensor | None:
+        """Return a tensor from outside as it was, or as it is while it is alive."""
+        if value in self._values.constants:
+            return self._values.constants[value]
+        if self._originals is None:
+            return self._values.tensor(value)
+        return self._originals.tensor(self._values, value)
 
     def forward(self, module: int) -> Callable[..., Any] | None:
         """Return the ``forward`` of a module by its number, None if it is gone."""
@@ -221,10 +231,10 @@ class LiveTensors:
         Raises:
             NotSaved: If they were not kept.
         """
-        if self._payloads is None or self._values.originals is None:
+        if self._originals is None:
             message = "a trace can be replayed if made with opscope.trace(..., replayable=True)"
             raise NotSaved(message)
-        return self._values.originals
+        return self._originals
 
     def known_values(self) -> Callable[[int], torch.Tensor | None]:
         """Return what gives the tensor that a value was, None where that is not known.
@@ -240,7 +250,7 @@ class LiveTensors:
             message = "the values were not saved as they were; trace without a transform"
             raise NotSaved(message)
         # What was not copied can be read as it is now, unless the program has written it since.
-        are_copied = self._values.originals is not None
+        are_copied = self._originals is not None
         records = recording.values
         written = {records[value].storage for op in recording.ops for value in op.writes}
 
@@ -249,6 +259,6 @@ class LiveTensors:
             if kept is not None or record.origin != "outside":
                 return kept
             is_as_it_was = are_copied or record.storage not in written
-            return self._values.outside(value) if is_as_it_was else None
+            return self._outside(value) if is_as_it_was else None
 
         return known

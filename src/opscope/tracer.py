@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from opscope.analysis.nonfinite import first_nonfinite, locate
 from opscope.block import Block, Leave
+from opscope.capture.collector import Collector
 from opscope.capture.develop import develop
+from opscope.capture.finite import NonFiniteChecker
+from opscope.capture.guests import Guest
 from opscope.capture.session import Session
 from opscope.errors import (
     LayerNotFound,
@@ -28,6 +32,7 @@ from opscope.record import Record
 from opscope.records.recording import Failure, Recording
 from opscope.saving import Save, What, as_save
 from opscope.tensors import LiveTensors
+from opscope.wanted import Wanted, check_collectors
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -46,6 +51,7 @@ def trace(
     replayable: bool = False,
     saved_for_backward: bool = False,
     stop_on_nonfinite: bool = False,
+    collectors: Sequence[Collector] = (),
 ) -> Trace:
     """Record every aten operator that runs inside a ``with`` block.
 
@@ -68,6 +74,7 @@ def trace(
             that made it out of good ones, or the parameter, buffer, input or data it came in with.
             What a mask, an overwrite or autograd itself makes good again is never seen; where a
             number is, `Trace.first_nonfinite` says. It costs a pass over memory for each result.
+        collectors: What else is to look at what runs, see `Collector`.
 
     Returns:
         A `Trace`, to be entered with ``with`` and read after the block. Entered again it
@@ -86,6 +93,7 @@ def trace(
     return Trace(
         model, layers=layers, save=save, gradients=gradients, replayable=replayable,
         saved_for_backward=saved_for_backward, stop_on_nonfinite=stop_on_nonfinite,
+        collectors=collectors,
     )  # fmt: skip
 
 
@@ -106,6 +114,7 @@ class Trace(Record):
         replayable: bool = False,
         saved_for_backward: bool = False,
         stop_on_nonfinite: bool = False,
+        collectors: Sequence[Collector] = (),
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
             message = (
@@ -123,18 +132,16 @@ class Trace(Record):
         if replayable and not self._save.is_plain:
             message = "replayable=True saves every value as it is: no device, dtype or transform"
             raise OptionError(message)
-        self._block = Block(
-            partial(
-                Session,
-                model,
-                layers=layers,
-                save=self._save.options if self._save.keys else None,
-                gradients=self._save_gradients.options if self._save_gradients.keys else None,
-                replayable=replayable,
-                saved_for_backward=saved_for_backward,
-                stop_on_nonfinite=stop_on_nonfinite,
-            )
+        wanted = Wanted(
+            save=self._save.options if self._save.keys else None,
+            every_op=replayable or not layers,
+            gradients=self._save_gradients.options if self._save_gradients.keys else None,
+            replayable=replayable,
+            saved_for_backward=saved_for_backward,
+            stop_on_nonfinite=stop_on_nonfinite,
+            guests=check_collectors(collectors),
         )
+        self._block = Block(partial(Session, model, layers=layers, members=wanted.members))
         self._read: Layers | None = None  # once it was read
 
     # ------------------------------------------------------------------ entering and leaving
@@ -168,11 +175,12 @@ class Trace(Record):
 
     def _end(self, error: BaseException | None) -> None:
         """Raise what is to be told of the block, and let go of what nobody asked for."""
-        session, finite = self._block.session, self._block.session.finite
+        session = self._block.session
+        finite = session.find(NonFiniteChecker)
         left = None
         if error is None and finite is not None and finite.has_left():
             left = finite.left(self.recording, scaled=bool(session.scaler_places()))
-        for found in session.raised():
+        for found in [] if finite is None else finite.raised():
             locate(found, self.recording, self.passes)
         bad = left or error
         if isinstance(bad, NonFiniteError):
@@ -214,6 +222,16 @@ class Trace(Record):
         tensors = self._layers.tensors
         assert isinstance(tensors, LiveTensors)
         return tensors
+
+    @property
+    def collected(self) -> tuple[Any, ...]:
+        """What each of the ``collectors`` made of what ran, in their order.
+
+        Raises:
+            CollectorError: If one of them raised.
+        """
+        guests = (member for member in self._block.session.members if isinstance(member, Guest))
+        return tuple(guest.result() for guest in guests)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Return the record and what was asked for: all that is pickled or copied.

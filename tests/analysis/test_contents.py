@@ -7,6 +7,7 @@ import torch
 
 import opscope
 from opscope.analysis.contents import Contents
+from opscope.capture.payloads import Payloads
 from opscope.records.results import Results
 
 
@@ -58,7 +59,7 @@ STEPS = [fill, copy, zero, item, shift, spread, copy, fill]
 
 
 def contents_of(trace, is_known=lambda value: True):
-    recording, payloads = trace.recording, trace._block.session.tape.payloads
+    recording, payloads = trace.recording, trace._block.session.find(Payloads)
 
     def known(value):
         return payloads.get(value) if is_known(value) else None

@@ -10,6 +10,7 @@ from torch import nn
 import opscope
 from opscope.analysis import replay as room
 from opscope.capture.originals import Originals
+from opscope.capture.payloads import Payloads
 
 
 class Block(nn.Module):
@@ -51,8 +52,8 @@ class Record:
 
     def __init__(self, trace):
         self.recording = trace.recording
-        kept = trace._block.session.tape.values.originals
-        self.originals = Originals()
+        kept = trace._block.session.find(Originals)
+        self.originals = Originals(trace._block.session.tape.log)
         self.originals.storages = dict(kept.storages)
         self.originals.generators = dict(kept.generators)
 
@@ -188,7 +189,7 @@ CORRUPTIONS = {
 
 def replayed(trace, record):
     labels = {item.call: item.label for item in trace.passes}
-    saved = trace._block.session.tape.payloads.get
+    saved = trace._block.session.find(Payloads).get
     return room.replay(record.recording, record.originals, saved, labels)
 
 

@@ -13,6 +13,7 @@ from tests.analysis.situations import INF, NAN, SEEN, UNSEEN, Expected, linear
 from torch import nn
 
 import opscope
+from opscope.capture.finite import NonFiniteChecker
 from opscope.errors import NonFiniteError, OptionError
 
 NAMES = [made.__name__ for made in SEEN]
@@ -343,7 +344,7 @@ def test_memory_that_was_freed_is_forgotten():
     with opscope.trace(stop_on_nonfinite=True) as trace:
         for _ in range(500):
             torch.where(torch.ones(3) > 0, 0.0, torch.zeros(3).log())
-    assert len(trace._block.session.tape.finite._bad.spots) < 200
+    assert len(trace._block.session.find(NonFiniteChecker)._bad.spots) < 200
 
 
 # ----------------------------------------------------------------------- the engine and threads

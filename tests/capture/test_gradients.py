@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import opscope
+from opscope.capture.gradients import Gradients
 from opscope.errors import NotSaved, OptionError
 
 MODELS = ("resnet18", "gpt2", "vit", "lstm", "encoder", "recurrent")
@@ -481,7 +482,7 @@ def test_what_was_not_asked_for_is_let_go_of():
         y = model(x)
         y.sum().backward(retain_graph=True)
     y.sum().backward()
-    table = trace._block.session.gradients
+    table = trace._block.session.find(Gradients)
     assert sum(len(kept) for kept in table._kept.values()) == 2
     assert len(trace["relu"].gradients) == 2
 
@@ -549,7 +550,7 @@ def test_a_model_is_as_it_was(model):
 def test_a_graph_does_not_keep_the_trace_nor_the_trace_the_graph(model):
     with opscope.trace(model, gradients="all") as trace:
         y = model(torch.rand(5, 3))
-    table, output = weakref.ref(trace._block.session.gradients), weakref.ref(y)
+    table, output = weakref.ref(trace._block.session.find(Gradients)), weakref.ref(y)
     del trace
     gc.collect()
     assert table() is None

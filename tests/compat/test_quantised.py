@@ -17,6 +17,8 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 import opscope
 from opscope.capture import packed
+from opscope.capture.originals import Originals
+from opscope.capture.payloads import Payloads
 from opscope.records.recording import InWords
 
 pytestmark = [  # torch's own, of what it gave up
@@ -388,7 +390,7 @@ def test_no_object_is_kept_alive_unless_it_is_to_be_replayed():
         assert not any(isinstance(item, torch.ScriptObject) for item in kept)
         names = [item for item in kept if isinstance(item, InWords)]
         assert names == ["LinearPackedParamsBase"] * 2
-        originals = trace._block.session.tape.values.originals
+        originals = trace._block.session.find(Originals)
         assert (originals is not None and len(originals.objects) == 2) is replayable
 
 
@@ -413,8 +415,8 @@ def test_what_was_not_kept_is_refused_by_its_name():
     model = by_dynamics(rows())
     with torch.no_grad(), opscope.trace(model, replayable=True) as trace:
         model(ROWS)
-    originals = trace._block.session.tape.values.originals
+    originals = trace._block.session.find(Originals)
     originals.objects.clear()
-    report = replay(trace.recording, originals, trace._block.session.tape.payloads.get, {})
+    report = replay(trace.recording, originals, trace._block.session.find(Payloads).get, {})
     assert not report
     assert "takes a LinearPackedParamsBase, an object of C++ that was not kept" in str(report)

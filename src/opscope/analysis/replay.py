@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope import notation
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
-from opscope.capture.originals import has_own_dispatch, set_generators
+from opscope.capture.unseen import has_own_dispatch, set_generators
 from opscope.notation import encodable, foreign, sentence
 from opscope.records.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, before_writes

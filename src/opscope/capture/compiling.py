@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from opscope.capture.collector import RunningOp, first_error
 from opscope.capture.containers import Contents
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.log import LogRow
@@ -159,10 +160,8 @@ class Region:
         tensors = dict(zip(paths, given.tensors, strict=True))
         tensors |= dict(module.named_buffers())
         with torch._C.DisableTorchFunction():
-            if tape.returned is not None:
-                tape.returned.flush()
-            if tape.payloads is not None:  # which it writes is known only afterwards
-                tape.payloads.before_write(tensors.values())
+            for look_at in tape.hooks.before_region:  # which it writes is known only afterwards
+                look_at(tensors.values())
             self._versions = {
                 name: (tensor, tensor._version)
                 for name, tensor in tensors.items()
@@ -217,12 +216,14 @@ class Region:
         log.op_count += 1
         if log.at_once:
             log.settle()
-        if self._tape.checker is None or error is not None:
+        hooks = self._tape.hooks
+        if not hooks.after_region or error is not None:
             return None
         changed = {id(tensor) for tensor in written}
         reads = ((name, live()) for name, live in self._reads.items())
         known = {name: t for name, t in reads if t is not None and id(t) not in changed}
-        return self._tape.checker.region(_SLOTS.plan, known, outputs, written)
+        op = RunningOp(_SLOTS.plan, (), known, outputs)
+        return first_error(look_at(op, written) for look_at in hooks.after_region)
 
 
 def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:

@@ -12,6 +12,7 @@ from opscope.capture.links import Link, links
 from opscope.capture.module_names import Known
 from opscope.capture.operators import Met
 from opscope.capture.phases import phases
+from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.session import Session
 from opscope.capture.tape import (
     FAILED,
@@ -77,7 +78,7 @@ def develop(session: Session) -> Recording:
         duration_ns=session.duration_ns,
         seed=session.seed,
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
-        saved_tensors=None if session.saved_tensors is None else _saved_tensors(session),
+        saved_tensors=_saved_tensors(session),
         parameter_of_value=bound,
         alive=None if tape.alive is None else tuple(tape.alive),
         grad_regions=tape.grad_modes.records(tape.op_count),
@@ -337,13 +338,15 @@ def _parameters(
     return (*records, *packed), dict(table.of_row), inside
 
 
-def _saved_tensors(session: Session) -> tuple[SavedTensor, ...]:
+def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:
+    found = session.find(SavedTensors)
+    if found is None:
+        return None
     storages = session.tape.values.storages
     makers: dict[int, int] = {}
     for row, storage in enumerate(storages):
         makers.setdefault(storage, row)
     bound = {storages[row]: number for row, number in session.tape.parameters.of_row.items()}
-    rows = [] if session.saved_tensors is None else session.saved_tensors.rows
     return tuple(
         SavedTensor(
             node=row.node,
@@ -357,7 +360,7 @@ def _saved_tensors(session: Session) -> tuple[SavedTensor, ...]:
             parameter=None if row.storage == NO_STORAGE else bound.get(row.storage),
             packed=row.packed,
         )
-        for row in rows
+        for row in found.rows
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from opscope.capture.came_in import CameIn
-from opscope.capture.log import Chain, physical
+from opscope.capture.collector import Member, RunningOp
+from opscope.capture.log import physical
 from opscope.capture.looking import (
     Lying,
     below_autograd,
@@ -30,8 +31,16 @@ from opscope.capture.looking import (
     no_functions,
     unseen,
 )
-from opscope.capture.op_call import OpCall, Watched, gives_of, storage_of, tensors_in
-from opscope.capture.operators import Plan
+from opscope.capture.op_call import (
+    Watched,
+    gives_of,
+    gives_only,
+    only_shows,
+    outputs,
+    reads,
+    storage_of,
+    tensors_in,
+)
 from opscope.capture.tape import Tape
 from opscope.errors import NonFiniteError
 from opscope.records.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
@@ -51,7 +60,7 @@ _autograd_node = torch._C._current_autograd_node
 _AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
-class FiniteCheck:
+class NonFiniteChecker(Member):
     """Looks at what each op gives, and follows bad numbers to where the program sees them.
 
     No tensor is kept alive: of one with bad numbers it is known in which memory it lies.
@@ -69,95 +78,79 @@ class FiniteCheck:
         self._raised: list[ref[NonFiniteError]] = []
         self._sweep_at = _FIRST_SWEEP
 
-    def before(
-        self, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> NonFiniteError | None:
+    def before_op(self, op: RunningOp) -> NonFiniteError | None:
         """Look at what an op is about to change; return the error to raise instead, if any."""
         self._before.clear()
-        call = OpCall(plan, args, kwargs)
         if self._bad.has_gradients and _is_of_an_optimizer(sys._getframe(1)):
-            error = self._reads_a_gradient(call)
+            error = self._reads_a_gradient(op)
             if error is not None:
                 return error
-        if plan.writes:
-            written = set(map(storage_of, plan.written(args, dict(kwargs))))
-            for _, tensor in call.reads():
+        if op.plan.writes:
+            written = set(map(storage_of, op.written()))
+            for _, tensor in reads(op):
                 if storage_of(tensor) in written:
                     self._before[id(tensor)] = measured(tensor)
         return None
 
-    def after(
-        self,
-        plan: Plan,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        result: Any,
-        chain: Chain | None = None,
-    ) -> NonFiniteError | None:
+    def after_op(self, op: RunningOp) -> NonFiniteError | None:
         """Look at what an op gave; return the error to raise if the program sees bad numbers."""
+        plan, args, result = op.plan, op.args, op.result
         gives = gives_of(plan)
         if gives == "unwritten memory":
             return None
         with no_dispatch(), no_functions(), below_autograd():  # `unseen`, in a third of the time
-            touched = bool(self._bad) and self._is_bad_memory((args, *kwargs.values()))
+            touched = bool(self._bad) and self._is_bad_memory((args, *op.kwargs.values()))
             if result.__class__ is _Tensor and not plan.writes and not touched:  # nearly always
                 if gives == "views" and args and storage_of(args[0]) == storage_of(result):
                     return None
                 if not look(result):
                     return None
-            wrote = plan.written(args, dict(kwargs)) if plan.writes else []
-            return self._ran(OpCall(plan, args, kwargs, result), wrote, chain, touched=touched)
+            return self._ran(op, op.written(), touched=touched)
 
-    def region(
-        self,
-        plan: Plan,
-        reads: Mapping[str, torch.Tensor],
-        made: list[torch.Tensor],
-        wrote: list[torch.Tensor],
-    ) -> NonFiniteError | None:
+    def after_region(self, op: RunningOp, wrote: list[torch.Tensor]) -> NonFiniteError | None:
         """Do the same for a region that ran unseen, as one op."""
         self._before.clear()
         with unseen():
-            return self._ran(OpCall(plan, (), reads, made), wrote, None, touched=bool(self._bad))
+            return self._ran(op, wrote, touched=bool(self._bad))
 
     def _ran(
-        self, call: OpCall, wrote: list[torch.Tensor], chain: Chain | None, *, touched: bool
+        self, op: RunningOp, wrote: list[torch.Tensor], *, touched: bool
     ) -> NonFiniteError | None:
         """Follow what an op did, if it gave bad numbers, or ``touched`` memory that holds some."""
         bad = [
             (output, Watched(tensor, self._came_in, kinds=kinds))
-            for output, tensor in (*call.outputs(wrote), *((None, tensor) for tensor in wrote))
+            for output, tensor in (*outputs(op, wrote), *((None, tensor) for tensor in wrote))
             if (kinds := look(tensor))
         ]
-        number = isinstance(call.result, (float, complex)) and not math.isfinite(abs(call.result))
+        number = isinstance(op.result, (float, complex)) and not math.isfinite(abs(op.result))
         if not (bad or number or touched):
             return None
-        reads = [
+        read = [
             (name, Watched(tensor, self._came_in, self._before.get(id(tensor))))
-            for name, tensor in call.reads()
+            for name, tensor in reads(op)
         ]
         self._bad.follow(
             Step(
                 op=self._log.op_count - 1,
-                operator=call.plan.name,
-                reads=reads,
+                operator=op.name,
+                reads=read,
                 writes=[lying(tensor)[0] for tensor in wrote],
                 bad=bad,
-                arguments=call.named(),
-                is_view=call.only_shows(),
-                gives=call.gives_only(),
+                arguments=op.arguments(),
+                is_view=only_shows(op),
+                gives=gives_only(op),
                 by_scaler=bool(bad) and _is_below(sys._getframe(1), _SCALING),
             )
         )
-        self._note_gradient(call.result, wrote)
+        self._note_gradient(op.result, wrote)
         if len(self._bad.spots) > self._sweep_at:
             self._bad.forget(_is_gone)
             self._sweep_at = 2 * len(self._bad.spots) + _FIRST_SWEEP
         if number:
-            return self._first_error((NUMBER, tensor) for _, tensor in reads)
-        if call.plan.name == "aten.ones_like.default" and chain and _FIRST_GRADIENTS in chain:
-            return self._first_error((LOSS, tensor) for _, tensor in reads)
-        return self._kept([tensor for output, tensor in bad if output is None], call.plan.name)
+            return self._first_error((NUMBER, tensor) for _, tensor in read)
+        if op.name == "aten.ones_like.default" and op.chain and _FIRST_GRADIENTS in op.chain:
+            return self._first_error((LOSS, tensor) for _, tensor in read)
+        return self._kept([tensor for output, tensor in bad if output is None], op.name)
 
     def _kept(self, wrote: list[Watched], operator: str) -> NonFiniteError | None:
         """Return the error to raise if an op wrote bad numbers into a parameter or buffer."""
@@ -192,12 +185,12 @@ class FiniteCheck:
                 if tensor is not None:
                     self._bad.accumulate(lying(tensor)[0], leaf)
 
-    def _reads_a_gradient(self, call: OpCall) -> NonFiniteError | None:
+    def _reads_a_gradient(self, op: RunningOp) -> NonFiniteError | None:
         """Return the error to raise if an optimizer is about to take up a bad gradient."""
-        if asks_for_form(call.plan.name) or gives_of(call.plan) == "views":
+        if asks_for_form(op.name) or gives_of(op.plan) == "views":
             return None
         with unseen():
-            for _, tensor in call.reads():
+            for _, tensor in reads(op):
                 watched = Watched(tensor, self._came_in)
                 if any(s.gradient and s.alarm() for s in self._bad.at(watched.extent)):
                     return self._first_error([("a gradient", watched)])
@@ -216,7 +209,7 @@ class FiniteCheck:
 
     # --------------------------------------------------------- around the model and the block
 
-    def entered(self, model: nn.Module, inputs: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def model_entered(self, model: nn.Module, inputs: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Note that the model was called."""
         self._came_in.model = ref(model)
         if self._bad:
@@ -224,7 +217,7 @@ class FiniteCheck:
                 name = self._came_in.input_name(path)
                 self._bad.enter(lying(physical(tensor))[0], "input", name)
 
-    def returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> NonFiniteError | None:
+    def model_returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> NonFiniteError | None:
         """Return the error to raise if what the model returned is bad."""
         with unseen():
             return self._first_error(
@@ -232,7 +225,7 @@ class FiniteCheck:
                 for path, given in outputs
             )
 
-    def forget_all(self) -> None:
+    def resume(self) -> None:
         """Begin anew: the program went on unseen."""
         self._bad = BadNumbers(_look_again)
 

@@ -24,7 +24,7 @@ from opscope.capture.log import (
     Written,
 )
 from opscope.capture.modes import OnStack
-from opscope.capture.places import is_custom_function
+from opscope.capture.places import function_name, is_custom_function
 from opscope.capture.tracers import is_tracing
 
 _Tensor = torch.Tensor
@@ -104,6 +104,8 @@ class FunctionCalls(TorchFunctionMode):
             )  # fmt: skip
             if log.at_once:
                 log.settle()
+            if log.returned:
+                log.tell("function", function_name(func), func, result)
             return result
         # Modes and classes of the user's are not to see what is read here.
         if types or result.__class__ not in _UNHEARD or _other_modes():
@@ -111,6 +113,8 @@ class FunctionCalls(TorchFunctionMode):
                 self._write(func, args, kwargs, op, started, ended, result, frame)
         else:
             self._write(func, args, kwargs, op, started, ended, result, frame)
+        if log.returned:
+            log.tell("function", function_name(func), func, result)
         return result
 
     def _write(

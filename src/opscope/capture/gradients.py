@@ -14,11 +14,12 @@ from weakref import finalize, ref
 
 import torch
 
+from opscope.capture.returned import PostCallQueue
 from opscope.capture.transforms import SaveOptions, saved_form
 from opscope.records.recording import GradientFlow
 
 
-class Gradients:
+class Gradients(PostCallQueue):
     """The gradients that reached values, by row, one for each backward that did.
 
     Args:
@@ -26,6 +27,7 @@ class Gradients:
     """
 
     def __init__(self, options: SaveOptions) -> None:
+        super().__init__()
         self._options = options
         self._kept: dict[int, list[Any]] = {}
         self._wanted: set[int] | None = None
@@ -35,13 +37,12 @@ class Gradients:
         self._row_of: dict[tuple[int, int], int] = {}
         self._hooked: set[int] = set()
         self._same: dict[int, int] = {}
-        self.first = 0  # autograd's number for the first node of the block
         self._handles: list[Any] = []
         # By row, what was copied last: the tensor, and how often it had been written.
         self._latest: dict[int, tuple[ref[torch.Tensor], int]] = {}
         finalize(self, _remove, self._handles)
 
-    def listen(self, tensor: torch.Tensor, row: int) -> None:
+    def inspect(self, tensor: torch.Tensor, row: int) -> None:
         """Listen for the gradient of a tensor that a call returned."""
         if row in self._hooked or isinstance(tensor, torch.nn.Parameter):  # it has its `.grad`
             return
@@ -110,7 +111,7 @@ class Gradients:
                     pending.append(following)
         return found
 
-    def join(self, rows: Mapping[int, int]) -> None:
+    def joined(self, rows: Mapping[int, int]) -> None:
         """Take what reached rows for what reached others, which are the same tensors."""
         self._same.update(rows)
         for row, other in rows.items():

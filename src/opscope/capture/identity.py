@@ -10,13 +10,13 @@ written.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
 import torch
 
 from opscope.capture.log import Live, Log, Sight, hint
-from opscope.capture.originals import Originals
 from opscope.capture.parameters import Parameters
 from opscope.records.regions import Region, overlap, region
 
@@ -34,7 +34,7 @@ class Values:
         storages: Per row, its storage's number, or NO_STORAGE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
-        originals: Where what comes from outside is kept as it was, if it is kept.
+        numbered: Called with the sight of each tensor from outside, and its numbers.
         constants: By row, copies of what was made of a few Python numbers.
         layout_table: Distinct ``(shape, stride, dtype, device)``.
         handed_from: For HANDED rows, the row that was handed on; for REWRITTEN ones what the
@@ -45,7 +45,7 @@ class Values:
     def __init__(self, parameters: Parameters, log: Log) -> None:
         self._parameters = parameters
         self._log = log
-        self.originals: Originals | None = None
+        self.numbered: tuple[Callable[[Sight, int, int], None], ...] = ()
         self.constants: dict[int, torch.Tensor] = {}
         self.origins = bytearray()
         self.makers = array("i")
@@ -128,10 +128,11 @@ class Values:
 
     def _region(self, row: int) -> Region | None:
         """Return which bytes of its storage a row covers, None for none."""
-        shape, stride, dtype, _ = self._layout_of(row)
+        shape, stride, dtype, _ = self.layout_of(row)
         return region(tuple(map(int, shape)), stride, self.offsets[row], dtype.itemsize)
 
-    def _layout_of(self, row: int) -> tuple[Any, ...]:
+    def layout_of(self, row: int) -> tuple[Any, ...]:
+        """Return the shape, stride, dtype and device of a row."""
         number = self.layouts[row]
         if number >= len(self._layouts):
             self._layouts = list(self.layout_table)
@@ -180,8 +181,6 @@ class Values:
         self.rows.clear()
         self._storage_rows.clear()
         self._writes.clear()
-        if self.originals is not None:
-            self.originals.forget_all()
 
     def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
         """Return the number of a tensor's storage, NO_STORAGE if it is not known, and its bytes."""
@@ -190,20 +189,6 @@ class Values:
         except (RuntimeError, NotImplementedError):
             return NO_STORAGE, tensor.numel() * tensor.element_size()
         return self._storage_rows.get(id(ref(storage)), NO_STORAGE), storage.nbytes()
-
-    def outside(self, row: int) -> torch.Tensor | None:
-        """Return a tensor from outside as it was, or as it is while it is alive."""
-        if row in self.constants:
-            return self.constants[row]
-        tensor = self.tensor(row)
-        if self.originals is None:
-            return tensor
-        shape, stride, dtype, device = self._layout_of(row)
-        storage = self.originals.storages.get(self.storages[row])
-        if storage is None:
-            return self.originals.tensors.get(row, tensor)
-        empty = torch.empty(0, dtype=dtype, device=device)
-        return empty.set_(storage.clone(), self.offsets[row], shape, stride)
 
     def _add(self, sight: Sight, origin: int, op: int) -> int:
         live, storage, shape, stride, dtype, device, offset = sight
@@ -234,8 +219,9 @@ class Values:
         self._writes_seen.append(len(self._writes.get(number, ())))
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
             self._parameters.sighted(live, row)
-        if origin == OUTSIDE and self.originals is not None:
-            self.originals.number(sight, row, number)
+        if origin == OUTSIDE:
+            for tell in self.numbered:
+                tell(sight, row, number)
         return row
 
     def sweep(self) -> None:

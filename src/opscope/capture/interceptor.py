@@ -13,6 +13,7 @@ from weakref import ref
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from opscope.capture.collector import RunningOp, first_error
 from opscope.capture.log import ABSENT, Chain
 from opscope.capture.modes import OnDispatchStack
 from opscope.capture.operators import Plan, Slots, described, plan_of, unnested
@@ -191,8 +192,9 @@ class Interceptor(TorchDispatchMode):
             flags |= GRAD
         elif _inference():
             flags |= INFERENCE
+        op = None
         if log.prepares:
-            self._prepare(plan, args, kwargs)
+            op = self._prepare(plan, args, kwargs, place)
         sequence = _sequence_nr()
         made: Sequence[Any] = ()
         wrote: Sequence[Any] = ()
@@ -220,8 +222,9 @@ class Interceptor(TorchDispatchMode):
             log.op_count += 1
             if log.op_count >= log.settle_at:
                 log.settle()
-        if tape.checker is not None:
-            bad = tape.checker.after(plan, args, kwargs or _EMPTY, result, place)
+        if op is not None and tape.hooks.after_op:
+            op.result = result
+            bad = first_error(look_at(op) for look_at in tape.hooks.after_op)
             if bad is not None:
                 tape.failed_ops.note(bad, log.op_count - 1)
                 raise bad
@@ -245,24 +248,24 @@ class Interceptor(TorchDispatchMode):
             reads.append(live if told and id(live) in known else log.read(tensor))
         return reads
 
-    def _prepare(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
-        """Look at what an op is about to change, as far as that is wanted."""
-        tape = self._tape
-        # Autograd detaches what a node keeps before the node is whole.
-        if tape.returned is not None and plan.name != "aten.detach.default":
-            tape.returned.flush()
-        if tape.payloads is not None and plan.writes:
-            tape.payloads.before_write(plan.written(args, kwargs))
-        originals = tape.values.originals
-        if originals is not None:
-            if plan.draws:
-                originals.keep_draw(self._log.op_count)
-            if plan.objects:
-                originals.keep_objects(self._log.op_count, plan.objects_in(args, kwargs or _EMPTY))
-        if tape.checker is not None:
-            bad = tape.checker.before(plan, args, kwargs or _EMPTY)
+    def _prepare(
+        self,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        place: Chain | None,
+    ) -> RunningOp | None:
+        """Have collectors look at an op that is about to run, and return it if they also do after."""
+        hooks, op = self._tape.hooks, None
+        if hooks.before_op or hooks.after_op:
+            op = RunningOp(plan, args, kwargs or _EMPTY, chain=place)
+            bad = first_error(look_at(op) for look_at in hooks.before_op)
             if bad is not None:
                 raise bad
+        if plan.writes:
+            for look_at in hooks.before_write:
+                look_at(plan.written(args, kwargs))
+        return op
 
     def _results(
         self,
@@ -290,13 +293,13 @@ class Interceptor(TorchDispatchMode):
     def _keep(
         self, written: Sequence[torch.Tensor], result: Any, place: Chain | None, flags: int
     ) -> list[Any] | None:
-        """Save what an op wrote and returned, where no layer call does."""
-        tape, keep = self._tape, self._log.keep
-        if keep is None or tape.payloads is None:
+        """Make notes of what an op wrote and returned, where no layer call does."""
+        log, keep = self._log, self._log.keep
+        if keep is None:
             return None
         # The layer's call keeps what it returns; and what the engine itself runs is no layer.
         is_no_layer = flags & IN_CALL or (flags & BACKWARD and place is None)
-        if is_no_layer and not tape.payloads.every_op:
+        if is_no_layer and not log.keeps_every_op:
             return None
         known = {id(tensor) for tensor in written}
         return [keep(tensor) for tensor in written] + [

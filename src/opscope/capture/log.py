@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import ref
 
 import torch
 
+from opscope.capture.collector import Error, ReturnedCall, first_error
 from opscope.records.containers import Structure
 
 # Kinds of events.
@@ -122,17 +123,43 @@ class Log:
         unwind: Ends the module runs that are no longer running below a frame.
         written: What ops of the layer call that is running wrote: the number of the op, and the
             weak references to the tensor and to its storage.
-        keep: Saves a tensor, if activations are saved.
-        keep_again: The same, of one that may have been saved as it is now.
+        keep: Makes a note of a tensor that a call returns, if a collector takes notes.
+        keep_again: The same, of one of which there may be one as it is now.
+        keeps_every_op: Whether a note is made of what any op gives.
         prepares: Whether ops are looked at before they run.
-        originals: Called with each tensor from outside and its sight, before an op can change it.
+        first_seen: Called with each tensor from outside and its sight, before an op can change it.
+        returned: Called with each function and module that returned.
     """
 
     __slots__ = (
-        "__weakref__", "at_once", "boundary", "constants", "events", "hidden", "in_backward",
-        "in_call", "keep", "keep_again", "known", "layouts", "op_count", "ops", "originals",
-        "prepares", "run", "run_count", "settle", "settle_at", "storages", "sweep_at", "thread",
-        "told", "unwind", "written",
+        "__weakref__",
+        "at_once",
+        "boundary",
+        "constants",
+        "events",
+        "first_seen",
+        "hidden",
+        "in_backward",
+        "in_call",
+        "keep",
+        "keep_again",
+        "keeps_every_op",
+        "known",
+        "layouts",
+        "op_count",
+        "ops",
+        "prepares",
+        "returned",
+        "run",
+        "run_count",
+        "settle",
+        "settle_at",
+        "storages",
+        "sweep_at",
+        "thread",
+        "told",
+        "unwind",
+        "written",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -159,8 +186,9 @@ class Log:
         self.written: list[Any] = []
         self.keep: Callable[[torch.Tensor], Any] | None = None
         self.keep_again: Callable[[torch.Tensor], Any] | None = None
-        self.prepares = False
-        self.originals: Callable[[torch.Tensor, Sight], None] | None = None
+        self.keeps_every_op = self.prepares = False
+        self.first_seen: tuple[Callable[[torch.Tensor, Sight], None], ...] = ()
+        self.returned: tuple[Callable[[ReturnedCall], Error], ...] = ()
 
     def write(self, event: tuple[Any, ...]) -> None:
         """Write an event: its kind, the number of ops, and what `settling` says of its kind."""
@@ -190,8 +218,8 @@ class Log:
             with torch._C._DisableFuncTorch():
                 return self.read(physical(tensor))
         sight = look(tensor)
-        if self.originals is not None:
-            self.originals(tensor, sight)
+        for look_at in self.first_seen:
+            look_at(tensor, sight)
         self.write((SEEN, self.op_count, *sight))
         self._know(sight)  # last: what is interrupted before is seen once more
         return live
@@ -207,6 +235,13 @@ class Log:
         self.known[id(live)] = live
         if not self.told:
             self.storages[id(live)], self.layouts[id(live)] = sight[1], sight[2:]
+
+    def tell(self, kind: Literal["function", "module"], name: str, of: Any, result: Any) -> None:
+        """Tell collectors that a function or a module returned; raises what one has to say."""
+        call = ReturnedCall(kind, name, of, result)
+        error = first_error(look_at(call) for look_at in self.returned)
+        if error is not None:
+            raise error
 
     def forget(self, tensor: torch.Tensor) -> None:
         """Have the next sight of this tensor be a new one: its metadata was replaced."""

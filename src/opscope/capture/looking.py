@@ -11,7 +11,7 @@ from weakref import ref
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from opscope.capture.originals import has_own_dispatch
+from opscope.capture.unseen import has_own_dispatch
 from opscope.records.origins import Extent, Kinds
 from opscope.records.regions import region
 

@@ -23,6 +23,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from opscope.capture.collector import first_error
 from opscope.capture.compiling import Compiling, Region, is_fused, is_wrapper, step_aside, wrapped
 from opscope.capture.containers import Contents, arguments, contents, tensors_of
 from opscope.capture.fused_kernels import FAST_PATHS, may_be_fused
@@ -246,6 +247,8 @@ class ModuleCalls:
         stack.pop()  # last: what is interrupted before is ended once more, as failed
         if log.at_once:
             log.settle()
+        if log.returned:
+            self._tell(called, run, output)
 
     def _is_elsewhere(self) -> bool:
         """Whether a module runs that is no part of the program that is watched."""
@@ -287,8 +290,11 @@ class ModuleCalls:
             odd.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
-        if known is self.root and self._tape.checker is not None:
-            self._tape.checker.entered(module, _by_path(arguments(args, _named(frame))))
+        hooks = self._tape.hooks
+        if known is self.root and (hooks.model_entered or hooks.model_returned):
+            given = _by_path(arguments(args, _named(frame)))
+            for look_at in hooks.model_entered:
+                look_at(module, given)
             odd.is_result = self.is_named and all(op != NONE for *_, op in self._stack[:-1])
         if odd.resume or odd.region or odd.last_hook or odd.inner or odd.is_result:
             self._odd[run] = odd
@@ -358,7 +364,7 @@ class ModuleCalls:
         """End the innermost run."""
         log, stack = self._log, self._stack
         items, kept = self._items(output), self._keep(output)
-        _, _, run = stack[-1]
+        called, _, run = stack[-1]
         odd = self._odd.get(run)
         if odd is not None:
             if odd.last_hook is not None:
@@ -375,11 +381,14 @@ class ModuleCalls:
         self._odd.pop(run, None)
         if log.at_once:
             log.settle()
-        if odd is None or failed or self._tape.checker is None:
+        if not failed and log.returned:
+            self._tell(called, run, output)
+        if odd is None or failed:
             return
         bad = odd.bad
         if bad is None and odd.is_result:
-            bad = self._tape.checker.returned(_by_path(contents(output)))
+            outputs, hooks = _by_path(contents(output)), self._tape.hooks
+            bad = first_error(look_at(outputs) for look_at in hooks.model_returned)
         if bad is not None:
             self._tape.failed_runs.note(bad, run)
             raise bad
@@ -416,8 +425,18 @@ class ModuleCalls:
                 return live
         return None
 
+    def _tell(self, module: nn.Module, run: int, output: Any) -> None:
+        """Tell collectors that a module returned."""
+        known = self.names.known(wrapped(module))
+        address = module.__class__.__name__ if known is None else known.address
+        try:
+            self._log.tell("module", address, module, output)
+        except Exception as error:
+            self._tape.failed_runs.note(error, run)
+            raise
+
     def _keep(self, value: Any) -> list[Any] | None:
-        """Save the tensors in a value, if activations are saved, unless they are as they are."""
+        """Make notes of the tensors in a value, if that is wanted, unless there are some."""
         if self._log.keep_again is None:
             return None
         if type(value) is _Tensor:  # `__class__` may be what a user's class likes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 
 from opscope.capture.came_in import CameIn
+from opscope.capture.collector import RunningOp
 from opscope.capture.looking import Lying, describe, is_wrapper, look, lying
 from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
 from opscope.records.origins import Arrival, Extent, Kinds
@@ -42,51 +43,41 @@ def with_parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Ten
                 yield from with_parts(f"{name}.{attribute}", part)
 
 
-class OpCall(NamedTuple):
-    """An operator, its arguments, and what it returned."""
+def reads(op: RunningOp) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors that an op is given and reads, with the names of the arguments."""
+    for name, item in op.arguments():
+        if name in op.plan.overwrites:
+            continue
+        several = isinstance(item, (tuple, list))
+        for place, tensor in enumerate(tensors_in(item) if several else (item,)):
+            if isinstance(tensor, torch.Tensor):
+                yield from with_parts(f"{name}[{place}]" if several else name, tensor)
 
-    plan: Plan
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    result: Any = None
 
-    def named(self) -> list[tuple[str, Any]]:
-        """Return the arguments, each with its name."""
-        names = self.plan.arguments or [f"arg{place}" for place in range(len(self.args))]
-        return [*zip(names, self.args, strict=False), *self.kwargs.items()]
+def outputs(op: RunningOp, wrote: list[torch.Tensor]) -> Iterator[tuple[int | None, torch.Tensor]]:
+    """Yield what it made, with its number: not what it wrote or showed, nor scratch memory."""
+    known, scratch = set(map(id, wrote)), SCRATCH.get(op.plan.name, ())
+    for output, tensor in enumerate(() if only_shows(op) else tensors_in(op.result)):
+        if tensor is not None and id(tensor) not in known and output not in scratch:
+            yield output, tensor
 
-    def reads(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tensors that it was given and reads, with the names of the arguments."""
-        for name, item in self.named():
-            if name in self.plan.overwrites:
-                continue
-            several = isinstance(item, (tuple, list))
-            for place, tensor in enumerate(tensors_in(item) if several else (item,)):
-                if isinstance(tensor, torch.Tensor):
-                    yield from with_parts(f"{name}[{place}]" if several else name, tensor)
 
-    def outputs(self, wrote: list[torch.Tensor]) -> Iterator[tuple[int | None, torch.Tensor]]:
-        """Yield what it made, with its number: not what it wrote or showed, nor scratch memory."""
-        known, scratch = set(map(id, wrote)), SCRATCH.get(self.plan.name, ())
-        for output, tensor in enumerate(() if self.only_shows() else tensors_in(self.result)):
-            if tensor is not None and id(tensor) not in known and output not in scratch:
-                yield output, tensor
+def only_shows(op: RunningOp) -> bool:
+    """Whether all that it gave lies in the memory of what it was given."""
+    if gives_of(op.plan) != "views":
+        return False
+    known = {storage_of(tensor) for tensor in tensors_in(op.args) if tensor is not None}
+    given = (tensor for tensor in tensors_in(op.result) if tensor is not None)
+    return all(storage_of(tensor) in known for tensor in given)
 
-    def only_shows(self) -> bool:
-        """Whether all that it gave lies in the memory of what it was given."""
-        if gives_of(self.plan) != "views":
-            return False
-        known = {storage_of(tensor) for tensor in tensors_in(self.args) if tensor is not None}
-        given = (tensor for tensor in tensors_in(self.result) if tensor is not None)
-        return all(storage_of(tensor) in known for tensor in given)
 
-    def gives_only(self) -> Literal["whole numbers", "truths"] | None:
-        """Return what it gave, if that is all of a kind that cannot be NaN."""
-        dtypes = {tensor.dtype for tensor in tensors_in(self.result) if tensor is not None}
-        if dtypes == {torch.bool} or isinstance(self.result, bool):
-            return "truths"
-        whole = dtypes and not any(d.is_floating_point or d.is_complex for d in dtypes)
-        return "whole numbers" if whole or isinstance(self.result, int) else None
+def gives_only(op: RunningOp) -> Literal["whole numbers", "truths"] | None:
+    """Return what it gave, if that is all of a kind that cannot be NaN."""
+    dtypes = {tensor.dtype for tensor in tensors_in(op.result) if tensor is not None}
+    if dtypes == {torch.bool} or isinstance(op.result, bool):
+        return "truths"
+    whole = dtypes and not any(d.is_floating_point or d.is_complex for d in dtypes)
+    return "whole numbers" if whole or isinstance(op.result, int) else None
 
 
 class Watched:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
+from weakref import ref
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
-from opscope.capture.log import Sight
-
-_PLAIN: Any = torch.Tensor.__torch_dispatch__
-_no_dispatch = torch._C._DisableTorchDispatch
-
-
-def has_own_dispatch(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's class says what operators do with it: it may have no memory itself."""
-    own: Any = tensor.__class__.__torch_dispatch__
-    return own is not _PLAIN
+from opscope.capture.collector import Member, RunningOp
+from opscope.capture.identity import Values
+from opscope.capture.log import Log, Sight
+from opscope.capture.unseen import generators, has_own_dispatch, unseen
 
 
-def unseen(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    """Return a context in which no dispatch mode sees what is done with a tensor.
-
-    A tensor whose class has its own dispatch is nothing without it: only the modes go.
-    """
-    return _disable_current_modes() if has_own_dispatch(tensor) else _no_dispatch()
-
-
-class Originals:
+class Originals(Member):
     """Copies of the storages that the program did not make itself, and of random states.
 
     A storage is copied once, whole, so that tensors that shared memory share it again.
@@ -42,7 +27,8 @@ class Originals:
         objects: By op, the objects of C++ that it was given, by argument.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: Log) -> None:
+        self._log = ref(log)  # which refers to `first_seen`
         self.storages: dict[int, torch.UntypedStorage] = {}
         self.tensors: dict[int, torch.Tensor] = {}
         self.generators: dict[str, torch.Tensor] = {}
@@ -53,9 +39,13 @@ class Originals:
         self._tensors: dict[int, torch.Tensor] = {}
         self._copied: dict[int, object] = {}
 
-    def keep(self, tensor: torch.Tensor, sight: Sight) -> None:
+    def start(self) -> None:
+        """Take down the state of the default generators."""
+        self.generators = generators()
+
+    def first_seen(self, tensor: torch.Tensor, snapshot: Sight) -> None:
         """Copy a tensor from outside, unless its storage was copied before."""
-        live, storage = sight[:2]
+        live, storage = snapshot[:2]
         with unseen(tensor), torch._C.DisableTorchFunction(), torch.no_grad():
             if storage is None or has_own_dispatch(tensor):
                 self._tensors[id(live)] = tensor.detach().clone()
@@ -63,13 +53,14 @@ class Originals:
                 self._copied[id(storage)] = storage
                 self._storages[id(storage)] = tensor.untyped_storage().clone()
 
-    def forget_all(self) -> None:
+    def resume(self) -> None:
         """Copy again what is seen again: the program went on unseen, and may have written it."""
         self._copied.clear()
 
-    def number(self, sight: Sight, row: int, number: int) -> None:
+    def numbered(self, snapshot: Sight, row: int, storage: int) -> None:
         """Give a copy the numbers that the tensor and its storage have got."""
-        live, storage = sight[:2]
+        number = storage
+        live, storage = snapshot[:2]
         if id(live) in self._tensors:
             self.tensors[row] = self._tensors[id(live)]
             del self._tensors[id(live)]
@@ -77,32 +68,24 @@ class Originals:
             self.storages[number] = self._storages[id(storage)]
             del self._storages[id(storage)]
 
-    def keep_generators(self) -> None:
-        """Take down the state of the default generators."""
-        self.generators = generators()
+    def before_op(self, op: RunningOp) -> None:
+        """Take that down again before an op that draws, and keep packed parameters.
 
-    def keep_objects(self, op: int, objects: dict[str, Any]) -> None:
-        """Keep what an op is given of packed parameters, which nothing changes."""
-        self.objects[op] = objects
+        Nothing changes these.
+        """
+        log = self._log()
+        if log is None:
+            return
+        if op.plan.draws:
+            self.draws[log.op_count] = generators()
+        if op.plan.objects:
+            self.objects[log.op_count] = op.plan.objects_in(op.args, dict(op.kwargs))
 
-    def keep_draw(self, op: int) -> None:
-        """Take it down again before an op that draws."""
-        self.draws[op] = generators()
-
-
-def generators() -> dict[str, torch.Tensor]:
-    """Return the state of each device's default random number generator."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        for device in range(torch.cuda.device_count()):
-            states[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def set_generators(states: dict[str, torch.Tensor]) -> None:
-    """Put back the states of random number generators."""
-    for name, state in states.items():
-        if name == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, name)
+    def tensor(self, values: Values, row: int) -> torch.Tensor | None:
+        """Return a tensor from outside as it was; as it is while it is alive if it was not kept."""
+        shape, stride, dtype, device = values.layout_of(row)
+        storage = self.storages.get(values.storages[row])
+        if storage is None:
+            return self.tensors.get(row, values.tensor(row))
+        empty = torch.empty(0, dtype=dtype, device=device)
+        return empty.set_(storage.clone(), values.offsets[row], shape, stride)

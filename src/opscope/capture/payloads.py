@@ -10,9 +10,10 @@ from weakref import ref
 import torch
 from torch.overrides import enable_reentrant_dispatch
 
+from opscope.capture.collector import NoteTaker
 from opscope.capture.log import Live, Log, is_transformed, physical
-from opscope.capture.originals import has_own_dispatch, unseen
 from opscope.capture.transforms import SaveOptions, in_class_of, parts_of, saved_form
+from opscope.capture.unseen import has_own_dispatch, unseen
 
 LOST = object()
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -37,7 +38,7 @@ class Kept:
         self.writes = writes
 
 
-class Payloads:
+class Payloads(NoteTaker):
     """The tensors saved in one trace, by row.
 
     What is saved is the tensor, or a detached alias of it. It shares the tensor's memory
@@ -86,7 +87,7 @@ class Payloads:
             found.append(self.take_again(tensor) if is_written and tensor is not None else None)
         return found
 
-    def sweep(self) -> None:
+    def swept(self) -> None:
         """Drop what was known of tensors that are gone."""
         self._last = {key: pair for key, pair in self._last.items() if pair[0]() is not None}
 
@@ -126,15 +127,15 @@ class Payloads:
         self._last[id(live)] = live, kept
         return kept
 
-    def put(self, row: int, kept: Kept) -> None:
+    def noted(self, row: int, note: Kept) -> None:
         """Note whose value was saved."""
-        self._rows.setdefault(row, kept)
+        self._rows.setdefault(row, note)
 
-    def join(self, rows: Mapping[int, int]) -> None:
+    def joined(self, rows: Mapping[int, int]) -> None:
         """Take what was saved of rows for that of others, which are the same tensors."""
         for row, other in rows.items():
             if row in self._rows:
-                self.put(other, self._rows[row])
+                self.noted(other, self._rows[row])
 
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
@@ -144,6 +145,8 @@ class Payloads:
             _, sharing = self._sharing.pop(storage, (None, ()))
             for kept in sharing:
                 self._part(kept, in_op=True)
+
+    before_region = before_write  # what it writes is known only afterwards
 
     def _part(self, kept: Kept, *, in_op: bool = False) -> None:
         """Give a saved tensor memory of its own."""
@@ -159,7 +162,7 @@ class Payloads:
                 with enable_reentrant_dispatch() if in_op else nullcontext(), unseen(alias):
                     kept.value = in_class_of(alias, alias.clone())
 
-    def seal(self, buffers: Iterable[torch.Tensor], known: Iterable[Live]) -> None:
+    def stop(self, buffers: Iterable[torch.Tensor], known: Iterable[Live]) -> None:
         """Note the state of what shares memory with saved tensors, as the block ends.
 
         From here on no dispatch tells of a write, but a tensor's version counter does. Not so
@@ -178,7 +181,7 @@ class Payloads:
             if storage in self._sharing and storage not in self._versions:
                 self._versions[storage] = (live, tensor._version)
 
-    def part(self) -> None:
+    def resume(self) -> None:
         """Have all that is saved in memory of its own: writes to the rest will not be noticed."""
         for _, sharing in self._sharing.values():
             for kept in sharing:

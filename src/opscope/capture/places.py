@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from types import CodeType
-from typing import Literal
+from types import CodeType, MethodWrapperType
+from typing import Any, Literal
 
 import torch
 
@@ -155,3 +155,12 @@ def _frame(code: CodeType, lasti: int) -> Frame:
     else:
         line = next((line for start, end, line in code.co_lines() if start <= lasti < end), None)
     return Frame(code.co_filename, line or code.co_firstlineno, code.co_name)
+
+
+def function_name(func: Any) -> str:
+    """Return a torch function's name; a property's for the read of a property."""
+    if func.__class__ is MethodWrapperType:
+        owner: Any = func.__self__
+        name = getattr(owner, "__name__", None) or getattr(owner.fget, "__name__", "property")
+        return str(name)
+    return str(getattr(func, "__name__", func.__class__.__name__))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from opscope.capture.identity import NO_STORAGE, Values
+from opscope.capture.returned import PostCallQueue
 
 
 class SavedRow(NamedTuple):
@@ -39,16 +40,16 @@ class SavedRow(NamedTuple):
     packed: bool
 
 
-class SavedTensors:
+class SavedTensors(PostCallQueue):
     """What the nodes seen so far keep, one row for each tensor."""
 
     def __init__(self, values: Values) -> None:
+        super().__init__()
         self.rows: list[SavedRow] = []
-        self.first = 0  # autograd's number for the first node of the block
         self._values = values
         self._visited: set[int] = set()
 
-    def visit(self, tensor: torch.Tensor, row: int) -> None:
+    def inspect(self, tensor: torch.Tensor, row: int) -> None:
         """Look at the nodes behind a tensor that were not there before."""
         with torch._C.DisableTorchFunction():
             try:

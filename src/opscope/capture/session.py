@@ -3,67 +3,33 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from importlib import import_module
+from pkgutil import walk_packages
 from threading import Lock, get_ident, local
 from time import perf_counter_ns
 from types import FrameType, FunctionType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from opscope.capture import (
-    came_in,
-    checking,
-    compiling,
-    containers,
-    function_calls,
-    fused_kernels,
-    grad_modes,
-    identity,
-    in_backward,
-    interceptor,
-    log,
-    looking,
-    modes,
-    module_calls,
-    module_names,
-    op_call,
-    originals,
-    packed,
-    parameters,
-    payloads,
-    places,
-    settling,
-    tracers,
-    transforms,
-    warning_lines,
-)
-from opscope.capture import finite as finite_room
-from opscope.capture import gradients as gradients_room
-from opscope.capture import operators as operators_room
-from opscope.capture import returned as returned_room
-from opscope.capture import saved_tensors as saved_tensors_room
-from opscope.capture import tape as tape_room
-from opscope.capture.finite import FiniteCheck
+import opscope.capture
+from opscope.capture import compiling, fused_kernels, log, places
+from opscope.capture.collector import Hooks, Member, NoteTaker
 from opscope.capture.function_calls import FunctionCalls
 from opscope.capture.grad_modes import grad_mode
-from opscope.capture.gradients import Gradients
 from opscope.capture.interceptor import Interceptor
 from opscope.capture.modes import OnDispatchStack, OnStack
 from opscope.capture.module_calls import ModuleCalls
-from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads
-from opscope.capture.returned import Returned
-from opscope.capture.saved_tensors import SavedTensors
 from opscope.capture.settling import Settling
 from opscope.capture.tape import NONE, Tape
-from opscope.capture.transforms import SaveOptions
 from opscope.capture.warning_lines import WarningLines
-from opscope.errors import NonFiniteError, TraceStateError
+from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
 
+T = TypeVar("T", bound=Member)
 _warning_lines = WarningLines(compiling.HOOKS_WARNING)
 
 
@@ -85,12 +51,10 @@ class Session:
     Args:
         model: The module that gives the addresses, or None.
         layers: Whether to record torch functions, which takes a function mode.
-        save: How to keep the activations of layers; None for not at all.
-        gradients: How to keep the gradients of what layers give; None for not at all.
-        saved_for_backward: Whether to note what autograd keeps.
-        stop_on_nonfinite: Whether to raise where the program sees a NaN or an infinity.
-        replayable: Whether to keep what a replay needs: every op's results, and copies of
-            all that comes from outside, with the state of the random number generators.
+        members: Makes the collectors that look at more, given where all is written.
+
+    Attributes:
+        members: The collectors.
     """
 
     def __init__(
@@ -98,13 +62,10 @@ class Session:
         model: nn.Module | None,
         *,
         layers: bool,
-        save: SaveOptions | None,
-        replayable: bool = False,
-        gradients: SaveOptions | None = None,
-        saved_for_backward: bool = False,
-        stop_on_nonfinite: bool = False,
+        members: Callable[[Tape], Sequence[Member]] = lambda _: (),
     ) -> None:
         self.tape = Tape()
+        self.members = members(self.tape)
         self.layers = layers
         self.seed = 0
         self.duration_ns = 0
@@ -124,26 +85,25 @@ class Session:
         self._to_do: list[Callable[[], None]] = []
         self._error: tuple[BaseException | None, TracebackType | None] = None, None
         self.modules = ModuleCalls(self.tape, self._functions, model)
-        if save is not None or replayable:
-            every_op = replayable or not layers
-            options = SaveOptions() if save is None or replayable else save
-            self.tape.payloads = Payloads(self.tape.log, every_op=every_op, options=options)
-            self.tape.log.keep = self.tape.payloads.take
-            self.tape.log.keep_again = self.tape.payloads.take_again
-        if replayable:
-            self.tape.values.originals = Originals()
-            self.tape.log.originals = self.tape.values.originals.keep
-        values = self.tape.values
-        self.gradients = None if gradients is None else Gradients(gradients)
-        self.saved_tensors = SavedTensors(values) if saved_for_backward else None
-        if self.gradients is not None or self.saved_tensors is not None:
-            self.tape.returned = Returned(self.gradients, self.saved_tensors)
-        self.finite = FiniteCheck(self.tape) if stop_on_nonfinite else None
-        self.tape.checker = self.finite
-        wanted = (self.tape.payloads, values.originals, self.tape.returned, self.finite)
-        self.tape.log.prepares = any(part is not None for part in wanted)
-        if self.tape.returned is not None:
-            self.tape.log.at_once, self.tape.log.settle_at = True, 0
+        self._listen()
+
+    def _listen(self) -> None:
+        """Have the watchers call the collectors for what they want to be called for."""
+        log_, tape = self.tape.log, self.tape
+        hooks = tape.hooks = Hooks.of(self.members)
+        log_.first_seen, log_.returned = hooks.first_seen, hooks.returned
+        tape.values.numbered = hooks.numbered
+        log_.prepares = bool(hooks.before_op or hooks.before_write or hooks.after_op)
+        if any(member.eager for member in self.members):
+            log_.at_once, log_.settle_at = True, 0
+        for member in self.members:
+            if isinstance(member, NoteTaker):
+                log_.keep, log_.keep_again = member.take, member.take_again
+                log_.keeps_every_op = member.every_op
+
+    def find(self, kind: type[T]) -> T | None:
+        """Return the collector of a kind, None if there is none."""
+        return next((member for member in self.members if isinstance(member, kind)), None)
 
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block.
@@ -182,10 +142,8 @@ class Session:
         self.tape.log.write((log.GRAD_MODE, self.tape.log.op_count, NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.log.boundary = outermost
-        if self.tape.values.originals is not None and not self.started_ns:
-            self.tape.values.originals.keep_generators()
-        if self.tape.returned is not None:
-            self.tape.returned.start()
+        for member in self.members:
+            member.resume() if self.started_ns else member.start()
         _warning_lines.start(id(self))
         self.modules.install()
         if self._function_mode is not None:
@@ -205,19 +163,11 @@ class Session:
         self.tape.values.forget_all()
         with torch._C.DisableTorchFunction():
             self.tape.parameters.measure()
-        if self.tape.payloads is not None:
-            self.tape.payloads.part()
-        if self.gradients is not None:
-            self.gradients.resume()
-        if self.finite is not None:
-            self.finite.forget_all()
 
     def join(self, rows: Mapping[int, int]) -> None:
         """Take what was kept of rows for that of others, which are the same tensors."""
-        if self.tape.payloads is not None:
-            self.tape.payloads.join(rows)
-        if self.gradients is not None:
-            self.gradients.join(rows)
+        for tell in self.tape.hooks.joined:
+            tell(rows)
 
     def scaler_places(self) -> frozenset[int]:
         """Return the places of what a `GradScaler` ran, if there is one."""
@@ -225,10 +175,6 @@ class Session:
             self.settle()
         contexts = self.tape.places.contexts()
         return frozenset(place for place, found in enumerate(contexts) if found == "scaler")
-
-    def raised(self) -> list[NonFiniteError]:
-        """Return the errors that were raised where bad numbers were seen."""
-        return [] if self.finite is None else self.finite.raised()
 
     def can_stop(self) -> bool:
         """Whether this is the thread that it watches, the only one that can take modes off."""
@@ -318,15 +264,14 @@ class Session:
         self.modules.outermost = log_.boundary = None
         if not self.modules.is_bordered:  # what it gives is what is left of it
             alive = [live for live in log_.known.values() if live() is not None]
-            kept = None if tape.payloads is None else tape.payloads.take_written(alive)
+            takers = (member for member in self.members if isinstance(member, NoteTaker))
+            kept = next((taker.take_written(alive) for taker in takers), None)
             log_.write((log.END, log_.op_count, alive, kept))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
             tape.parameters.measure()
             self.modules.look_again()
-            if tape.payloads is not None:
-                tape.payloads.seal(tape.parameters.buffers(), log_.known.values())
-            if tape.returned is not None:
-                tape.returned.flush()
+            for member in self.members:
+                member.stop(tape.parameters.buffers(), log_.known.values())
 
     def _note_failure(self) -> None:
         error, trace_back = self._error
@@ -384,14 +329,9 @@ def _keep_dynamo_out() -> None:
     _hidden_from_dynamo = True
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
-    rooms = (
-        came_in, checking, compiling, containers, finite_room, function_calls, fused_kernels, grad_modes,
-        gradients_room, identity, in_backward, interceptor, log, looking, modes, module_calls, module_names, op_call,
-        operators_room, originals, packed, parameters, payloads, places, returned_room,
-        saved_tensors_room, settling, tape_room, tracers, transforms, warning_lines,
-    )  # fmt: skip
-    for room in rooms:
-        for function in _functions_of(room):
+    package = opscope.capture
+    for found in walk_packages(package.__path__, f"{package.__name__}."):
+        for function in _functions_of(import_module(found.name)):
             frames.set_code_exec_strategy(function.__code__, skip)
 
 

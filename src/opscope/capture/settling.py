@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType, MethodWrapperType
+from types import FrameType
 from typing import Any
 from weakref import ref
 
 from opscope.capture.grad_modes import Step
 from opscope.capture.log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight, Written
-from opscope.capture.payloads import Kept
+from opscope.capture.places import function_name
 from opscope.capture.tape import (
     BACKWARD,
     IN_CALL,
@@ -62,8 +62,9 @@ class Settling:
             log.constants = {op: item for op, item in log.constants.items() if op >= tape.op_count}
         if not log.at_once:
             log.settle_at = log.op_count + BATCH
-        if log.sweep() and tape.payloads is not None:
-            tape.payloads.sweep()
+        if log.sweep():
+            for sweep in tape.hooks.swept:
+                sweep()
         tape.values.sweep()
 
     def _go_back(self, mark: Mark, running: dict[int, ModuleRun], waiting: set[int]) -> None:
@@ -119,29 +120,29 @@ class Settling:
                 flags, len(reads), len(made), len(wrote), sequence, started, ended,
             )  # fmt: skip
             tape.op_count = op + 1
-            if kept is not None or tape.returned is not None:
-                self._look_at(flags, written, given, kept)
+            if kept is not None or tape.hooks.gave:
+                self._tell(flags, written, given, kept)
         return at
 
-    def _look_at(
+    def _tell(
         self,
         flags: int,
         written: Sequence[Sight],
         given: Sequence[Sight],
-        kept: Sequence[Kept | None] | None,
+        notes: Sequence[Any] | None,
     ) -> None:
-        """Note what was saved of the last op, and have its autograd nodes looked at."""
-        tape, returned = self._tape, self._tape.returned
+        """Tell collectors which values the last op gave, and give them back their notes."""
+        tape, look_at = self._tape, self._tape.hooks.gave
         if flags & (IN_CALL | BACKWARD):  # the layer's call tells of what it returns
-            returned = None
+            look_at = ()
         for number, (live, *_) in enumerate((*written, *given)):
             if live is None:
                 continue
-            row, saved = tape.values.rows[id(live)], kept[number] if kept else None
-            if saved is not None and tape.payloads is not None:
-                tape.payloads.put(row, saved)
-            if returned is not None and (tensor := live()) is not None:
-                returned.wait(tensor, row)
+            row = tape.values.rows[id(live)]
+            tape.tell_noted(row, notes[number] if notes else None)
+            if look_at and (tensor := live()) is not None:
+                for look in look_at:
+                    look(tensor, row)
 
     def _place(self, place: Chain | int, run: int, flags: int = 0) -> int:
         if isinstance(place, int):
@@ -155,13 +156,12 @@ class Settling:
         """Have a row for a tensor from outside."""
         self._tape.values.found(sight)
 
-    def _end(self, alive: Sequence[Live], kept: Sequence[Kept | None] | None) -> None:
+    def _end(self, alive: Sequence[Live], notes: Sequence[Any] | None) -> None:
         """Note what the tensors are that are there when the block ends."""
         tape = self._tape
         tape.alive = list(map(tape.values.current, alive))
-        for row, saved in zip(tape.alive, kept or (), strict=False):
-            if saved is not None and tape.payloads is not None:
-                tape.payloads.put(row, saved)
+        for row, note in zip(tape.alive, notes or (), strict=False):
+            tape.tell_noted(row, note)
 
     def _named(self, lives: Sequence[Live]) -> None:
         """Take tensors for parameters from here on."""
@@ -194,7 +194,7 @@ class Settling:
         self,
         func: Any,
         items: Live | list[Live] | Written,
-        kept: Kept | list[Kept] | None,
+        kept: Any,
         grad_fn: type | None,
         run: int,
         chain: Chain,
@@ -221,15 +221,16 @@ class Settling:
             end = tape.op_count
             tape.add_call(CallRow(name, run, place, op_start, end, started, ended, node, True))
             return
-        if kept is not None or tape.returned is not None:
-            tape.keep(returned, [kept] if isinstance(kept, Kept) else kept)
+        if kept is not None or tape.hooks.called:
+            is_one = kept is not None and not isinstance(kept, list)
+            tape.tell_returned(returned, [kept] if is_one else kept)
         tape.write_call(name, node, returned, run, place, op_start, tape.op_count, started, ended)
 
     def _handed_call(
         self,
         func: Any,
         items: Sequence[Live],
-        kept: list[Kept] | None,
+        kept: list[Any] | None,
         grad_fn: type | None,
         run: int,
         chain: Chain,
@@ -252,7 +253,7 @@ class Settling:
         items: Items,
         parent: int,
         started: int,
-        kept: list[Kept] | None,
+        kept: list[Any] | None,
     ) -> None:
         """Begin the run of a module: where it was called, and what it was given."""
         tape, places = self._tape, self._tape.places
@@ -277,7 +278,7 @@ class Settling:
         run.call_start = tape.call_count
 
     def _leave(
-        self, index: int, items: Items, ended: int, failed: bool, kept: list[Kept] | None
+        self, index: int, items: Items, ended: int, failed: bool, kept: list[Any] | None
     ) -> None:
         """End it: what it gave, with a call of its own where that is just what it was given."""
         tape = self._tape
@@ -290,8 +291,8 @@ class Settling:
             received = {row for _, row in run.inputs}
             if all(row in received for _, row in run.outputs):
                 self._identity(run, kept)
-        if kept is not None or tape.returned is not None:  # it may be what no call returned
-            tape.keep([row for _, row in run.outputs], kept)
+        if kept is not None or tape.hooks.called:  # it may be what no call returned
+            tape.tell_returned([row for _, row in run.outputs], kept)
         run.call_end = tape.call_count
         if run.is_root:
             self._pass_border(run, "output", run.outputs, kept)
@@ -304,7 +305,7 @@ class Settling:
         rows = map(current, items.tensors)
         return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
-    def _identity(self, run: ModuleRun, kept: list[Kept] | None) -> None:
+    def _identity(self, run: ModuleRun, kept: list[Any] | None) -> None:
         op = self._tape.op_count
         row = CallRow(
             "identity", run.index, run.place, op, op, run.start, run.end, None,
@@ -318,7 +319,7 @@ class Settling:
         run: ModuleRun,
         kind: CallKind,
         leaves: Sequence[tuple[str, int]],
-        kept: list[Kept] | None,
+        kept: list[Any] | None,
     ) -> list[tuple[str, int]]:
         """Record each tensor that enters or leaves the model as a call of its own."""
         op, now = self._tape.op_count, run.start if kind == "input" else run.end
@@ -358,12 +359,3 @@ def _is_running(frame: FrameType | None) -> bool:
     while at is not None and at is not frame:
         at = at.f_back
     return at is not None
-
-
-def function_name(func: Any) -> str:
-    """Return a torch function's name; a property's for the read of a property."""
-    if func.__class__ is MethodWrapperType:
-        owner: Any = func.__self__
-        name = getattr(owner, "__name__", None) or getattr(owner.fget, "__name__", "property")
-        return str(name)
-    return str(getattr(func, "__name__", func.__class__.__name__))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from opscope.capture.collector import Hooks
 from opscope.capture.grad_modes import GradModes
 from opscope.capture.identity import HANDED, Values
 from opscope.capture.log import Log
@@ -23,10 +24,7 @@ from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 
 if TYPE_CHECKING:
-    from opscope.capture.checking import Checker
     from opscope.capture.operators import Slots
-    from opscope.capture.payloads import Payloads
-    from opscope.capture.returned import Returned
 
 NONE = -1
 GRAD, INFERENCE, BACKWARD, FAILED, IN_CALL = 1, 2, 4, 8, 16
@@ -211,9 +209,7 @@ class Tape:
         self.places = Places()
         self.grad_modes = GradModes()
         self.unseen_calls: list[tuple[int, str, int]] = []
-        self.payloads: Payloads | None = None
-        self.returned: Returned | None = None
-        self.checker: Checker | None = None
+        self.hooks = Hooks()
         self.op_count = 0
         self.ops: list[Any] = []
         self.op_numbers = bytearray()
@@ -310,16 +306,22 @@ class Tape:
         first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self.starts.append((self.log.op_count, first))
 
-    def keep(self, rows: Sequence[int], kept: Any) -> None:
-        """Note what a call returned, or that it is what was saved, as far as that is wanted."""
-        if self.payloads is not None:
-            for row, saved in zip(rows, kept or (), strict=bool(kept)):
-                self.payloads.put(row, saved)
-        if self.returned is not None:
+    def tell_returned(self, rows: Sequence[int], notes: Sequence[Any] | None) -> None:
+        """Tell collectors which values a call returned, and give them back their notes."""
+        for row, note in zip(rows, notes or (), strict=bool(notes)):
+            self.tell_noted(row, note)
+        if self.hooks.called:
             for row in rows:
                 tensor = self.values.tensor(row)
                 if tensor is not None:
-                    self.returned.offer(tensor, row)
+                    for look_at in self.hooks.called:
+                        look_at(tensor, row)
+
+    def tell_noted(self, row: int, note: Any) -> None:
+        """Give collectors back a note with the value that it is of, if there is one."""
+        if note is not None:
+            for take_back in self.hooks.noted:
+                take_back(row, note)
 
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""
@@ -331,9 +333,9 @@ class Tape:
             row = values.handed_from[row]
         return row
 
-    def hand_on(self, row: CallRow, kept: Any) -> tuple[int, ...]:
+    def hand_on(self, row: CallRow, kept: Sequence[Any] | None) -> tuple[int, ...]:
         """Append a call that only handed on what ``row.received`` says; return the new rows."""
         new = tuple(self.values.handed(value, self.call_count) for value in row.received)
-        self.keep(new, kept)
+        self.tell_returned(new, kept)
         self.add_call(row._replace(returned=new))
         return new

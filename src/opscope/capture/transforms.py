@@ -13,7 +13,7 @@ from torch.overrides import _push_mode as _push_function_mode
 from torch.utils._python_dispatch import _pop_mode, _push_mode, is_traceable_wrapper_subclass
 
 from opscope.capture.log import Log
-from opscope.capture.originals import generators, has_own_dispatch, set_generators, unseen
+from opscope.capture.unseen import generators, has_own_dispatch, set_generators, unseen
 
 Transform = Callable[[torch.Tensor], Any]
 
@@ -51,8 +51,7 @@ class Failed(NamedTuple):
     line: str
 
     def __str__(self) -> str:
-        said = f": {text}" if (text := _text_of(self.error)) else ""
-        return f"{type(self.error).__name__}{said} (at {self.line})"
+        return described(self.error, self.line)
 
 
 def saved_form(
@@ -141,7 +140,7 @@ def _shares_memory(found: torch.Tensor, tensor: torch.Tensor) -> bool:
         return True
 
 
-def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
+def applied(function: Callable[[Any], Any], argument: Any, log: Log | None) -> Any:
     """Run code of the user's as if there was no trace, nor any other mode.
 
     What it draws of random numbers the program draws too, and the grad mode is as it was.
@@ -154,7 +153,7 @@ def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
         log.hidden = True  # modules that it runs are none of the program's
     try:
         with torch._C._EnableTorchFunction():
-            return transform(tensor)
+            return function(argument)
     finally:
         if log is not None:
             log.hidden = hidden
@@ -168,13 +167,23 @@ def applied(transform: Transform, tensor: torch.Tensor, log: Log | None) -> Any:
 
 def _failed(option: str | None, error: Exception) -> Failed:
     """Take down an error without its frames, which keep alive all that is in them."""
-    frames = traceback.extract_tb(error.__traceback__)
-    line = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    line = _line_of(error)
     at: BaseException | None = error
     while at is not None:
         at.__traceback__ = None
         at = at.__context__
     return Failed(option, error, line)
+
+
+def described(error: Exception, line: str | None = None) -> str:
+    """Return what an error of the user's code is, says, and where it was raised."""
+    said = f": {text}" if (text := _text_of(error)) else ""
+    return f"{type(error).__name__}{said} (at {line or _line_of(error)})"
+
+
+def _line_of(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
 
 
 def _text_of(error: Exception) -> str:

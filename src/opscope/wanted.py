@@ -1,0 +1,73 @@
+"""Which collectors a trace is made with: one for each thing that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opscope.capture.collector import Collector, Member
+from opscope.capture.finite import NonFiniteChecker
+from opscope.capture.gradients import Gradients
+from opscope.capture.guests import MOMENTS, Guest
+from opscope.capture.originals import Originals
+from opscope.capture.payloads import Payloads
+from opscope.capture.saved_tensors import SavedTensors
+from opscope.capture.tape import Tape
+from opscope.capture.transforms import SaveOptions
+from opscope.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be looked at while torch runs, beyond ops and calls.
+
+    Attributes:
+        save: How to keep activations; None for not at all.
+        every_op: Whether to keep what every op gives, too.
+        gradients: How to keep the gradients of what layers give; None for not at all.
+        replayable: Whether to keep what a replay needs: every op's results, and copies of
+            all that comes from outside, with the state of the random number generators.
+        saved_for_backward: Whether to note what autograd keeps.
+        stop_on_nonfinite: Whether to raise where the program sees a NaN or an infinity.
+        guests: The user's own.
+    """
+
+    save: SaveOptions | None
+    every_op: bool
+    gradients: SaveOptions | None
+    replayable: bool
+    saved_for_backward: bool
+    stop_on_nonfinite: bool
+    guests: tuple[Collector, ...]
+
+    def members(self, tape: Tape) -> list[Member]:
+        """Return the collectors, in the order in which they are called."""
+        found: list[Member] = []
+        if self.gradients is not None:
+            found.append(Gradients(self.gradients))
+        if self.saved_for_backward:
+            found.append(SavedTensors(tape.values))
+        if self.save is not None or self.replayable:
+            options = SaveOptions() if self.save is None else self.save
+            found.append(Payloads(tape.log, every_op=self.every_op, options=options))
+        if self.replayable:
+            found.append(Originals(tape.log))
+        if self.stop_on_nonfinite:
+            found.append(NonFiniteChecker(tape))
+        return [*found, *(Guest(collector, tape.log) for collector in self.guests)]
+
+
+def check_collectors(collectors: object) -> tuple[Collector, ...]:
+    """Return the collectors that were given, checked."""
+    if not isinstance(collectors, Sequence) or isinstance(collectors, (str, bytes)):
+        message = f"collectors: {collectors!r} (must be a list of collectors)"
+        raise OptionError(message)
+    for collector in collectors:
+        has_any = any(callable(getattr(collector, moment, None)) for moment in MOMENTS)
+        if isinstance(collector, type) or not has_any:
+            message = (
+                f"collectors: {collector!r} is no collector (an object with some of the methods "
+                f"{', '.join(MOMENTS)})"
+            )
+            raise OptionError(message)
+    return tuple(collectors)
