@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.capture.log import Log, LogRow, look
+from opscope.capture.log.event_log import Log, LogRow, look
 from opscope.capture.session import Session
 
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
-from opscope.capture.containers import tensors_of
+from opscope.capture.log.containers import tensors_of
 from opscope.records.runs import run_names
 
 

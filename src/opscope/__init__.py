@@ -16,11 +16,12 @@ Ten lines of it::
     opscope.log_forward_pass(model, x, vis_opt="rolled")  # all of it in one call
 """
 
-from opscope.capture.requirements import check_torch
+from opscope.capture.torch_api import check_torch
 
 check_torch()  # before the rooms are imported that would fail without what it looks for
 
-from opscope.capture.collector import Collector, ReturnedCall, RunningOp
+from opscope.capture.collect.collector import Collector
+from opscope.capture.log.hooks import ReturnedCall, RunningOp
 from opscope.errors import (
     AmbiguousLayer,
     CollectorError,

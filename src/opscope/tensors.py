@@ -8,9 +8,9 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import nn
 
-from opscope.capture.gradients import Gradients
-from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads
+from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.autograd.gradients import Gradients
+from opscope.capture.collect.replay_inputs import Originals
 from opscope.capture.session import Session
 from opscope.errors import NotSaved
 from opscope.reading import Reading

@@ -14,10 +14,10 @@ from torch import nn
 
 from opscope.analysis.nonfinite import first_nonfinite, locate
 from opscope.block import Block, Leave
-from opscope.capture.collector import Collector
-from opscope.capture.develop import develop
-from opscope.capture.finite import NonFiniteChecker
-from opscope.capture.guests import Guest
+from opscope.capture.assemble.recording import develop
+from opscope.capture.collect.collector import Collector
+from opscope.capture.collect.guests import Guest
+from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
 from opscope.capture.session import Session
 from opscope.errors import (
     LayerNotFound,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opscope.capture.collector import Collector, Member
-from opscope.capture.finite import NonFiniteChecker
-from opscope.capture.gradients import Gradients
-from opscope.capture.guests import MOMENTS, Guest
-from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads
-from opscope.capture.saved_tensors import SavedTensors
-from opscope.capture.tape import Tape
-from opscope.capture.transforms import SaveOptions
+from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.autograd.gradients import Gradients
+from opscope.capture.collect.autograd.saved_tensors import SavedTensors
+from opscope.capture.collect.collector import Collector, Member
+from opscope.capture.collect.guests import MOMENTS, Guest
+from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
+from opscope.capture.collect.replay_inputs import Originals
+from opscope.capture.collect.transforms import SaveOptions
+from opscope.capture.tables.tables import Tape
 from opscope.errors import OptionError
 
 

@@ -7,7 +7,7 @@ import torch
 
 import opscope
 from opscope.analysis.contents import Contents
-from opscope.capture.payloads import Payloads
+from opscope.capture.collect.activations import Payloads
 from opscope.records.results import Results
 
 

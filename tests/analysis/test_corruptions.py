@@ -9,8 +9,8 @@ from torch import nn
 
 import opscope
 from opscope.analysis import replay as room
-from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads
+from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.replay_inputs import Originals
 
 
 class Block(nn.Module):

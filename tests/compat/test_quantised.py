@@ -16,9 +16,9 @@ from torch.ao.nn.sparse import quantized as sparse_quantized
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 import opscope
-from opscope.capture import packed
-from opscope.capture.originals import Originals
-from opscope.capture.payloads import Payloads
+from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.replay_inputs import Originals
+from opscope.capture.tables import packed
 from opscope.records.recording import InWords
 
 pytestmark = [  # torch's own, of what it gave up

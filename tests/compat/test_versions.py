@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import opscope
-from opscope.capture.requirements import NEEDED, NODES, check_torch
+from opscope.capture.torch_api import NEEDED, NODES, check_torch
 
 SOURCES = sorted(Path(opscope.__file__).parent.rglob("*.py"))
 

@@ -13,7 +13,7 @@ from torch.fx.passes.graph_drawer import FxGraphDrawer
 from torch.utils._pytree import tree_leaves, tree_map
 
 import opscope
-from opscope.capture.containers import tensors_of
+from opscope.capture.log.containers import tensors_of
 
 
 def program_of(model, *args, **kwargs):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from opscope.analysis.contents import Contents, Known
-from opscope.capture.came_in import input_name
-from opscope.capture.looking import describe, kinds_of
-from opscope.capture.operators import SCRATCH, is_uninitialised
+from opscope.capture.collect.nonfinite.came_in import input_name
+from opscope.capture.collect.nonfinite.looking import describe, kinds_of
 from opscope.errors import NonFiniteError
+from opscope.operators.plans import SCRATCH, is_uninitialised
 from opscope.records.bad_numbers import (
     LOSS,
     NUMBER,

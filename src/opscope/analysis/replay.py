@@ -17,14 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope import notation
-from opscope.capture.operators import SCRATCH, Plan, is_uninitialised
-from opscope.capture.unseen import has_own_dispatch, set_generators
+from opscope.capture.unchanged.outside import has_own_dispatch, set_generators
 from opscope.notation import encodable, foreign, sentence
+from opscope.operators.plans import SCRATCH, Plan, is_uninitialised
 from opscope.records.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, before_writes
 
 if TYPE_CHECKING:
-    from opscope.capture.originals import Originals
+    from opscope.capture.collect.replay_inputs import Originals
 
 Saved = Callable[[int], torch.Tensor | None]
 

@@ -16,21 +16,24 @@ import torch
 from torch import nn
 
 import opscope.capture
-from opscope.capture import compiling, fused_kernels, log, places
-from opscope.capture.collector import Hooks, Member, NoteTaker
-from opscope.capture.function_calls import FunctionCalls
-from opscope.capture.grad_modes import grad_mode
-from opscope.capture.interceptor import Interceptor
-from opscope.capture.modes import OnDispatchStack, OnStack
-from opscope.capture.module_calls import ModuleCalls
-from opscope.capture.settling import Settling
-from opscope.capture.tape import NONE, Tape
-from opscope.capture.warning_lines import WarningLines
+from opscope.capture.collect.collector import Member, NoteTaker
+from opscope.capture.log import call_sites, event_log
+from opscope.capture.log.grad_modes import grad_mode
+from opscope.capture.log.hooks import Hooks
+from opscope.capture.tables.ingest import Settling
+from opscope.capture.tables.tables import NONE, Tape
+from opscope.capture.unchanged import fused_kernels
+from opscope.capture.unchanged.stacks import OnDispatchStack, OnStack
+from opscope.capture.unchanged.warning_lines import WarningLines
+from opscope.capture.watch import compiled
+from opscope.capture.watch.dispatch import Interceptor
+from opscope.capture.watch.functions import FunctionCalls
+from opscope.capture.watch.modules import ModuleCalls
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
 
 T = TypeVar("T", bound=Member)
-_warning_lines = WarningLines(compiling.HOOKS_WARNING)
+_warning_lines = WarningLines(compiled.HOOKS_WARNING)
 
 
 class _Open(local):
@@ -139,7 +142,7 @@ class Session:
         self.tape.log.thread = get_ident()
         self.tape.log.settle = self.settle
         self.tape.note_start()
-        self.tape.log.write((log.GRAD_MODE, self.tape.log.op_count, NONE, *grad_mode()))
+        self.tape.log.write((event_log.GRAD_MODE, self.tape.log.op_count, NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.log.boundary = outermost
         for member in self.members:
@@ -159,7 +162,7 @@ class Session:
         self.failure = None
         self.settle()
         if not self.tape.log.at_once:
-            self.tape.log.settle_at = self.tape.log.op_count + log.FIRST
+            self.tape.log.settle_at = self.tape.log.op_count + event_log.FIRST
         self.tape.values.forget_all()
         with torch._C.DisableTorchFunction():
             self.tape.parameters.measure()
@@ -266,7 +269,7 @@ class Session:
             alive = [live for live in log_.known.values() if live() is not None]
             takers = (member for member in self.members if isinstance(member, NoteTaker))
             kept = next((taker.take_written(alive) for taker in takers), None)
-            log_.write((log.END, log_.op_count, alive, kept))
+            log_.write((event_log.END, log_.op_count, alive, kept))
         with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
             tape.parameters.measure()
             self.modules.look_again()
@@ -281,7 +284,7 @@ class Session:
     def _let_go(self) -> None:
         """Let go of what would keep a trace that nobody has, and of the error, last of all."""
         self._put_back()
-        self.tape.log.settle = log.never
+        self.tape.log.settle = event_log.never
         self._error = None, None
         for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
             mark.forget()
@@ -303,7 +306,7 @@ class Session:
             Frame(frame.f_code.co_filename, line, frame.f_code.co_name)
             for frame, line in traceback.walk_tb(trace_back)
         )
-        own = [frame for frame in frames if not places.is_internal(frame)]
+        own = [frame for frame in frames if not call_sites.is_internal(frame)]
         return Failure(
             exception=type(error).__name__,
             message=message,

@@ -11,9 +11,9 @@ import torch
 from torch import fx
 
 from opscope import notation
-from opscope.capture.operators import plan_of
 from opscope.errors import TraceStateError
 from opscope.exporters.fx.names import is_quotable
+from opscope.operators.plans import plan_of
 from opscope.records.recording import Op, Recording
 
 _PLAIN = (

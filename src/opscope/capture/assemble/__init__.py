@@ -1,0 +1,1 @@
+"""Makes a recording of the tables."""

@@ -1,0 +1,180 @@
+"""Which forward op each op of a backward belongs to.
+
+Autograd numbers the nodes of its graph, per thread. The number that the next node will get
+is read before each op; in backward the engine tells the number of the node that it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
+from opscope.capture.log.entries import Entries
+from opscope.capture.tables.spans import Spans
+from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
+from opscope.capture.tables.values import OUTSIDE
+
+_END = re.compile(r"Backward\d*$")
+_NEAR = 8
+
+
+class Link(NamedTuple):
+    """What is known of an op's place in autograd's graph.
+
+    Attributes:
+        node: Class name of the node that the engine ran it for.
+        number: Autograd's number of that node, or of the node that a forward op made.
+        forward: The forward op that it belongs to.
+        parameter: The parameter whose gradient it accumulates.
+        recomputed: Whether it repeats ``forward``, for a checkpoint or a custom function.
+    """
+
+    node: str | None = None
+    number: int | None = None
+    forward: int | None = None
+    parameter: int | None = None
+    recomputed: bool = False
+
+
+class _Made(NamedTuple):
+    """Between which two ops a node was made; ``exact`` if it was made for the second."""
+
+    before: int
+    after: int
+    exact: bool
+
+    def op(self, kind: type, rows: Sequence[OpRow], end: int) -> int:
+        """Return the op that the node, of this class, was made for: one before ``end``."""
+        if issubclass(kind, CustomFunction):  # made before its own ops run
+            return self.after
+        if kind.__name__ == "CopySlices":  # made once an op has written to a view
+            return self.before
+        if self.exact:
+            return self.after
+        # Between them may lie what hooks on saved tensors run before the op itself.
+        name = _END.sub("", kind.__name__).lower()
+        near = range(self.after, min(self.after + _NEAR, end))
+        return next((op for op in near if _plain_name(rows[op]) == name), self.before)
+
+
+def _plain_name(row: OpRow) -> str:
+    parts = row.slots.plan.name.split(".")
+    return parts[1].replace("_", "") if len(parts) > 1 else parts[0]
+
+
+def links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
+    """Return what is known of each op, in order.
+
+    Args:
+        tape: What was recorded.
+        rows: Its ops.
+        calls: Its calls.
+    """
+    contexts = tape.places.contexts()
+    nodes = {row.op: row for row in _node_rows(tape)}
+    made = _Nodes(tape, rows)
+    found = ((op, made.find(node, op)) for op, node in nodes.items())
+    behind = {op: maker for op, maker in found if maker is not None}
+    entries = Entries(tape.places)
+    spans = Spans(tape, rows, calls, nodes, entries)
+    twins = Reruns(tape, rows, spans, nodes, behind, entries).twins()
+    result: list[Link] = []
+    for index, row in enumerate(rows):
+        node, forward = nodes.get(index), behind.get(index)
+        if not row.flags & BACKWARD:
+            if row.place != NONE and contexts[row.place] == "backward":
+                forward = _first_read(tape, rows, index)
+            result.append(Link(number=made.number(index), forward=forward))
+            continue
+        if index in twins:
+            forward = twins[index]
+        elif node is not None and forward is not None and issubclass(node.kind, CustomFunction):
+            forward = spans.result(spans.of_function(node.number, forward))
+        link = Link(forward=forward, recomputed=index in twins)
+        if node is not None:
+            link = link._replace(
+                node=node.kind.__name__,
+                number=None if node.number == NONE else node.number,
+                parameter=None if node.parameter == NONE else node.parameter,
+            )
+        result.append(link)
+    _link_hooks(rows, result)
+    _link_to_forward(rows, result)
+    return result
+
+
+def _first_read(tape: Tape, rows: Sequence[OpRow], op: int) -> int | None:
+    """Return the op that made what an op reads first: the loss, of which backward starts."""
+    at = rows[op - 1].reads_end if op else 0
+    if at == rows[op].reads_end or tape.reads[at] == NONE:
+        return None
+    values = tape.values
+    row = values.source(tape.reads[at])
+    return None if values.origins[row] == OUTSIDE else values.makers[row]
+
+
+def _node_rows(tape: Tape) -> Iterator[NodeRow]:
+    return map(NodeRow._make, zip(*[iter(tape.nodes)] * len(NodeRow._fields), strict=True))
+
+
+class _Nodes:
+    """The nodes that ops made, by thread and number."""
+
+    def __init__(self, tape: Tape, rows: Sequence[OpRow]) -> None:
+        self._rows = rows
+        self._threads = tape.threads
+        self._thread = tape.log.thread
+        self._made: dict[tuple[int, int], _Made] = {}
+        self._numbers: dict[int, int] = {}
+        last: dict[int, tuple[int, int]] = {}  # per thread the op before, and the number it read
+        starts = dict(tape.starts)
+        for index, row in enumerate(rows):
+            if index in starts:
+                last[tape.log.thread] = index, starts[index]
+            thread = tape.threads.get(index, tape.log.thread)
+            before, known = last.get(thread, (index, max(row.sequence - 1, 0)))
+            for number in range(known, row.sequence):
+                exact = number == row.sequence - 1 and bool(row.flags & GRAD)
+                self._made[thread, number] = _Made(before, index, exact)
+                if exact:
+                    self._numbers[index] = number
+            last[thread] = index, row.sequence
+
+    def number(self, op: int) -> int | None:
+        """Return the number of the node that an op made."""
+        return self._numbers.get(op)
+
+    def find(self, node: NodeRow, op: int) -> int | None:
+        """Return the op that made the node that ``op`` ran for."""
+        for thread in (self._threads.get(op, self._thread), self._thread):
+            made = self._made.get((thread, node.number))
+            if made is not None and made.after < op:
+                return made.op(node.kind, self._rows, op)
+        return None
+
+
+def _link_hooks(rows: Sequence[OpRow], known: list[Link]) -> None:
+    """Give what ran between two nodes, such as a tensor's hook, to the node that ran next."""
+    following: int | None = None
+    for index in range(len(rows) - 1, -1, -1):
+        link = known[index]
+        if not rows[index].flags & BACKWARD:
+            following = None
+        elif link.node is None and link.forward is None:
+            known[index] = link._replace(forward=following)
+        else:
+            following = link.forward
+
+
+def _link_to_forward(rows: Sequence[OpRow], known: list[Link]) -> None:
+    """Link what is linked to an op that itself ran in a backward to the op behind that."""
+    for index, link in enumerate(known):
+        forward = link.forward
+        while forward is not None and (
+            known[forward].forward is not None or rows[forward].flags & BACKWARD
+        ):
+            behind = known[forward].forward
+            forward = behind if behind is not None and behind < forward else None
+        known[index] = link._replace(forward=forward)

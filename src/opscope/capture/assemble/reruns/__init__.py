@@ -1,0 +1,1 @@
+"""What a backward runs again, and of what."""

@@ -1,0 +1,139 @@
+"""What an op has in common with one that repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from opscope.capture.log.entries import Entries
+from opscope.capture.tables.spans import Span, Spans
+from opscope.capture.tables.tables import BACKWARD, NONE, OpRow, Tape
+from opscope.capture.tables.values import NO_STORAGE
+
+# Autograd adds these where it records, and a checkpoint where it keeps what is saved.
+_NO_STEP = "aten.detach.default"
+
+
+class Key(NamedTuple):
+    """What an op is, where it runs and what it reads.
+
+    Attributes:
+        operator: Its ``id``.
+        module: The innermost module that runs, NONE for none.
+        parameters: The parameters and buffers that it reads.
+        line: The user's code that ran it, as far as it is inside that module, and the number of
+            custom functions and checkpoints in which it did so.
+    """
+
+    operator: int
+    module: int = NONE
+    parameters: frozenset[int] = frozenset()
+    line: tuple[int, ...] = ()
+
+    @property
+    def is_particular(self) -> bool:
+        """Whether it tells layers apart, wherever they are."""
+        return self.module != NONE or bool(self.parameters)
+
+    @property
+    def anywhere(self) -> Key:
+        """The same in whatever line."""
+        return self._replace(line=())
+
+    @property
+    def alone(self) -> Key:
+        """The operator alone."""
+        return Key(self.operator)
+
+
+class Keys:
+    """The keys of what was recorded.
+
+    Args:
+        tape: What was recorded.
+        rows: Its ops.
+        spans: Which of them ran in one call of a checkpoint or custom function.
+        entries: What the calling contexts pass through.
+    """
+
+    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans, entries: Entries) -> None:
+        self._tape = tape
+        self._rows = rows
+        self._spans = spans
+        self._entries = entries
+
+    def of(self, op: int) -> Key:
+        """Return the key of an op, with the module that runs it; in a backward, that runs there."""
+        around = self._spans.around(op)
+        depth = next(
+            (i for i, call in enumerate(around) if call.kind == "recomputation"), len(around)
+        )
+        return self._key(op, self._module(op), depth)
+
+    def of_span(self, span: Span) -> dict[int, Key]:
+        """Return the keys of all ops of a span, with the modules that run inside it.
+
+        Those of a backward that ran inside it are left out.
+        """
+        found = {}
+        for op in span.ops:
+            around = self._spans.around(op)
+            depth = around.index(span.call) if span.call in around else None
+            if self.is_step(op) and not (depth is None and self._rows[op].flags & BACKWARD):
+                module = self._module(op) if self._spans.is_inside(span.call, op) else NONE
+                found[op] = self._key(op, module, depth or 0)
+        return found
+
+    def is_step(self, op: int) -> bool:
+        """Whether an op is one that the program asked for."""
+        return self._rows[op].slots.plan.name != _NO_STEP
+
+    def reads(self, op: int) -> list[int]:
+        """Return the values that an op read."""
+        start, end = self._rows[op - 1].reads_end if op else 0, self._rows[op].reads_end
+        source = self._tape.values.source
+        return [source(value) for value in self._tape.reads[start:end] if value != NONE]
+
+    def tensors(self, op: int) -> set[Any]:
+        """Return what an op read, but for parameters, as places in memory."""
+        values = self._tape.values
+        return {
+            (values.storages[value], values.offsets[value], values.layouts[value])
+            for value in self.reads(op)
+            if values.storages[value] != NO_STORAGE and self._parameter(value) is None
+        }
+
+    def _key(self, op: int, module: int, depth: int) -> Key:
+        found = (self._parameter(value) for value in self.reads(op))
+        parameters = frozenset(number for number in found if number is not None)
+        place = self._spans.place_of(op)
+        line = () if place == NONE else self._entries.line_of_place[place]
+        return Key(id(self._rows[op].slots.plan), module, parameters, (depth, *line))
+
+    def _module(self, op: int) -> int:
+        if self._rows[op].flags & BACKWARD:
+            run = self._tape.backward_run_of.get(op, NONE)
+            return NONE if run == NONE else self._tape.backward_runs[run][0]
+        run = self._spans.run_of(op)
+        return NONE if run == NONE else self._tape.runs[run].module
+
+    def _parameter(self, value: int) -> int | None:
+        """Return the parameter or buffer that a value is, or is a view of."""
+        known = self._tape.parameters.of_row.get(value)
+        return self._parameter_in.get(self._tape.values.storages[value]) if known is None else known
+
+    @cached_property
+    def _parameter_in(self) -> dict[int, int | None]:
+        """By storage, the parameter in it, if it is the only one."""
+        storages = self._tape.values.storages
+        found: dict[int, int | None] = {NO_STORAGE: None}
+        for value, number in self._tape.parameters.of_row.items():
+            if found.setdefault(storages[value], number) != number:
+                found[storages[value]] = None
+        return found
+
+    def code_of(self, op: int) -> tuple[Any, ...]:
+        """Return the code that called a function of torch's in a backward, and in which run."""
+        place = self._rows[op].place
+        return self._tape.backward_run_of.get(op), self._entries.caller_of_place[place]

@@ -1,0 +1,1 @@
+"""What else is looked at while torch runs: each thing by a collector."""

@@ -1,0 +1,1 @@
+"""Collectors that look at autograd's graph."""

@@ -1,0 +1,1 @@
+"""What the watchers write, raw."""

@@ -1,0 +1,336 @@
+"""What the watchers write while torch runs: raw, with nothing looked up or worked out.
+
+Next to an op caches are cold, and a step of Python costs many times what it does in a loop.
+So only what would be gone is taken down there: who was read and made, sizes, the frames of
+the caller, the time. `settling` makes rows of the tape of it, many ops at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Literal, NamedTuple
+from weakref import ref
+
+import torch
+
+from opscope.capture.log.hooks import Error, ReturnedCall, first_error
+from opscope.records.containers import Structure
+
+# Kinds of events.
+CALL, HANDED_CALL, ENTER, LEAVE, SEEN, END, NAMED = range(7)
+GRAD_MODE, SET_GRAD_MODE, UNSEEN_CALL = range(7, 10)
+
+# How many ops wait until the trace is read: to settle them takes time, which a model that runs
+# should not. Of a longer trace the rest is settled a few at a time, so that what waits is not
+# much for the garbage collector.
+FIRST, BATCH = 4096, 256
+_FEW = 512
+
+Live = ref[torch.Tensor]
+# A tensor at one moment: itself, its storage, sizes, strides, dtype, device and offset.
+Sight = tuple[Any, ...]
+SIGHT = 7
+ABSENT: Sight = (None,) * SIGHT
+Chain = tuple[Any, ...]  # by turns code and a position in it
+
+
+class Written(NamedTuple):
+    """The tensors that a call may have written which returned none."""
+
+    tensors: list[Live]
+
+
+class Nested(NamedTuple):
+    """The tensors in what a module is given or gives, and where in it each was."""
+
+    structure: Structure
+    tensors: list[Live]
+
+
+def never() -> None:
+    """Stand in for `Settling`."""
+
+
+def stay(frame: FrameType | None) -> None:
+    """Do nothing: no modules are watched."""
+
+
+class LogRow(NamedTuple):
+    """One op, without the tensors.
+
+    Attributes:
+        slots: Where its arguments are.
+        constants: The other positional arguments, and the lengths of lists of tensors.
+        named: The named ones, with slots for tensors.
+        place: The frames that called it; or the module run that it stands for; or None.
+        run: The innermost module run.
+        flags: See `tape`.
+        sequence: Autograd's number for the next node, before the op.
+        started: In nanoseconds.
+        ended: In nanoseconds.
+        kept: What was saved of what it wrote and then returned, None for what was not.
+        reads: How much of what it read follows the row: tensors, None and numbers.
+        made: How much then follows of the sights of what it returned, `ABSENT` among them.
+        wrote: How much of the sights of what it wrote.
+    """
+
+    slots: Any
+    constants: tuple[Any, ...]
+    named: dict[str, Any] | None
+    place: Any
+    run: int
+    flags: int
+    sequence: int
+    started: int
+    ended: int
+    kept: Sequence[Any] | None
+    reads: int
+    made: int
+    wrote: int
+
+
+class Log:
+    """All that is not settled yet, and what is running now.
+
+    A tensor is written as a weak reference to it, of which there is one for each tensor: as
+    long as that is held, its ``id`` is of this tensor only. One that was not seen before, or
+    was given other metadata unseen, is an event of its own, before what reads it.
+
+    All is flat, as every object that is kept costs about 1 µs more in the garbage collector.
+
+    Attributes:
+        ops: Flat rows of `LogRow`, each followed by the op's tensors.
+        events: Flat rows of what happened between ops: a kind, the number of ops before it,
+            and what `settling` says of its kind.
+        constants: By op, copies of what it was given that nothing else holds.
+        known: By ``id`` of it, the weak reference to each tensor that was seen.
+        storages: The storage that each then had, unless ``told``.
+        layouts: Likewise the rest of its last sight.
+        op_count: How many ops there were since the trace began.
+        in_call: Whether a layer call is running.
+        run: The innermost module run, -1 outside.
+        run_count: How many there were.
+        boundary: The frame at which a calling context ends.
+        told: Whether `forget` is called at each ``.data = ``, which only a function mode sees.
+        hidden: Whether an op is running, and modules that run are inside of it.
+        thread: The thread that is watched.
+        in_backward: The runs of modules that go on in a backward, the innermost last: by thread
+            and graph task, the ``id`` of each module and the run's number.
+        settle: Settles all there is.
+        at_once: Whether that is to be done after each op and event.
+        settle_at: The number of ops at which to settle next.
+        unwind: Ends the module runs that are no longer running below a frame.
+        written: What ops of the layer call that is running wrote: the number of the op, and the
+            weak references to the tensor and to its storage.
+        keep: Makes a note of a tensor that a call returns, if a collector takes notes.
+        keep_again: The same, of one of which there may be one as it is now.
+        keeps_every_op: Whether a note is made of what any op gives.
+        prepares: Whether ops are looked at before they run.
+        first_seen: Called with each tensor from outside and its sight, before an op can change it.
+        returned: Called with each function and module that returned.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "at_once",
+        "boundary",
+        "constants",
+        "events",
+        "first_seen",
+        "hidden",
+        "in_backward",
+        "in_call",
+        "keep",
+        "keep_again",
+        "keeps_every_op",
+        "known",
+        "layouts",
+        "op_count",
+        "ops",
+        "prepares",
+        "returned",
+        "run",
+        "run_count",
+        "settle",
+        "settle_at",
+        "storages",
+        "sweep_at",
+        "thread",
+        "told",
+        "unwind",
+        "written",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ops: list[Any] = []
+        self.events: list[Any] = []
+        self.constants: dict[int, torch.Tensor] = {}
+        self.known: dict[int, Live] = {}
+        self.storages: dict[int, ref[torch.UntypedStorage] | None] = {}
+        self.layouts: dict[int, tuple[Any, ...]] = {}
+        self.op_count = 0
+        self.in_call = False
+        self.run = -1
+        self.run_count = 0
+        self.boundary: FrameType | None = None
+        self.told = False
+        self.hidden = False
+        self.thread = 0
+        self.in_backward: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self.settle: Callable[[], None] = never
+        self.at_once = False
+        self.settle_at = FIRST
+        self.sweep_at = _FEW
+        self.unwind: Callable[[FrameType | None], None] = stay
+        self.written: list[Any] = []
+        self.keep: Callable[[torch.Tensor], Any] | None = None
+        self.keep_again: Callable[[torch.Tensor], Any] | None = None
+        self.keeps_every_op = self.prepares = False
+        self.first_seen: tuple[Callable[[torch.Tensor, Sight], None], ...] = ()
+        self.returned: tuple[Callable[[ReturnedCall], Error], ...] = ()
+
+    def write(self, event: tuple[Any, ...]) -> None:
+        """Write an event: its kind, the number of ops, and what `settling` says of its kind."""
+        self.events += event
+        if self.at_once:
+            self.settle()
+
+    def read(self, tensor: torch.Tensor) -> Live:
+        """Return what to write for a tensor that is about to be read, or was handed over."""
+        live = ref(tensor)
+        if self.told:
+            if id(live) in self.known:
+                return live
+        elif (layout := self.layouts.get(id(live))) is not None:
+            storage = self.storages[id(live)]
+            shape, stride, dtype, _, offset = layout
+            # Whether no `.data = ` gave it another storage, or moved it within its own.
+            if storage is None or (
+                storage() is tensor.untyped_storage()
+                and offset == tensor.storage_offset()
+                and shape == tensor.shape
+                and stride == tensor.stride()
+                and dtype is tensor.dtype
+            ):
+                return live
+        if is_transformed(tensor):
+            with torch._C._DisableFuncTorch():
+                return self.read(physical(tensor))
+        sight = look(tensor)
+        for look_at in self.first_seen:
+            look_at(tensor, sight)
+        self.write((SEEN, self.op_count, *sight))
+        self._know(sight)  # last: what is interrupted before is seen once more
+        return live
+
+    def note(self, tensor: torch.Tensor) -> Sight:
+        """Return what to write for a tensor that an op made or wrote."""
+        sight = look(tensor)
+        self._know(sight)
+        return sight
+
+    def _know(self, sight: Sight) -> None:
+        live = sight[0]
+        self.known[id(live)] = live
+        if not self.told:
+            self.storages[id(live)], self.layouts[id(live)] = sight[1], sight[2:]
+
+    def tell(self, kind: Literal["function", "module"], name: str, of: Any, result: Any) -> None:
+        """Tell collectors that a function or a module returned; raises what one has to say."""
+        call = ReturnedCall(kind, name, of, result)
+        error = first_error(look_at(call) for look_at in self.returned)
+        if error is not None:
+            raise error
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Have the next sight of this tensor be a new one: its metadata was replaced."""
+        self.known.pop(id(ref(tensor)), None)
+
+    def forget_all(self) -> None:
+        """Have the next sight of every tensor be a new one."""
+        self.known.clear()
+        self.storages.clear()
+        self.layouts.clear()
+
+    def chain(self, frame: FrameType | None) -> Chain:
+        """Return the code and the position in it of each frame up to the boundary."""
+        boundary = self.boundary
+        found: list[Any] = []
+        at = frame
+        while at is not boundary and at is not None:
+            found.append(at.f_code)
+            found.append(at.f_lasti)
+            at = at.f_back
+        if at is None and boundary is not None:
+            self.unwind(frame)  # a BaseException left that module, which no hook is told of
+            if self.boundary is not boundary:
+                return self.chain(frame)
+        return tuple(found)
+
+    def sweep(self) -> bool:
+        """Drop what was known of tensors that are gone, when it has become much."""
+        if not self.in_call:
+            self.written.clear()
+        is_due = len(self.known) > self.sweep_at
+        if is_due:
+            known = {key: live for key, live in self.known.items() if live() is not None}
+            storages, layouts = self.storages, self.layouts
+            if not self.told:
+                storages = {key: storages[key] for key in known if key in storages}
+                layouts = {key: layouts[key] for key in known if key in layouts}
+            # At once: what is known of a tensor that is gone would be taken for another's.
+            self.known, self.storages, self.layouts = known, storages, layouts
+            self.sweep_at = _FEW + 2 * len(known)
+        return is_due
+
+
+# `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.
+is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+_SIZES_ARE_NUMBERS = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+def physical(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor that ops see of one that torch.func wrapped; any other as it is."""
+    while is_transformed(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def look(tensor: torch.Tensor) -> Sight:
+    """Return the sight of a tensor."""
+    try:
+        sight: Sight = (
+            ref(tensor), ref(tensor.untyped_storage()), tuple(tensor.shape), tensor.stride(),
+            tensor.dtype, tensor.device, tensor.storage_offset(),
+        )  # fmt: skip
+    except (RuntimeError, NotImplementedError, ValueError):
+        # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
+        return (ref(tensor), None, *_layout_without_storage(tensor), 0)
+    if tensor.__class__ not in _SIZES_ARE_NUMBERS and not all(
+        isinstance(size, int) for size in (*sight[2], *sight[3], sight[6])
+    ):
+        return (ref(tensor), None, *_in_numbers(sight[2:6], tensor), 0)
+    return sight
+
+
+def _in_numbers(layout: tuple[Any, ...], tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return a layout with symbols as numbers: of a jagged tensor, that of all its rows."""
+    shape, stride, dtype, device = layout
+    if tensor.is_nested:
+        rows: Any = tensor._values
+        return rows.shape, (), dtype, device
+    return (*(tuple(map(hint, sizes)) for sizes in (shape, stride)), dtype, device)
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """Return what a symbolic size was made from, 0 if from nothing, without a guard on it."""
+    return size if isinstance(size, int) else int(size.node.hint or 0)
+
+
+def _layout_without_storage(tensor: torch.Tensor) -> tuple[Any, ...]:
+    try:
+        shape: Any = tensor.shape
+    except (RuntimeError, ValueError):  # an uninitialised parameter
+        shape = ()
+    return shape, (), tensor.dtype, tensor.device

@@ -1,0 +1,1 @@
+"""What the log becomes: columns of ops, calls and values."""

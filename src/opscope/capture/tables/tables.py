@@ -1,0 +1,341 @@
+"""What the watchers wrote, settled: flat columns, and nothing derived.
+
+Ops and layer calls are rows of fixed width: their numbers packed into bytes, their objects in
+one flat list each, so that the garbage collector has little to visit and a long record stays
+small. `settling` makes the rows of the log; `develop` turns a tape into records.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from opscope.capture.log.call_sites import Places
+from opscope.capture.log.event_log import Log
+from opscope.capture.log.grad_modes import GradModes
+from opscope.capture.log.hooks import Hooks
+from opscope.capture.tables.parameters import Parameters
+from opscope.capture.tables.values import HANDED, Values
+from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
+from opscope.records.recording import CallKind
+
+if TYPE_CHECKING:
+    from opscope.operators.plans import Slots
+
+NONE = -1
+GRAD, INFERENCE, BACKWARD, FAILED, IN_CALL = 1, 2, 4, 8, 16
+
+
+class OpRow(NamedTuple):
+    """One op: the objects of `Tape.ops`, then the numbers that `PACK_OP` packs."""
+
+    slots: Slots
+    constants: tuple[Any, ...]
+    named: dict[str, Any] | None
+    module: int
+    place: int
+    flags: int
+    reads_end: int
+    made_end: int
+    wrote_end: int
+    sequence: int
+    started: int
+    ended: int
+
+
+_OP = Struct("=6i3q")
+PACK_OP = _OP.pack
+
+
+class CallRow(NamedTuple):
+    """One layer call."""
+
+    function: str
+    module: int
+    place: int
+    ops_start: int
+    ops_end: int
+    started: int
+    ended: int
+    grad_fn: str | None
+    failed: bool = False
+    received: tuple[int, ...] = ()
+    returned: tuple[int, ...] = ()
+    kind: CallKind = "function"
+    path: str = ""
+
+
+# Module, place, where its ops start and end, where its returned rows end, start and end in time.
+_CALL = Struct("=5i2q")
+PACK_CALL = _CALL.pack
+
+
+class NodeRow(NamedTuple):
+    """One row of `Tape.nodes`: the autograd node that an op of the engine ran for.
+
+    ``number`` is autograd's, ``parameter`` the one whose gradient the node accumulates, and
+    ``task`` the engine's number for the backward.
+    """
+
+    op: int
+    kind: type
+    number: int
+    parameter: int
+    task: int
+
+    @property
+    def evaluation(self) -> tuple[Any, ...]:
+        """What is the same for all ops of one evaluation of the node."""
+        return self[1:]
+
+
+class TensorSlot:
+    """Stands for a tensor, or a list of ``count`` of them, among an op's named arguments."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count
+
+
+class FailureMark:
+    """Which one was running when the last exception was raised, until the trace ends.
+
+    Only the first that a given exception passes through is noted: the innermost.
+    """
+
+    __slots__ = ("_error", "_index")
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._index: int | None = None
+
+    def note(self, error: BaseException, index: int) -> None:
+        """Note what an exception passes through."""
+        if error is not self._error:
+            self._error, self._index = error, index
+
+    def of(self, error: BaseException) -> int | None:
+        """Return what was running when ``error``, or what it was raised from, was raised."""
+        at: BaseException | None = error
+        while at is not None:
+            if at is self._error:
+                return self._index
+            at = at.__cause__ or at.__context__
+        return None
+
+    def forget(self) -> None:
+        """Let go of the exception."""
+        self._error = None
+
+
+class ModuleRun:
+    """One run of a module.
+
+    Attributes:
+        number: Which run of the module it is, counted from 1.
+        parent: The run that it is in.
+        site: The place that it was called from.
+        inputs: The rows it was given, each with its path.
+        outputs: The rows it gave.
+        given: The arguments in which the inputs were.
+        gave: What the outputs were in.
+        grad_enabled: Whether autograd recorded when it began.
+        inference: Whether inference mode was on when the model around it began.
+    """
+
+    __slots__ = (
+        "call_end", "call_start", "end", "failed", "gave", "given", "grad_enabled", "index",
+        "inference", "inputs", "is_root", "module", "number", "op_end", "op_start", "outputs",
+        "parent", "place", "site", "start",
+    )  # fmt: skip
+
+    def __init__(self, index: int, module: int, number: int, parent: int) -> None:
+        self.index = index
+        self.module = module
+        self.number = number
+        self.parent = parent
+        self.place = self.site = NONE
+        self.is_root = self.failed = self.grad_enabled = self.inference = False
+        self.inputs: list[tuple[str, int]] = []
+        self.outputs: list[tuple[str, int]] = []
+        self.given: Structure = LONE_ARGUMENT
+        self.gave: Structure = LONE
+        self.op_start = self.op_end = self.call_start = self.call_end = 0
+        self.start = self.end = 0
+
+
+class Mark(NamedTuple):
+    """How far a tape is: what settling goes back to if it is interrupted."""
+
+    counts: tuple[int, int]
+    lengths: tuple[int, ...]
+    values: tuple[int, int]
+    grad_modes: Any
+
+
+class Tape:
+    """All columns of one trace, and what is wanted of it besides.
+
+    Attributes:
+        log: What is not settled yet.
+        starts: For each time that the block was entered, the next op, and autograd's number for
+            the next node: those below it were made unseen.
+        nodes: For ops that the autograd engine ran, rows of `NodeRow`.
+        threads: For ops that the engine ran in other threads, which.
+        own_detaches: The ops by which autograd keeps a tensor for itself.
+        alive: The rows that the tensors were that were there when the block ended, None where
+            that was not noted.
+        tasks: The backwards that the engine ran, and whether each was started inside another.
+        backward_runs: For each run of a module inside a backward, the module's number, NONE for
+            one that is not known, and the number of the run around it.
+        backward_run_of: For ops inside of those, the innermost one.
+        odd_calls: The layer calls that have more to tell than a row of `calls`.
+        grad_modes: Where the grad mode was set.
+        unseen_calls: Calls that no op shows: the module run in which, the name of the function,
+            and the row of its tensor.
+        root: The number of the module that the names start from.
+        runs: The runs of modules, in the order in which they began.
+    """
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.parameters = Parameters()
+        self.values = Values(self.parameters, self.log)
+        self.places = Places()
+        self.grad_modes = GradModes()
+        self.unseen_calls: list[tuple[int, str, int]] = []
+        self.hooks = Hooks()
+        self.op_count = 0
+        self.ops: list[Any] = []
+        self.op_numbers = bytearray()
+        self.reads = array("i")
+        self.made = array("i")
+        self.wrote = array("i")
+        self.numbers: dict[int, Any] = {}
+        self.nodes: list[Any] = []
+        self.threads: dict[int, int] = {}
+        self.own_detaches = array("i")
+        self.alive: list[int] | None = None
+        self.tasks: dict[int, bool] = {}
+        self.backward_runs: list[tuple[int, int]] = []
+        self.backward_run_of: dict[int, int] = {}
+        self.starts: list[tuple[int, int]] = []
+        self.call_count = 0
+        self.calls: list[Any] = []  # function and grad_fn
+        self.call_numbers = bytearray()
+        self.returned_rows = array("i")
+        self.odd_calls: dict[int, CallRow] = {}
+        self.root = NONE
+        self.runs: list[ModuleRun] = []
+        self.failed_ops = FailureMark()
+        self.failed_calls = FailureMark()
+        self.failed_runs = FailureMark()
+        # The columns to which settling appends.
+        self._columns: tuple[Any, ...] = (
+            self.ops, self.op_numbers, self.reads, self.made, self.wrote, self.calls,
+            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls,
+        )  # fmt: skip
+
+    def mark(self) -> Mark:
+        """Return how far all is that is settled, see `go_back`."""
+        counts, lengths = (self.op_count, self.call_count), tuple(map(len, self._columns))
+        return Mark(counts, lengths, self.values.mark(), self.grad_modes.mark())
+
+    def go_back(self, mark: Mark) -> None:
+        """Be again as far as it was, when an interrupt came before all was settled."""
+        self.op_count, self.call_count = mark.counts
+        for column, length in zip(self._columns, mark.lengths, strict=True):
+            del column[length:]
+        self.values.go_back(mark.values)
+        self.grad_modes.go_back(mark.grad_modes)
+
+    def add_call(self, row: CallRow) -> None:
+        """Append a layer call."""
+        self.odd_calls[self.call_count] = row
+        self.write_call(
+            row.function, row.grad_fn, row.returned, row.module, row.place, row.ops_start,
+            row.ops_end, row.started, row.ended,
+        )  # fmt: skip
+
+    def write_call(
+        self,
+        function: str,
+        grad_fn: str | None,
+        returned: Sequence[int],
+        module: int,
+        place: int,
+        ops_start: int,
+        ops_end: int,
+        started: int,
+        ended: int,
+    ) -> None:
+        """Append a layer call that ran ops and returned."""
+        self.calls += (function, grad_fn)
+        self.returned_rows.extend(returned)
+        end = len(self.returned_rows)
+        self.call_numbers += PACK_CALL(module, place, ops_start, ops_end, end, started, ended)
+        self.call_count += 1
+
+    def op_rows(self) -> Iterator[OpRow]:
+        """Return every op, in order."""
+        objects = zip(*[iter(self.ops)] * 3, strict=True)
+        for found, numbers in zip(objects, _OP.iter_unpack(self.op_numbers), strict=True):
+            yield OpRow(*found, *numbers)
+
+    def call_rows(self) -> Iterator[CallRow]:
+        """Return every layer call, in order."""
+        objects = zip(*[iter(self.calls)] * 2, strict=True)
+        at = 0
+        pairs = zip(objects, _CALL.iter_unpack(self.call_numbers), strict=True)
+        for index, ((function, grad_fn), numbers) in enumerate(pairs):
+            module, place, start, stop, end, started, ended = numbers
+            odd = self.odd_calls.get(index)
+            yield odd or CallRow(
+                function, module, place, start, stop, started, ended, grad_fn,
+                returned=tuple(self.returned_rows[at:end]),
+            )  # fmt: skip
+            at = end
+
+    def note_start(self) -> None:
+        """Note that from here on all that runs is seen."""
+        first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        self.starts.append((self.log.op_count, first))
+
+    def tell_returned(self, rows: Sequence[int], notes: Sequence[Any] | None) -> None:
+        """Tell collectors which values a call returned, and give them back their notes."""
+        for row, note in zip(rows, notes or (), strict=bool(notes)):
+            self.tell_noted(row, note)
+        if self.hooks.called:
+            for row in rows:
+                tensor = self.values.tensor(row)
+                if tensor is not None:
+                    for look_at in self.hooks.called:
+                        look_at(tensor, row)
+
+    def tell_noted(self, row: int, note: Any) -> None:
+        """Give collectors back a note with the value that it is of, if there is one."""
+        if note is not None:
+            for take_back in self.hooks.noted:
+                take_back(row, note)
+
+    def given_to_model(self, row: int) -> int:
+        """Return the row of a tensor before it entered a model, if it did so before."""
+        values = self.values
+        while values.origins[row] == HANDED:
+            call = self.odd_calls.get(values.makers[row])
+            if call is None or call.kind != "input":
+                break
+            row = values.handed_from[row]
+        return row
+
+    def hand_on(self, row: CallRow, kept: Sequence[Any] | None) -> tuple[int, ...]:
+        """Append a call that only handed on what ``row.received`` says; return the new rows."""
+        new = tuple(self.values.handed(value, self.call_count) for value in row.received)
+        self.tell_returned(new, kept)
+        self.add_call(row._replace(returned=new))
+        return new

@@ -1,0 +1,250 @@
+"""Which recorded value a tensor is.
+
+A tensor is recognised by the weak reference to it, of which there is one for each object as
+long as it is held, since ``id`` is reused at once after a free; a storage likewise. Nothing is
+set on a tensor and none is kept alive. A value is a *row*: the tensor object together with its
+metadata at one moment, between two writes to its bytes, through whatever tensor they were
+written.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+import torch
+
+from opscope.capture.log.event_log import Live, Log, Sight, hint
+from opscope.capture.tables.parameters import Parameters
+from opscope.records.regions import Region, overlap, region
+
+OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN = range(6)
+NO_STORAGE = -1
+_FIRST_SWEEP = 4096
+
+
+class Values:
+    """The table of values, one row each, and the live tensors that they are.
+
+    Attributes:
+        origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN.
+        makers: Per row, the op that made it or wrote it last, -1 for OUTSIDE; for HANDED the call.
+        storages: Per row, its storage's number, or NO_STORAGE.
+        offsets: Per row, the offset into the storage in elements.
+        layouts: Per row, a number into ``layout_table``.
+        numbered: Called with the sight of each tensor from outside, and its numbers.
+        constants: By row, copies of what was made of a few Python numbers.
+        layout_table: Distinct ``(shape, stride, dtype, device)``.
+        handed_from: For HANDED rows, the row that was handed on; for REWRITTEN ones what the
+            tensor was before.
+        rows: By ``id`` of the weak reference to a tensor, the row that it is now.
+    """
+
+    def __init__(self, parameters: Parameters, log: Log) -> None:
+        self._parameters = parameters
+        self._log = log
+        self.numbered: tuple[Callable[[Sight, int, int], None], ...] = ()
+        self.constants: dict[int, torch.Tensor] = {}
+        self.origins = bytearray()
+        self.makers = array("i")
+        self.storages = array("i")
+        self.offsets = array("q")
+        self.layouts = array("i")
+        self.layout_table: dict[tuple[Any, ...], int] = {}
+        self.handed_from: dict[int, int] = {}
+        self.rows: dict[int, int] = {}
+        self._layouts: list[tuple[Any, ...]] = []  # those of the table, by number
+        self._tensors: list[Live | None] = []
+        self._storage_rows: dict[int, int] = {}
+        self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
+        # By storage, the rows that ops wrote, and per row how many of these it has seen.
+        self._writes: dict[int, list[int]] = {}
+        self._writes_seen = array("i")
+        self._sweep_at = _FIRST_SWEEP
+        self._first = (0, 0)  # the mark from which on tensors are known
+
+    def found(self, sight: Sight) -> int:
+        """Return a new row, for a tensor that came from outside."""
+        return self._add(sight, OUTSIDE, -1)
+
+    def current(self, live: Live) -> int:
+        """Return the row of a known tensor as it is now.
+
+        It is a new one if some of its bytes were written since through another tensor.
+        """
+        row = self.rows[id(live)]
+        writes = self._writes.get(self.storages[row])
+        if writes is None:
+            return row
+        own = None
+        for at in range(len(writes) - 1, self._writes_seen[row] - 1, -1):
+            own = own or self._region(row)
+            other = self._region(writes[at])
+            if own is not None and other is not None and overlap(own, other):
+                return self._same_tensor(row, REWRITTEN, self.makers[writes[at]])
+        self._writes_seen[row] = len(writes)
+        return row
+
+    def written_since(self, live: Live, op: int) -> int | None:
+        """Return the row of a tensor if an op from this one on wrote some of it."""
+        row = self.current(live)
+        is_written = self.origins[row] in (WRITE, REWRITTEN) and self.makers[row] >= op
+        return row if is_written else None
+
+    def made(self, sight: Sight, op: int, *, written: bool = False) -> int:
+        """Return the row of a tensor that an op returned or wrote."""
+        row = self.rows.get(id(sight[0]))
+        if row is None:
+            return self._add(sight, WRITE if written else FRESH, op)
+        if self.makers[row] == op and self.origins[row] != HANDED:
+            return row
+        # Changed in place, or handed back as it was: a new value of the same tensor.
+        return self._add(sight, WRITE if written else VIEW, op)
+
+    def handed(self, row: int, call: int) -> int:
+        """Return a new row for a tensor that a call without ops handed on."""
+        return self._same_tensor(row, HANDED, call)
+
+    def _same_tensor(self, row: int, origin: int, maker: int) -> int:
+        """Return a new row for the tensor of another row."""
+        new = len(self.origins)
+        self.origins.append(origin)
+        self.makers.append(maker)
+        self.storages.append(self.storages[row])
+        writes = self._writes.get(self.storages[row], ()) if origin == REWRITTEN else None
+        self._writes_seen.append(self._writes_seen[row] if writes is None else len(writes))
+        self.offsets.append(self.offsets[row])
+        self.layouts.append(self.layouts[row])
+        live = self._tensors[row]
+        self._tensors.append(live)
+        self.handed_from[new] = row
+        if live is not None:
+            self.rows[id(live)] = new
+            if origin == REWRITTEN:
+                self._parameters.sighted(live, new)
+        return new
+
+    def _region(self, row: int) -> Region | None:
+        """Return which bytes of its storage a row covers, None for none."""
+        shape, stride, dtype, _ = self.layout_of(row)
+        return region(tuple(map(int, shape)), stride, self.offsets[row], dtype.itemsize)
+
+    def layout_of(self, row: int) -> tuple[Any, ...]:
+        """Return the shape, stride, dtype and device of a row."""
+        number = self.layouts[row]
+        if number >= len(self._layouts):
+            self._layouts = list(self.layout_table)
+        return self._layouts[number]
+
+    def source(self, row: int) -> int:
+        """Return the row behind one that was only handed on."""
+        while self.origins[row] == HANDED:
+            row = self.handed_from[row]
+        return row
+
+    def tensor(self, row: int) -> torch.Tensor | None:
+        """Return the tensor of a row while it is alive."""
+        live = self._tensors[row]
+        return None if live is None else live()
+
+    def mark(self) -> tuple[int, int]:
+        """Return how far it is, see `go_back`."""
+        return len(self.origins), len(self._storage_refs)
+
+    def go_back(self, mark: tuple[int, int]) -> None:
+        """Be again as far as it was, when an interrupt came before all was settled.
+
+        What is settled again gets the same rows, so that it does no harm where these are known
+        elsewhere.
+        """
+        rows, storages = mark
+        for column in (
+            self.origins, self.makers, self.storages, self.offsets, self.layouts,
+            self._writes_seen, self._tensors,
+        ):  # fmt: skip
+            del column[rows:]
+        del self._storage_refs[storages:]
+        tensors = enumerate(self._tensors[self._first[0] :], self._first[0])
+        self.rows = {id(live): row for row, live in tensors if live is not None}
+        known = enumerate(self._storage_refs[self._first[1] :], self._first[1])
+        self._storage_rows = {id(storage): number for number, storage in known if storage}
+        self._writes = {
+            number: [row for row in writes if row < rows] for number, writes in self._writes.items()
+        }
+
+    def forget_all(self) -> None:
+        """Have every tensor be new: the program went on unseen, and may have written any."""
+        self._first = self.mark()
+        self._log.forget_all()
+        self.rows.clear()
+        self._storage_rows.clear()
+        self._writes.clear()
+
+    def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """Return the number of a tensor's storage, NO_STORAGE if it is not known, and its bytes."""
+        try:
+            storage = tensor.untyped_storage()
+        except (RuntimeError, NotImplementedError):
+            return NO_STORAGE, tensor.numel() * tensor.element_size()
+        return self._storage_rows.get(id(ref(storage)), NO_STORAGE), storage.nbytes()
+
+    def _add(self, sight: Sight, origin: int, op: int) -> int:
+        live, storage, shape, stride, dtype, device, offset = sight
+        number = NO_STORAGE
+        if storage is not None:
+            number = self._storage_rows.setdefault(id(storage), len(self._storage_refs))
+            if number == len(self._storage_refs):
+                self._storage_refs.append(storage)
+            elif origin == FRESH:
+                origin = VIEW
+        row = len(self.origins)
+        self.origins.append(origin)
+        self.makers.append(op)
+        table = self.layout_table
+        layout = shape, stride, dtype, device
+        try:
+            self.layouts.append(table.setdefault(layout, len(table)))
+        except TypeError:  # a size that is a symbol
+            sizes, steps = (tuple(map(hint, numbers)) for numbers in (shape, stride))
+            self.layouts.append(table.setdefault((sizes, steps, dtype, device), len(table)))
+            number, offset = NO_STORAGE, 0
+        self.storages.append(number)
+        self.offsets.append(offset)
+        self._tensors.append(live)
+        self.rows[id(live)] = row
+        if origin == WRITE and number != NO_STORAGE:
+            self._writes.setdefault(number, []).append(row)
+        self._writes_seen.append(len(self._writes.get(number, ())))
+        if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
+            self._parameters.sighted(live, row)
+        if origin == OUTSIDE:
+            for tell in self.numbered:
+                tell(sight, row, number)
+        return row
+
+    def sweep(self) -> None:
+        """Drop dead entries, when the table has grown by as much as there was.
+
+        Nothing may still refer to a tensor by its weak reference: one that is let go of here
+        gives its ``id`` to another.
+        """
+        tensors, storages = self._tensors, self._storage_refs
+        if len(tensors) < self._sweep_at:
+            return
+        for key, row in list(self.rows.items()):
+            live = tensors[row]
+            if live is None or live() is None:
+                del self.rows[key]
+        keep = set(self.rows.values())
+        for row, live in enumerate(tensors):
+            if live is not None and row not in keep and live() is None:
+                tensors[row] = None
+        for key, row in list(self._storage_rows.items()):
+            storage = storages[row]
+            if storage is None or storage() is None:
+                storages[row] = None
+                self._writes.pop(row, None)
+                del self._storage_rows[key]
+        self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(tensors))

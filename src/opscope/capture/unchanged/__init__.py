@@ -1,0 +1,1 @@
+"""Keeps a program what it is without a trace."""

@@ -1,0 +1,1 @@
+"""Hears of every operator, torch function and module while torch runs."""

@@ -1,0 +1,234 @@
+"""torch.compile inside the context: it is to compile what it would have compiled alone.
+
+Dynamo guards what it compiles by the function modes that are on, and by the global module
+hooks that there were. A model would be compiled again in each trace, until Dynamo gives up.
+So the function mode steps aside for a compiled module, and the hooks while Dynamo compiles.
+
+What Inductor made of a module runs its kernels past the dispatcher, all but a few. There the
+dispatch mode steps aside too, and the module's call becomes one op.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import getclosurevars
+from threading import get_ident
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from opscope.capture.log.containers import Contents
+from opscope.capture.log.event_log import LogRow
+from opscope.capture.log.hooks import RunningOp, first_error
+from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, Tape, TensorSlot
+from opscope.capture.watch.dispatch import Interceptor
+from opscope.operators.plans import Plan
+from opscope.records.containers import tensor_paths
+
+# What a compiled module says of global hooks at each call: it is ours that it means.
+HOOKS_WARNING = (
+    "ignore", re.compile(r"Using `torch\.compile\(module\)` when there are global hooks"),
+    UserWarning, None, 0,
+)  # fmt: skip
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module is what ``torch.compile(module)`` returned."""
+    return "dynamo_ctx" in module.__dict__ and "_orig_mod" in module._modules
+
+
+def wrapped(module: nn.Module) -> nn.Module:
+    """Return the module that a compiled one stands for; any other as it is."""
+    while "_orig_mod" in module._modules and is_wrapper(module):
+        module = module.get_submodule("_orig_mod")
+    return module
+
+
+def is_fused(called: nn.Module) -> bool:
+    """Whether Inductor compiles a module, and does not itself show what it made as an op."""
+    backend = _backend(called)
+    if getattr(backend, "compiler_name", None) != "inductor":
+        return False
+    shown = "wrap_inductor_compiled_regions"
+    everywhere = getattr(sys.modules.get("torch._inductor.config"), shown, False)
+    return not getattr(backend, "config", {}).get(shown, everywhere)
+
+
+def _backend(called: nn.Module) -> Any:
+    """Return what compiles a module.
+
+    There is `get_compiler_config` for it, but with ``fullgraph=True`` it has nothing to say.
+    """
+    context = called.__dict__.get("dynamo_ctx")
+    if context is None:  # compiled in place
+        question = getattr(called._compiled_call_impl, "get_compiler_config", None)
+        context = None if question is None else getclosurevars(question).nonlocals.get("self")
+    at: Any = getattr(context, "callback", None)
+    while hasattr(at, "_torchdynamo_orig_backend"):
+        at = at._torchdynamo_orig_backend
+    return at
+
+
+class Compiling:
+    """Keeps hooks out of Dynamo's sight while this thread compiles, from start to stop.
+
+    Args:
+        install: Puts the hooks on.
+        remove: Takes them off.
+    """
+
+    def __init__(self, install: Callable[[], None], remove: Callable[[], None]) -> None:
+        self._install = install
+        self._remove = remove
+        self._thread = 0
+        self._handler: Any = None
+        self._away = False
+
+    def start(self) -> None:
+        """Begin to be told of compilations."""
+        self._thread = get_ident()
+        self.listen()
+
+    def listen(self) -> None:
+        """Register with Dynamo, once it was imported; it forgets us where it is reset."""
+        room = sys.modules.get("torch._dynamo.callback")
+        if room is not None and self._begin not in room.callback_handler.start_callbacks:
+            self._handler = room.callback_handler
+            self._handler.register_start_callback(self._begin)
+            self._handler.register_end_callback(self._end)
+
+    def stop(self) -> None:
+        """Leave Dynamo as it was."""
+        if self._handler is not None:
+            with suppress(ValueError):
+                self._handler.remove_start_callback(self._begin)
+            with suppress(ValueError):
+                self._handler.remove_end_callback(self._end)
+            self._handler = None
+        self._away = False
+
+    def _begin(self, _: Any) -> None:
+        if get_ident() == self._thread:
+            self._remove()
+            self._away = True
+
+    def _end(self, _: Any) -> None:
+        if self._away and get_ident() == self._thread:
+            self._away = False
+            self._install()
+
+
+class _InductorCode:
+    """Stands for the operator; named like torch's own, see `is_fused`."""
+
+    def __str__(self) -> str:
+        return "inductor_compiled_code"
+
+
+_SLOTS = Plan(_InductorCode()).slots(0)
+
+
+class Region:
+    """One call of a module that Inductor compiled, recorded as a single op.
+
+    Nothing that runs inside is seen, nor what Dynamo left uncompiled there. What it reads are
+    the tensors given, the parameters and the buffers.
+
+    Args:
+        tape: Where to write.
+        mode: The dispatch mode, which steps aside.
+        module: The module.
+        given: What was passed to it.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        mode: Interceptor,
+        module: nn.Module,
+        given: Contents,
+    ) -> None:
+        self._tape = tape
+        self._mode = mode
+        paths = (path or "input" for path in tensor_paths(given.structure))
+        tensors = dict(zip(paths, given.tensors, strict=True))
+        tensors |= dict(module.named_buffers())
+        with torch._C.DisableTorchFunction():
+            for look_at in tape.hooks.before_region:  # which it writes is known only afterwards
+                look_at(tensors.values())
+            self._versions = {
+                name: (tensor, tensor._version)
+                for name, tensor in tensors.items()
+                if not tensor.is_inference()
+            }
+            tensors |= dict(module.named_parameters())
+            self._reads = {name: tape.log.read(tensor) for name, tensor in tensors.items()}
+        self._started = perf_counter_ns()
+        tape.log.hidden = True
+        if mode.on_stack is not None:
+            mode.on_stack.step_aside()
+
+    def come_back(self) -> None:
+        """Put the dispatch mode back."""
+        if self._mode.on_stack is not None:  # it was not left meanwhile
+            self._mode.on_stack.come_back()
+        self._tape.log.hidden = False
+
+    def record(
+        self, outputs: list[torch.Tensor], run: int, error: BaseException | None
+    ) -> Exception | None:
+        """Write the op that stands for all that ran in a module run.
+
+        Returns:
+            The error to raise once all is put back, if it gave bad numbers that are seen.
+        """
+        log, ended = self._tape.log, perf_counter_ns()
+        flags = GRAD * torch.is_grad_enabled() | INFERENCE * torch.is_inference_mode_enabled()
+        if error is not None:
+            flags |= FAILED
+            self._tape.failed_ops.note(error, log.op_count)
+        with torch._C.DisableTorchFunction():
+            written = [t for t, version in self._versions.values() if t._version != version]
+            made = [part for tensor in outputs for part in log.note(tensor)]
+            wrote = [part for tensor in written for part in log.note(tensor)]
+            row = LogRow(
+                slots=_SLOTS,
+                constants=(),
+                named=dict.fromkeys(self._reads, TensorSlot()),
+                place=run,
+                run=run,
+                flags=flags,
+                sequence=torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
+                started=self._started,
+                ended=ended,
+                kept=None if log.keep is None else list(map(log.keep, (*written, *outputs))),
+                reads=len(self._reads),
+                made=len(made),
+                wrote=len(wrote),
+            )
+        log.ops += (*row, *self._reads.values(), *made, *wrote)
+        log.op_count += 1
+        if log.at_once:
+            log.settle()
+        hooks = self._tape.hooks
+        if not hooks.after_region or error is not None:
+            return None
+        changed = {id(tensor) for tensor in written}
+        reads = ((name, live()) for name, live in self._reads.items())
+        known = {name: t for name, t in reads if t is not None and id(t) not in changed}
+        op = RunningOp(_SLOTS.plan, (), known, outputs)
+        return first_error(look_at(op, written) for look_at in hooks.after_region)
+
+
+def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:
+    """Take the dispatch mode off the stack, if it is the one on top, for a compiled module."""
+    mode = _get_current_dispatch_mode()
+    if isinstance(mode, Interceptor) and mode.writes_to(tape):
+        return Region(tape, mode, module, given)
+    return None

@@ -1,0 +1,361 @@
+"""The dispatch mode: every aten op becomes a row of the log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
+from time import perf_counter_ns
+from types import FrameType
+from typing import Any
+from weakref import ref
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from opscope.capture.log.event_log import ABSENT, Chain
+from opscope.capture.log.hooks import RunningOp, first_error
+from opscope.capture.tables.tables import (
+    BACKWARD,
+    FAILED,
+    GRAD,
+    IN_CALL,
+    INFERENCE,
+    NONE,
+    Tape,
+    TensorSlot,
+)
+from opscope.capture.unchanged.stacks import OnDispatchStack
+from opscope.capture.unchanged.tracers import is_tracing
+from opscope.operators.plans import Plan, Slots, described, plan_of, unnested
+
+_Tensor = torch.Tensor
+_FEW = 512
+_EMPTY: dict[str, Any] = {}
+_ONE = TensorSlot()
+
+_AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+_ENGINE = torch.autograd.graph._engine_run_backward.__code__
+
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_AD_IN_PLACE_OR_VIEW = torch._C.DispatchKey.ADInplaceOrView
+_graph_task = torch._C._current_graph_task_id
+_autograd_node = torch._C._current_autograd_node
+_sequence_nr = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
+_function_modes = torch._C._len_torch_function_stack
+_other_modes = torch._C._len_torch_dispatch_stack
+_grad_enabled = torch.is_grad_enabled
+_inference = torch.is_inference_mode_enabled
+
+
+class Interceptor(TorchDispatchMode):
+    """Records every operator that the dispatcher runs while it is entered."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.on_stack: OnDispatchStack | None = None
+        self._tape = tape
+        self._log = tape.log
+        self._plans: dict[int, Plan] = {}
+
+    def writes_to(self, tape: Tape) -> bool:
+        """Whether it is the one that writes this tape."""
+        return self._tape is tape
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Leave torch.compile alone while it compiles."""
+        return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The default wraps the handler in torch._dynamo.disable: an import of 1.4 s at
+        # the first op, and 0.6 to 0.9 µs at each. See _keep_dynamo_out.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        plan = self._plans.get(id(func))
+        if plan is None:
+            plan = self._learn(func)
+        if plan.skip or (_other_modes() and is_tracing()):
+            return plan.call(*args, **(kwargs or _EMPTY))
+        log = self._log
+        flags, place = 0, None
+        if log.in_call:
+            flags = IN_CALL
+        if _graph_task() != -1:
+            flags |= BACKWARD
+            place = self._note_node(sys._getframe().f_back)
+        elif not flags:
+            place = log.chain(sys._getframe(1))
+        if not _function_modes():
+            return self._run(plan, plan.call, args, kwargs, place, flags)
+        # A function mode is on, and reading `tensor.shape` would be a call that it sees.
+        with torch._C.DisableTorchFunction():
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                # Other function modes see the op; our own must not take it for a call.
+                in_call, log.in_call = log.in_call, True
+                try:
+                    with torch._C._EnableTorchFunction():
+                        return plan.call(*args, **kwargs)
+                finally:
+                    log.in_call = in_call
+
+            return self._run(plan, call, args, kwargs, place, flags)
+
+    def _note_node(self, frame: FrameType | None) -> Chain | None:
+        """Note which autograd node the engine runs; return the frames of Python code in it.
+
+        There is such code in hooks, custom functions and checkpoints.
+        """
+        tape, log, op = self._tape, self._log, self._log.op_count
+        thread, task = get_ident(), _graph_task()
+        node = _autograd_node()
+        if node is not None:
+            kind, number, parameter = node.__class__, node._sequence_nr(), NONE
+            if kind is _AccumulateGrad:
+                number = NONE
+                parameter = tape.parameters.number(node.variable)  # type: ignore[attr-defined]
+            tape.nodes.extend((op, kind, number, parameter, task))
+        if thread != log.thread:  # each device has a thread of its own
+            tape.threads[op] = thread
+        if runs := log.in_backward.get((thread, task)):
+            tape.backward_run_of[op] = runs[-1][1]
+        chain: list[Any] = []
+        at = frame
+        while at is not None and at.f_code is not _ENGINE:
+            chain += (at.f_code, at.f_lasti)
+            at = at.f_back
+        if task not in tape.tasks:
+            tape.tasks[task] = at is not None and (thread != log.thread or _is_in_engine(at.f_back))
+        return tuple(chain) or None
+
+    def _learn(self, func: Any) -> Plan:
+        plan = plan_of(func)
+        if plan.name == "aten.lift_fresh.default":
+            plan = Plan(func)
+            plan.call = self._lift
+        elif plan.name == "aten.detach.default":
+            plan = Plan(func)
+            plan.call = self._detach
+        self._plans[id(func)] = plan
+        return plan
+
+    def _lift(self, number: torch.Tensor) -> torch.Tensor:
+        """Run `lift_fresh`, keeping what `torch.tensor` made of a few Python numbers.
+
+        Nothing else holds such a constant, and the program cannot be run again without it.
+        """
+        if number.numel() <= _FEW:
+            with torch._C._DisableTorchDispatch():
+                self._log.constants[self._log.op_count] = number.detach().clone()
+        lifted: torch.Tensor = torch.ops.aten.lift_fresh.default(number)
+        return lifted
+
+    def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Run `detach`, and note it where autograd does so to keep a tensor for itself."""
+        if not _is_excluded(_AD_IN_PLACE_OR_VIEW):
+            self._tape.own_detaches.append(self._log.op_count)
+        detached: torch.Tensor = torch.ops.aten.detach.default(tensor)
+        return detached
+
+    def _run(
+        self,
+        plan: Plan,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        place: Chain | None,
+        flags: int,
+    ) -> Any:
+        tape, log = self._tape, self._log
+        slots = plan.positional.get(len(args)) or plan.slots(len(args))
+        reads = self._read_tensors(slots, args)
+        constants = () if slots.constants is None else slots.constants(args)
+        if slots.lists:
+            constants += self._read_lists(slots.lists, args, reads)
+        if plan.opaque:
+            numbered = {f"arg{i}": item for i, item in enumerate(args)}
+            named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}), reads)
+        else:
+            named = self._read_named(kwargs, reads, plan.objects) if kwargs else None
+        if _grad_enabled():
+            flags |= GRAD
+        elif _inference():
+            flags |= INFERENCE
+        op = None
+        if log.prepares:
+            op = self._prepare(plan, args, kwargs, place)
+        sequence = _sequence_nr()
+        made: Sequence[Any] = ()
+        wrote: Sequence[Any] = ()
+        kept = None
+        started = ended = perf_counter_ns()
+        try:
+            log.hidden = True
+            result = call(*args, **kwargs) if kwargs else call(*args)
+            ended = perf_counter_ns()
+            if result.__class__ is _Tensor and not plan.writes and log.keep is None:
+                made = log.note(result)  # nearly always
+            else:
+                made, wrote, kept = self._results(plan, args, kwargs, result, place, flags)
+        except BaseException as error:
+            flags |= FAILED
+            ended = perf_counter_ns()
+            tape.failed_ops.note(error, log.op_count)
+            raise
+        finally:
+            log.hidden = False
+            log.ops += (
+                slots, constants, named, place, log.run, flags, sequence, started, ended,
+                kept, len(reads), len(made), len(wrote), *reads, *made, *wrote,
+            )  # fmt: skip
+            log.op_count += 1
+            if log.op_count >= log.settle_at:
+                log.settle()
+        if op is not None and tape.hooks.after_op:
+            op.result = result
+            bad = first_error(look_at(op) for look_at in tape.hooks.after_op)
+            if bad is not None:
+                tape.failed_ops.note(bad, log.op_count - 1)
+                raise bad
+        return result
+
+    def _read_tensors(self, slots: Slots, args: tuple[Any, ...]) -> list[Any]:
+        """Return what the log says of the tensors among the arguments."""
+        log = self._log
+        known, told = log.known, log.told
+        reads: list[Any] = []
+        for position in slots.tensors:
+            tensor = args[position]
+            if tensor is None:
+                reads.append(None)
+                continue
+            try:
+                live = ref(tensor)
+            except TypeError:  # a number, which may stand for a tensor
+                reads.append(tensor)
+                continue
+            reads.append(live if told and id(live) in known else log.read(tensor))
+        return reads
+
+    def _prepare(
+        self,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        place: Chain | None,
+    ) -> RunningOp | None:
+        """Have collectors look at an op that is about to run, and return it if they also do after."""
+        hooks, op = self._tape.hooks, None
+        if hooks.before_op or hooks.after_op:
+            op = RunningOp(plan, args, kwargs or _EMPTY, chain=place)
+            bad = first_error(look_at(op) for look_at in hooks.before_op)
+            if bad is not None:
+                raise bad
+        if plan.writes:
+            for look_at in hooks.before_write:
+                look_at(plan.written(args, kwargs))
+        return op
+
+    def _results(
+        self,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        result: Any,
+        place: Chain | None,
+        flags: int,
+    ) -> tuple[list[Any], list[Any], Sequence[Any] | None]:
+        """Return the sights of what an op made and wrote, and what is saved of that."""
+        note = self._log.note
+        written = plan.written(args, kwargs) if plan.writes else ()
+        made: list[Any] = []
+        wrote: list[Any] = []
+        for tensor in written:
+            sight = note(tensor)
+            wrote += sight
+            if self._log.in_call:
+                self._log.written += (self._log.op_count, sight[0], sight[1])
+        for one in _flat(result):
+            made += ABSENT if one is None else note(one)
+        return made, wrote, self._keep(written, result, place, flags)
+
+    def _keep(
+        self, written: Sequence[torch.Tensor], result: Any, place: Chain | None, flags: int
+    ) -> list[Any] | None:
+        """Make notes of what an op wrote and returned, where no layer call does."""
+        log, keep = self._log, self._log.keep
+        if keep is None:
+            return None
+        # The layer's call keeps what it returns; and what the engine itself runs is no layer.
+        is_no_layer = flags & IN_CALL or (flags & BACKWARD and place is None)
+        if is_no_layer and not log.keeps_every_op:
+            return None
+        known = {id(tensor) for tensor in written}
+        return [keep(tensor) for tensor in written] + [
+            None if one is None or id(one) in known else keep(one) for one in _flat(result)
+        ]
+
+    def _read_lists(
+        self, lists: Any, args: tuple[Any, ...], reads: list[Any]
+    ) -> tuple[int | None, ...]:
+        """Read the lists of tensors among the arguments; return their lengths."""
+        read = self._log.read
+        lengths = []
+        for position, _ in lists:
+            items = unnested(args[position])
+            lengths.append(None if items is None else len(items))
+            reads += [None if tensor is None else read(tensor) for tensor in items or ()]
+        return tuple(lengths)
+
+    def _read_named(
+        self, kwargs: dict[str, Any], reads: list[Any], objects: frozenset[int] = frozenset()
+    ) -> dict[str, Any]:
+        """Read the tensors among the named arguments; return the rest with slots for them."""
+        read = self._log.read
+        named: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if isinstance(value, _Tensor):
+                reads.append(read(value))
+                named[name] = _ONE
+            elif isinstance(value, (list, tuple)) and any(isinstance(v, _Tensor) for v in value):
+                reads += [read(v) if isinstance(v, _Tensor) else None for v in value]
+                named[name] = TensorSlot(len(value))
+            elif callable(value) and not isinstance(value, (torch.dtype, torch.device)):
+                named[name] = getattr(value, "__name__", type(value).__name__)
+            else:
+                named[name] = value
+        if objects:
+            return {name: described(value) for name, value in named.items()}
+        return named
+
+
+def _is_in_engine(frame: FrameType | None) -> bool:
+    """Whether the engine runs the code of a frame, which is then inside a backward."""
+    while frame is not None:
+        if frame.f_code is _ENGINE:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _flat(result: Any) -> Iterator[torch.Tensor | None]:
+    """Yield the tensors of an op's result, None for each absent one."""
+    if isinstance(result, _Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            if item is None or isinstance(item, _Tensor):
+                yield item
+            else:
+                yield from _flat(item)

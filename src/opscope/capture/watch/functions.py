@@ -1,0 +1,256 @@
+"""The function mode: which torch function is running."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from time import perf_counter_ns
+from types import FrameType, MethodWrapperType
+from typing import Any
+from weakref import ref
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from opscope.capture.log.call_sites import function_name, is_custom_function
+from opscope.capture.log.event_log import (
+    CALL,
+    HANDED_CALL,
+    SET_GRAD_MODE,
+    UNSEEN_CALL,
+    Live,
+    Log,
+    Written,
+)
+from opscope.capture.log.grad_modes import step_of
+from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
+from opscope.capture.unchanged.stacks import OnStack
+from opscope.capture.unchanged.tracers import is_tracing
+
+_Tensor = torch.Tensor
+# What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
+_PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
+# Results of which nobody hears what is read of them, if no argument has a class of its own.
+_UNHEARD = frozenset({_Tensor, torch.nn.Parameter, tuple, list, type(None)})
+_DATA = torch.Tensor.data
+_is_compiling = torch.compiler.is_dynamo_compiling
+_other_modes = torch._C._len_torch_function_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_graph_task = torch._C._current_graph_task_id
+# Where `backward` makes the gradient that it starts from.
+_FIRST_GRADIENTS = torch.autograd._make_grads.__code__
+# Calls that run other code rather than compute: what runs inside has its own place.
+_TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
+_SPECIAL = _TRANSPARENT | {torch.ones_like}
+_set_grad_enabled = torch._C._set_grad_enabled
+# No op shows what these do: numbers become Python's, a gradient may become another.
+_UNSEEN = frozenset({torch.Tensor.tolist, torch.Tensor.register_hook})
+# Calls that return their input only so that they can be chained.
+_ANNOTATIONS = frozenset({torch.Tensor.requires_grad_, torch.Tensor.share_memory_})
+
+
+class FunctionCalls(TorchFunctionMode):
+    """Records every torch function that dispatches ops or hands its input on."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self.on_stack: OnStack | None = None
+        self._log = log
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        log = self._log
+        if (
+            _is_compiling()
+            or log.in_call
+            or _graph_task() != -1  # it is the layer of the autograd node that runs
+            or (func in _SPECIAL and _has_no_place(func, sys._getframe(1)))
+        ):
+            return func(*args, **(kwargs or {}))
+        op = log.op_count
+        started = perf_counter_ns()
+        try:
+            log.in_call = True
+            result = func(*args, **kwargs) if kwargs else func(*args)
+            ended = perf_counter_ns()
+        except BaseException as error:
+            log.in_call = False
+            ended = perf_counter_ns()
+            chain = log.chain(_not_ours(sys._getframe(1)))
+            end = log.op_count
+            log.write((CALL, end, func, [], None, None, log.run, chain, op, started, ended, error))
+            log.settle()  # and lets go of the error
+            raise
+        log.in_call = False  # nothing can interrupt between this and the above
+        frame = sys._getframe(1)
+        if log.op_count == op:
+            if result.__class__ in _PLAIN:
+                code = frame.f_code
+                if code is ATTENTION or code is LAYER or code is ENCODER:
+                    wait_for_question(frame, FunctionCalls)
+                return result
+        elif result.__class__ is _Tensor and frame.f_code is not _OWN and not _other_modes():
+            live = ref(result)  # nearly always, and short, as caches are cold
+            item = live if id(live) in log.known else log.read(result)
+            node, chain = _node_class(result), log.chain(frame)
+            kept = None if log.keep is None else log.keep(result)
+            log.events += (
+                CALL, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
+            )  # fmt: skip
+            if log.at_once:
+                log.settle()
+            if log.returned:
+                log.tell("function", function_name(func), func, result)
+            return result
+        # Modes and classes of the user's are not to see what is read here.
+        if types or result.__class__ not in _UNHEARD or _other_modes():
+            with torch._C.DisableTorchFunction():
+                self._write(func, args, kwargs, op, started, ended, result, frame)
+        else:
+            self._write(func, args, kwargs, op, started, ended, result, frame)
+        if log.returned:
+            log.tell("function", function_name(func), func, result)
+        return result
+
+    def _write(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        op: int,
+        started: int,
+        ended: int,
+        result: Any,
+        frame: FrameType,
+    ) -> None:
+        """Write a call that returned, if it dispatched anything or handed its input on."""
+        log = self._log
+        if func.__class__ is MethodWrapperType and func.__self__ is _DATA and result is None:
+            self._note_unseen(func, args[0])
+            log.forget(args[0])  # `x.data = y` gives x other metadata unseen
+        if log.op_count == op:
+            self._write_without_ops(func, args, kwargs, started, ended, result, frame)
+            return
+        tensors = list(tensors_in(result))
+        items: list[Live] | Written = list(map(log.read, tensors))
+        if not tensors:
+            tensors = self._written(args, kwargs, op)
+            items = Written(list(map(log.read, tensors)))
+        log.written.clear()
+        node = _first_node_class(tensors)
+        kept = None if log.keep is None else list(map(log.keep, tensors))
+        chain = log.chain(_not_ours(frame))
+        # Only now, as a chain that is longer than it should be ends modules.
+        log.write(
+            (CALL, log.op_count, func, items, kept, node, log.run, chain, op, started, ended, None)
+        )
+
+    def _written(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, op: int
+    ) -> list[torch.Tensor]:
+        """Return the tensors among the arguments that a call may have written.
+
+        They share a storage with what its ops wrote: an assignment to a slice writes the slice.
+        """
+        log = self._log
+        marks = {
+            id(mark)
+            for number, *marks in zip(*[iter(log.written)] * 3, strict=True)
+            if number >= op
+            for mark in marks
+            if mark is not None
+        }
+        given = tensors_in((args, kwargs)) if marks else ()
+        found = {id(t): t for t in given if not marks.isdisjoint((id(ref(t)), _storage_id(t)))}
+        return list(found.values())
+
+    def _write_without_ops(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        started: int,
+        ended: int,
+        result: Any,
+        frame: FrameType,
+    ) -> None:
+        """Write a call that dispatched nothing, if what it returned is what it was given."""
+        log = self._log
+        if func is _set_grad_enabled:
+            chain = log.chain(_not_ours(frame))
+            hidden = is_custom_function(chain[::2])
+            step = step_of(_not_ours(frame))
+            log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
+            return
+        if func in _UNSEEN:
+            self._note_unseen(func, args[0])
+            return
+        if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
+            return
+        if _dispatch_modes() > 1 and is_tracing():
+            return
+        tensors = list(tensors_in(result))
+        given = {id(tensor) for tensor in tensors_in((args, kwargs))}
+        if not tensors or not all(id(tensor) in given for tensor in tensors):
+            return
+        items, node = list(map(log.read, tensors)), _first_node_class(tensors)
+        kept = None if log.keep is None else list(map(log.keep, tensors))
+        chain, op = log.chain(_not_ours(frame)), log.op_count
+        log.write((HANDED_CALL, op, func, items, kept, node, log.run, chain, started, ended))
+
+    def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
+        """Note a call that no op shows, of a tensor that the program has."""
+        log, live = self._log, ref(tensor)
+        if id(live) in log.known:
+            log.write((UNSEEN_CALL, log.op_count, log.run, func, live))
+
+
+_OWN = FunctionCalls.__torch_function__.__code__
+
+
+def _not_ours(frame: FrameType | None) -> FrameType | None:
+    """Return the caller, past the function mode of another trace inside this one."""
+    while frame is not None and frame.f_code is _OWN:
+        frame = frame.f_back
+    return frame
+
+
+def _has_no_place(func: Any, frame: FrameType) -> bool:
+    """Whether a special function is to be passed over, called from this frame."""
+    return func in _TRANSPARENT or frame.f_code is _FIRST_GRADIENTS
+
+
+def _storage_id(tensor: torch.Tensor) -> int | None:
+    try:
+        return id(ref(tensor.untyped_storage()))
+    except (RuntimeError, NotImplementedError, ValueError):
+        return None
+
+
+def _node_class(tensor: torch.Tensor) -> type | None:
+    try:
+        node = tensor.grad_fn
+    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
+        return None
+    return None if node is None else node.__class__
+
+
+def _first_node_class(tensors: Sequence[torch.Tensor]) -> type | None:
+    return next(filter(None, map(_node_class, tensors)), None)
+
+
+def tensors_in(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:
+    """Yield the tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, _Tensor):
+        yield value
+    elif depth and isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item, depth - 1)
+    elif depth and isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item, depth - 1)

@@ -1,0 +1,62 @@
+"""Which module runs while the autograd engine does: a checkpoint, say, runs it again.
+
+Such a run is no run of the program. It is noted for the ops inside it alone; `reruns` finds
+what of the forward they repeat.
+"""
+
+from __future__ import annotations
+
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from opscope.capture.tables.tables import NONE, Tape
+from opscope.capture.unchanged.tracers import is_tracing
+from opscope.capture.watch.dispatch import Interceptor
+
+if TYPE_CHECKING:
+    from opscope.capture.watch.module_names import Known
+
+_graph_task = torch._C._current_graph_task_id
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+
+
+class InBackward:
+    """Notes the runs of modules inside backwards."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._running = tape.log.in_backward
+
+    def enter(self, module: nn.Module, known: Known | None) -> None:
+        """Note that a module begins to run, if it does so in a backward that is watched."""
+        key = get_ident(), _graph_task()
+        if key[1] == -1 or (_dispatch_modes() > 1 and is_tracing()):
+            return
+        if key[0] != self._tape.log.thread and not self._is_watched():
+            return
+        index = NONE if known is None or known.live() is not module else known.index
+        running, runs = self._running.setdefault(key, []), self._tape.backward_runs
+        runs.append((index, running[-1][1] if running else NONE))
+        running.append((id(module), len(runs) - 1))
+
+    def leave(self, module: nn.Module) -> None:
+        """Note that it ended, and those inside it that a BaseException left open."""
+        key = get_ident(), _graph_task()
+        running = self._running.get(key)
+        if running is None or all(called != id(module) for called, _ in running):
+            return
+        while running.pop()[0] != id(module):
+            pass
+        if not running:
+            del self._running[key]
+
+    def _is_watched(self) -> bool:
+        """Whether the engine took the dispatch mode along to this thread, a device's."""
+        return any(
+            isinstance(mode, Interceptor) and mode.writes_to(self._tape)
+            for mode in _get_current_dispatch_mode_stack()
+        )

@@ -1,0 +1,1 @@
+"""What operators read, write, alias and draw."""
