@@ -8,13 +8,19 @@ import opscope
 
 PUBLIC = [
     "AmbiguousLayer",
+    "Collector",
+    "CollectorError",
     "Layer",
     "LayerNotFound",
     "NonFiniteError",
     "NotSaved",
     "OpscopeError",
     "OptionError",
+    "Record",
     "RenderError",
+    "ReturnedCall",
+    "RunningOp",
+    "Save",
     "TargetError",
     "Trace",
     "TraceStateError",
@@ -44,15 +50,14 @@ SIGNATURES = {
             "layers",
             "save",
             "gradients",
-            "detach",
-            "device",
-            "dtype",
-            "transform",
             "replayable",
             "saved_for_backward",
             "stop_on_nonfinite",
+            "collectors",
         ],
     ),
+    "Save": (["what", "detach", "device", "dtype", "transform", "copy"], []),
+    "Record": (["recording", "saved", "saved_gradients"], []),
     "watch": (["model"], ["every", "gradients"]),
     "log_forward_pass": (
         ["model", "input_args", "input_kwargs"],
@@ -84,6 +89,10 @@ def test_the_arguments_of_what_users_call(name):
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
     assert (positional, named) == SIGNATURES[name]
+
+
+def test_a_trace_has_few_public_members():
+    assert len([name for name in dir(opscope.Trace) if not name.startswith("_")]) <= 25
 
 
 @pytest.mark.parametrize("verb", ["graph", "summary", "to_dot", "draw"])

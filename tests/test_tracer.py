@@ -239,7 +239,7 @@ def test_what_there_is_not_is_refused(trace, call, message):
         ({"model": nn.ReLU}, "model: type object (must be a torch.nn.Module or None; "),
         ({"layers": 1}, "layers: 1 (must be True or False)"),
         ({"save": "conv"}, "save: 'conv' (must be 'all', 'none', None or a list such as ['conv'])"),
-        ({"save": {"a"}}, "save: {'a'} (must be 'all', 'none', None, a list of keys or a Save)"),
+        ({"save": {"a"}}, "save: {'a'} (must be 'all', 'none', None or a list of keys, or a Save)"),
         ({"save": [1.5]}, "save: 1.5 is no key (a key is a label, an address or a position)"),
         ({"save": [""]}, "save: '' is no key"),
     ],

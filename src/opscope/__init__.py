@@ -16,10 +16,7 @@ Ten lines of it::
     opscope.log_forward_pass(model, x, vis_opt="rolled")  # all of it in one call
 """
 
-from opscope.capture.torch_api import check_torch
-
-check_torch()  # before the rooms are imported that would fail without what it looks for
-
+import opscope.torch_api  # noqa: F401  # first: it says what torch lacks that others need
 from opscope.capture.collect.collector import Collector
 from opscope.capture.log.hooks import ReturnedCall, RunningOp
 from opscope.errors import (

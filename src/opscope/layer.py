@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import islice
 from operator import add
@@ -12,7 +13,7 @@ import torch
 from opscope.errors import AmbiguousLayer, LayerNotFound, NotSaved, OptionError
 from opscope.exporters.article import layer_text
 from opscope.notation import encodable, foreign, sentence
-from opscope.reading import Reading
+from opscope.reading import Keys, Reading
 from opscope.records.layers import LayerPass
 from opscope.records.recording import (
     Frame,
@@ -21,9 +22,11 @@ from opscope.records.recording import (
     Op,
     Parameter,
     Phase,
+    Recording,
     Value,
 )
-from opscope.tensors import Tensors
+from opscope.tensors import NoTensors, Tensors
+from opscope.torch_api import DisableTorchFunction
 
 
 class Layers:
@@ -39,6 +42,11 @@ class Layers:
         self.tensors = tensors
         # What modules gave and no layer gave just so, as far as it was asked for.
         self._given_by_modules: dict[tuple[str, tuple[int, ...]], Layer] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        reading = self.reading
+        recording = replace(reading.recording, gradient_flow=self.tensors.gradient_flow)
+        return layers_of, (recording, reading.saved, reading.saved_gradients)
 
     @cached_property
     def all(self) -> tuple[Layer, ...]:
@@ -67,6 +75,12 @@ class Layers:
         return True
 
 
+def layers_of(recording: Recording, saved: Keys = (), saved_gradients: Keys = ()) -> Layers:
+    """Return the layers of a record that stands by itself, see `Reading`."""
+    reading = Reading(recording, saved, saved_gradients)
+    return Layers(reading, NoTensors(reading))
+
+
 class Layer:
     """One pass of one layer: a torch function that ran, or a tensor entering or leaving.
 
@@ -87,6 +101,9 @@ class Layer:
         self._reading = layers.reading
         self._recording = layers.reading.recording
         self.record = record
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Layer, (self._layers, self.record)
 
     @property
     def label(self) -> str:
@@ -307,7 +324,7 @@ class Layer:
         first = saved[0] if len(self.record.values) > 1 else saved
         if not isinstance(first, torch.Tensor):
             return _in_short(first)
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             return _corner_of(first)
 
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from opscope import notation
 from opscope.errors import OptionError, TraceStateError
+from opscope.torch_api import OpOverload, OpOverloadPacket, set_grad_enabled
 
 _HINT = "trace the model with this input, or make the program with to_fx(check_inputs=False)"
 
@@ -86,7 +87,7 @@ def set_grad_mode(enabled: bool, after: object = None) -> bool:
         after: What ran before. It makes the call a part of the graph where it is traced again.
     """
     before = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(enabled)
+    set_grad_enabled(enabled)
     return before
 
 
@@ -99,7 +100,7 @@ def restores_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return forward(*args, **kwargs)
         finally:
-            torch._C._set_grad_enabled(before)
+            set_grad_enabled(before)
 
     return restored
 
@@ -194,6 +195,6 @@ class _Keeping(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        if isinstance(func, (OpOverload, OpOverloadPacket)):
             return self._tracer.create_proxy("call_function", func, args, kwargs or {})
         return func(*args, **(kwargs or {}))

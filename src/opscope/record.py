@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from opscope import notation
 from opscope.errors import NotSaved, check_choice, check_depth
 from opscope.exporters.article import trace_text
-from opscope.layer import Layer, Layers
+from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Failure, Module, Op, Parameter, Recording
 from opscope.records.totals import Totals
-from opscope.tensors import NoTensors, are_elsewhere
+from opscope.tensors import are_elsewhere
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -54,12 +54,16 @@ class Record:
     """
 
     def __init__(self, recording: Recording, saved: Keys = (), saved_gradients: Keys = ()) -> None:
-        reading = Reading(recording, saved, saved_gradients)
-        self._own = Layers(reading, NoTensors(reading))
+        self._own = layers_of(recording, saved, saved_gradients)
 
     def __reduce__(self) -> tuple[object, ...]:
-        reading = self._reading
-        return Record, (reading.recording, reading.saved, reading.saved_gradients)
+        """Return the record and what was asked for: all that is pickled or copied.
+
+        The tensors that were saved, and references to those of the model, stay with the
+        original, and so does what needs them: activations, `validate` and `to_fx`.
+        """
+        _, arguments = self._layers.__reduce__()
+        return Record, arguments
 
     @property
     def _layers(self) -> Layers:

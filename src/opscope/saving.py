@@ -11,6 +11,7 @@ import torch
 from opscope.capture.collect.transforms import Failed, SaveOptions
 from opscope.errors import NotSaved, OptionError, check_flag
 from opscope.reading import Key, Keys
+from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 
 What = Literal["all", "none"] | Sequence[Key] | None
 
@@ -97,7 +98,7 @@ def _keys(what: object, name: str) -> Keys:
         message = f"{name}: {what!r} (must be 'all', 'none', None or a list such as [{what!r}])"
         raise OptionError(message)
     if not isinstance(what, Sequence) or isinstance(what, (bytes, bytearray, memoryview)):
-        message = f"{name}: {what!r} (must be 'all', 'none', None, a list of keys or a Save)"
+        message = f"{name}: {what!r} (must be 'all', 'none', None or a list of keys, or a Save)"
         raise OptionError(message)
     for key in what:
         if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
@@ -111,7 +112,7 @@ def _device(device: Any) -> torch.device | None:
         return None
     try:
         found = torch.device(device)
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with DisableTorchDispatch(), DisableTorchFunction():
             torch.empty(0, device=found)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         message = f"device: {device!r} (must be a device that is there, such as 'cpu', or None)"

@@ -9,7 +9,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from opscope.analysis.nonfinite import first_nonfinite, locate
@@ -32,6 +31,7 @@ from opscope.record import Record
 from opscope.records.recording import Failure, Recording
 from opscope.saving import Save, What, as_save
 from opscope.tensors import LiveTensors
+from opscope.torch_api import DisableTorchFunction
 from opscope.wanted import Wanted, check_collectors
 
 if TYPE_CHECKING:
@@ -233,15 +233,6 @@ class Trace(Record):
         guests = (member for member in self._block.session.members if isinstance(member, Guest))
         return tuple(guest.result() for guest in guests)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Return the record and what was asked for: all that is pickled or copied.
-
-        The tensors that were saved, and references to those of the model, stay with the
-        original, and so does what needs them: activations, `validate` and `to_fx`.
-        """
-        recording = replace(self.recording, gradient_flow=self.tensors.gradient_flow)
-        return Record, (recording, self._save.keys, self._save_gradients.keys)
-
     # ------------------------------------------------------------------ what takes tensors
 
     def first_nonfinite(self) -> NonFiniteError | None:
@@ -272,7 +263,7 @@ class Trace(Record):
         """
         tensors = self.tensors
         known = tensors.known_values()
-        with torch._C.DisableTorchFunction():  # a class of the user's is not to see it
+        with DisableTorchFunction():  # a class of the user's is not to see it
             return first_nonfinite(
                 self.recording,
                 self.passes,

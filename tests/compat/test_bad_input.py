@@ -81,7 +81,6 @@ STARTING = {
     "a list of models": (([nn.ReLU()],), {}, MODEL),
     "layers as a number": ((), {"layers": 1}, FLAG),
     "layers as a list": ((), {"layers": ["relu"]}, FLAG),
-    "detach as None": ((), {"detach": None}, FLAG),
     "replayable as a word": ((), {"replayable": "yes"}, FLAG),
     "save as a label": ((), {"save": "relu_1"}, SAVE),
     "save in capitals": ((), {"save": "ALL"}, SAVE),
@@ -93,16 +92,9 @@ STARTING = {
     "a tensor to save": ((), {"save": [torch.ones(1)]}, KEY),
     "a module to save": ((), {"save": [nn.ReLU()]}, KEY),
     "an empty key to save": ((), {"save": ["relu", ""]}, KEY),
-    "a device that there is not": ((), {"device": "gpu"}, DEVICE),
-    "a device number below 0": ((), {"device": -1}, DEVICE),
-    "a device of another machine": ((), {"device": "cuda:999"}, DEVICE),
-    "a list of devices": ((), {"device": ["cpu"]}, DEVICE),
-    "the name of a dtype": ((), {"dtype": "float16"}, "(must be a torch.dtype such as"),
-    "a type as a dtype": ((), {"dtype": float}, "(must be a torch.dtype such as"),
-    "a transform by name": ((), {"transform": "clone"}, "(must be a function of a tensor, or"),
     "replayable and cast": (
         (),
-        {"replayable": True, "dtype": torch.half},
+        {"replayable": True, "save": opscope.Save(dtype=torch.half)},
         "no device, dtype or transform",
     ),
 }
@@ -112,6 +104,28 @@ STARTING = {
 def test_a_trace_that_cannot_be_is_refused(args, options, right):
     with witness.untouched(), pytest.raises(OptionError) as caught:
         opscope.trace(*args, **options)
+    assert right in str(caught.value)
+
+
+FORMS = {
+    "detach as None": ({"detach": None}, FLAG),
+    "a device that there is not": ({"device": "gpu"}, DEVICE),
+    "a device number below 0": ({"device": -1}, DEVICE),
+    "a device of another machine": ({"device": "cuda:999"}, DEVICE),
+    "a list of devices": ({"device": ["cpu"]}, DEVICE),
+    "the name of a dtype": ({"dtype": "float16"}, "(must be a torch.dtype such as"),
+    "a type as a dtype": ({"dtype": float}, "(must be a torch.dtype such as"),
+    "a transform by name": ({"transform": "clone"}, "(must be a function of a tensor, or"),
+    "a key that is none": ({"what": [1.5]}, KEY),
+    "a label by itself": ({"what": "relu"}, SAVE),
+    "copy as a number": ({"copy": 0}, FLAG),
+}
+
+
+@pytest.mark.parametrize(("fields", "right"), FORMS.values(), ids=FORMS)
+def test_a_form_in_which_nothing_can_be_saved_is_refused(fields, right):
+    with pytest.raises(OptionError) as caught:
+        opscope.Save(**fields)
     assert right in str(caught.value)
 
 
@@ -193,9 +207,6 @@ STATES = {
     ),
     "a program of two runs": (
         lambda t: twice().to_fx(), TraceStateError, "to_fx needs a trace of one call",
-    ),
-    "options of one's own": (
-        lambda t: opscope.Trace(options={"detach": True}), OptionError, "opscope.trace by name",
     ),
 }  # fmt: skip
 
@@ -283,7 +294,8 @@ def test_a_command_that_cannot_be_carried_out_is_refused_before_the_model_runs(
 
 
 def test_there_are_enough_wrong_uses_in_these_tables():
-    assert len(STARTING) + len(READING) + len(STATES) + len(LOGGING) + len(COMMANDS) >= 100
+    tables = (STARTING, FORMS, READING, STATES, LOGGING, COMMANDS)
+    assert sum(map(len, tables)) >= 100
 
 
 @pytest.mark.parametrize("program", [lambda: 1 / 0, lambda: torch.ones(2) @ torch.ones(3)])

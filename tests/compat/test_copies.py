@@ -116,7 +116,8 @@ def test_a_copied_trace_has_the_whole_record(trace, made):
     assert twin["linear_1:2"].parents == (twin[twin["linear_1:2"].index - 1],)
     assert str(twin.summary()) == str(trace.summary())
     assert twin.to_dot().to_string() == trace.to_dot().to_string()
-    assert repr(twin) == repr(trace)
+    assert type(twin) is opscope.Record
+    assert repr(twin) == repr(trace).replace("Trace", "Record")
     invariants.check(twin)
 
 
@@ -214,7 +215,7 @@ def test_a_copy_answers_as_the_original_or_says_that_it_cannot(record, question)
 
 @copies
 def test_a_copied_trace_cannot_be_entered(trace, made):
-    with pytest.raises(TraceStateError), made(trace):
+    with pytest.raises((TypeError, AttributeError)), made(trace):
         raise AssertionError
 
 

@@ -51,7 +51,7 @@ OPTIONS = [{}, {"detach": False}, {"dtype": torch.float64}, {"device": "cpu"}]
 def test_what_is_saved_has_the_class_that_the_program_has(kind, options):
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Identity())
     x = given(kind)
-    with opscope.trace(model, save="all", **options) as trace:
+    with opscope.trace(model, save=opscope.Save(**options)) as trace:
         y = model(x)
     assert type(y) is kind
     assert [type(layer.activation) for layer in trace] == [kind] * len(trace)
@@ -207,7 +207,7 @@ def other_data():
 PROGRAMS = [in_place, several, model_in_training, parameter, buffer, other_data,
             lambda: X.as_subclass(Heard), lambda: given(Heard).contiguous().split(1),
             lambda: given(Heard).shape, lambda: given(Heard).__setitem__(0, 1.0)]  # fmt: skip
-WATCHING = [{}, {"layers": False}, {"save": "all"}, {"save": "all", "detach": False},
+WATCHING = [{}, {"layers": False}, {"save": "all"}, {"save": opscope.Save(detach=False)},
             {"save": "all", "layers": False}, {"replayable": True}, {"gradients": "all"},
             {"saved_for_backward": True}, {"stop_on_nonfinite": True}]  # fmt: skip
 

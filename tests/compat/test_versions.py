@@ -1,7 +1,7 @@
 """On a torch that lacks what opscope needs, the import says so; what it needs is in one list."""
 
 import ast
-import re
+import functools
 import subprocess
 import sys
 import types
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import opscope
-from opscope.capture.torch_api import NEEDED, NODES, check_torch
+from opscope.torch_api import INSTANCES, NEEDED, NODES, check_torch
 
 SOURCES = sorted(Path(opscope.__file__).parent.rglob("*.py"))
 
@@ -83,40 +83,83 @@ def test_the_import_is_what_fails_as_an_import_error_and_leaves_nothing():
     assert hooks == "0"
 
 
-def underscored(path):
-    """Return every dotted name of torch's with an underscored part that a file uses."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+def parts_of(node):
+    """Return the names in a chain of attributes: ``torch._C._dispatch`` has three."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [node.id, *reversed(names)] if isinstance(node, ast.Name) else []
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(tree):
+    """Yield the private names of torch that a file names, by themselves or to import them."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and id(node) not in inner:
-            name = ast.unparse(node)
-            if re.fullmatch(r"torch(\.\w+)*\._[a-zA-Z]\w*(\.\w+)*", name):
-                yield name.removeprefix("torch.")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}".removeprefix("torch.")
-                if re.search(r"(^|\.)_", name):
-                    yield name
+        if isinstance(node, ast.Attribute):
+            parts = parts_of(node)
+            if parts[:1] in (["torch"], ["nn"]) and any(map(private, parts)):
+                yield ".".join(parts)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name for name in names if any(map(private, name.split("."))))
 
 
-# Written as `frames = torch._C._dynamo.eval_frame`, whose parts are listed.
-SHORT = {"_C._dynamo.eval_frame"}
+@functools.cache
+def own_names():
+    """Return the private names that opscope itself gives, and those of the standard library."""
+    found = {"_getframe", "_fields", "_make", "_replace", "_asdict", "_get_filters", "_type"}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                found.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+    return found - set(INSTANCES)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_every_underscored_name_that_is_used_is_in_the_list(path):
-    missing = {
-        name
-        for name in underscored(path)
-        if name not in SHORT and not any(f"{known}.".startswith(f"{name}.") for known in NEEDED)
-    }
-    assert not missing
+OTHERS = [path for path in SOURCES if path.name != "torch_api.py"]
 
 
-def test_names_that_are_no_longer_used_are_taken_off_the_list():
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_no_other_file_has_a_private_name_of_torch(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert list(private_names(tree)) == []
+    known = own_names() | set(INSTANCES)
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {name for name in used if private(name)} <= known
+
+
+def test_every_private_name_in_the_one_file_is_probed():
+    tree = ast.parse((OTHERS[0].parent / "torch_api.py").read_text(encoding="utf-8"))
+    short = {"_C": "_C", "_dispatch": "utils._python_dispatch", "_modules": "nn.modules.module",
+             "_autograd": "autograd", "_overrides": "overrides"}  # fmt: skip
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = [
+        parts_of(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and id(node) not in inner
+    ]
+    full = [
+        ".".join([short[parts[0]], *parts[1:]] if parts[0] in short else parts[1:])
+        for parts in names
+        if parts and (parts[0] in short or parts[0] == "torch")
+    ]
+    bases = {*short.values(), "autograd", "overrides"}
+    missing = [name for name in full if name not in bases and name not in NEEDED]
+    assert missing == []
+
+
+def test_names_that_are_no_longer_used_are_taken_off_the_lists():
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    unused = [name for name in NEEDED if text.count(name.rpartition(".")[2]) < 2]
-    assert not unused
+    others = "\n".join(path.read_text(encoding="utf-8") for path in OTHERS)
+    assert [name for name in NEEDED if text.count(name.rpartition(".")[2]) < 2] == []
+    assert [name for name in INSTANCES if name not in others] == []
 
 
 @pytest.mark.parametrize("minor", range(10, 15))

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope import notation
 from opscope.capture.unchanged.outside import has_own_dispatch, set_generators
@@ -22,6 +20,14 @@ from opscope.notation import encodable, foreign, sentence
 from opscope.operators.plans import SCRATCH, Plan, is_uninitialised
 from opscope.records.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, before_writes
+from opscope.torch_api import (
+    AutoDispatchBelowAutograd,
+    DisableTorchFunction,
+    FakeTensor,
+    OpOverload,
+    has_internal_overlap,
+    is_wrapper_subclass,
+)
 
 if TYPE_CHECKING:
     from opscope.capture.collect.replay_inputs import Originals
@@ -128,8 +134,8 @@ def _as_recorded(originals: Originals) -> Iterator[None]:
     devices = [int(name.split(":")[1]) for name in names]
     with (
         torch.random.fork_rng(devices),
-        torch._C._AutoDispatchBelowAutograd(),
-        torch._C.DisableTorchFunction(),
+        AutoDispatchBelowAutograd(),
+        DisableTorchFunction(),
     ):
         set_generators(originals.generators)
         yield
@@ -390,7 +396,7 @@ def overload(operator: str) -> Any:
         found = getattr(found, part, None)
         if found is None:
             return None
-    return found if isinstance(found, torch._ops.OpOverload) else None
+    return found if isinstance(found, OpOverload) else None
 
 
 def _value(value: Value) -> str:
@@ -452,7 +458,7 @@ def _can_compare(tensor: torch.Tensor) -> bool:
     return (
         not has_own_dispatch(tensor)
         or isinstance(tensor, FakeTensor)
-        or is_traceable_wrapper_subclass(tensor)
+        or is_wrapper_subclass(tensor)
     )
 
 
@@ -460,7 +466,7 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return the tensors that a tensor with a class of its own, or a nested one, is made of."""
     if tensor.is_nested and tensor.layout == torch.strided:
         return list(tensor.unbind())
-    if not is_traceable_wrapper_subclass(tensor):
+    if not is_wrapper_subclass(tensor):
         return []
     parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
     return [part for part in parts if isinstance(part, torch.Tensor)]
@@ -472,7 +478,7 @@ def _can_fill(expected: torch.Tensor, tensor: torch.Tensor) -> bool:
         and expected.dtype == tensor.dtype
         and tensor.layout == torch.strided
         and not tensor._is_zerotensor()
-        and torch._debug_has_internal_overlap(tensor) != 1
+        and has_internal_overlap(tensor) != 1
     )
 
 

@@ -31,6 +31,7 @@ from opscope.capture.watch.functions import FunctionCalls
 from opscope.capture.watch.modules import ModuleCalls
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
+from opscope.torch_api import SKIP, DisableTorchFunction, FrameStrategy, set_code_strategy
 
 T = TypeVar("T", bound=Member)
 _warning_lines = WarningLines(compiled.HOOKS_WARNING)
@@ -81,7 +82,7 @@ class Session:
         self._interceptor = OnDispatchStack(Interceptor(self.tape))
         self._function_mode = None if self._functions is None else OnStack(self._functions)
         # Entered and left as the block is entered; left again it puts back what there was then.
-        self._torch_function: Any = torch._C.DisableTorchFunction()
+        self._torch_function: Any = DisableTorchFunction()
         self._was_interrupted = False
         # Whether anything of it may be on; what is left to do as the block is left, the last first.
         self.is_on = False
@@ -164,7 +165,7 @@ class Session:
         if not self.tape.log.at_once:
             self.tape.log.settle_at = self.tape.log.op_count + event_log.FIRST
         self.tape.values.forget_all()
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             self.tape.parameters.measure()
 
     def join(self, rows: Mapping[int, int]) -> None:
@@ -270,7 +271,7 @@ class Session:
             takers = (member for member in self.members if isinstance(member, NoteTaker))
             kept = next((taker.take_written(alive) for taker in takers), None)
             log_.write((event_log.END, log_.op_count, alive, kept))
-        with torch._C.DisableTorchFunction():  # a user's mode around the block is not to see it
+        with DisableTorchFunction():  # a user's mode around the block is not to see it
             tape.parameters.measure()
             self.modules.look_again()
             for member in self.members:
@@ -330,12 +331,11 @@ def _keep_dynamo_out() -> None:
     if _hidden_from_dynamo:
         return
     _hidden_from_dynamo = True
-    frames = torch._C._dynamo.eval_frame
-    skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
+    skip = FrameStrategy(SKIP, SKIP)
     package = opscope.capture
     for found in walk_packages(package.__path__, f"{package.__name__}."):
         for function in _functions_of(import_module(found.name)):
-            frames.set_code_exec_strategy(function.__code__, skip)
+            set_code_strategy(function.__code__, skip)
 
 
 def _functions_of(room: ModuleType) -> list[FunctionType]:

@@ -179,21 +179,6 @@ def test_what_was_not_selected_is_let_go_of_when_the_block_ends():
     assert len(payloads.rows()) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"detach": 1}, "detach: 1"),
-        ({"device": "moon"}, "device: 'moon'"),
-        ({"dtype": "half"}, "dtype: 'half'"),
-        ({"transform": 3}, "transform: 3"),
-        ({"dtype": torch.half, "replayable": True}, "replayable=True saves every value as it is"),
-    ],
-)
-def test_save_options_that_there_are_not_are_refused_at_once(options, message):
-    with pytest.raises(opscope.OptionError, match=message):
-        opscope.trace(relu_model(), save="all", **options)
-
-
 @pytest.mark.parametrize("replayable", [False, True])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize(

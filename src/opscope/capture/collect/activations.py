@@ -14,6 +14,7 @@ from opscope.capture.collect.collector import NoteTaker
 from opscope.capture.collect.transforms import SaveOptions, in_class_of, parts_of, saved_form
 from opscope.capture.log.event_log import Live, Log, is_transformed, physical
 from opscope.capture.unchanged.outside import has_own_dispatch, unseen
+from opscope.torch_api import DisableFuncTorch, DisableTorchDispatch, DisableTorchFunction
 
 LOST = object()
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -69,7 +70,7 @@ class Payloads(NoteTaker):
         """Save a tensor as it is now, unless that was done."""
         live, kept = self._last.get(id(ref(tensor)), (None, None))
         if live is not None and kept is not None and live() is tensor:
-            with torch._C.DisableTorchFunction():
+            with DisableTorchFunction():
                 storage = _storage_of(tensor)
             if storage is not None and self._writes.get(id(storage), 0) == kept.writes:
                 return kept
@@ -82,7 +83,7 @@ class Payloads(NoteTaker):
             tensor = live()
             is_written = False
             if tensor is not None:
-                with torch._C.DisableTorchFunction():  # a mode of the user's is not to see it
+                with DisableTorchFunction():  # a mode of the user's is not to see it
                     is_written = id(_storage_of(tensor)) in self._writes
             found.append(self.take_again(tensor) if is_written and tensor is not None else None)
         return found
@@ -94,19 +95,19 @@ class Payloads(NoteTaker):
     def take(self, tensor: torch.Tensor) -> Kept:
         """Save a tensor as it is now."""
         if is_transformed(tensor):
-            with torch._C._DisableFuncTorch():
+            with DisableFuncTorch():
                 return self.take(physical(tensor))
         if self._is_as_it_is and tensor.__class__ in _PLAIN:  # nearly always
-            with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+            with DisableTorchFunction(), DisableTorchDispatch():
                 storage = _storage_of(tensor)
                 if storage is not None:
                     return self._note(tensor, tensor.detach(), storage, shares=True)
         options = self.options
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             storage = _storage_of(tensor)
         # That of a sparse tensor is none that a write can be told to be in.
         value = saved_form(tensor, options, options.transform, self._log(), copy=storage is None)
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             shares = storage is not None and _is_in(storage, value)
         return self._note(tensor, value, storage, shares=shares)
 
@@ -151,7 +152,7 @@ class Payloads(NoteTaker):
     def _part(self, kept: Kept, *, in_op: bool = False) -> None:
         """Give a saved tensor memory of its own."""
         alias, kept.storage = kept.value, None
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             if alias is LOST or not _is_there(alias):
                 return
             if self.options.detach:
@@ -222,7 +223,7 @@ class Payloads(NoteTaker):
         kept = self._rows.get(row)
         if kept is None or kept.value is LOST:
             return None
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             if self._was_written(kept):
                 return None
             if isinstance(kept.value, torch.Tensor) and not _is_there(kept.value):

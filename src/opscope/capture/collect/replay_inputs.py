@@ -12,6 +12,7 @@ from opscope.capture.log.event_log import Log, Sight
 from opscope.capture.log.hooks import RunningOp
 from opscope.capture.tables.values import Values
 from opscope.capture.unchanged.outside import generators, has_own_dispatch, unseen
+from opscope.torch_api import DisableTorchFunction
 
 
 class Originals(Member):
@@ -47,7 +48,7 @@ class Originals(Member):
     def first_seen(self, tensor: torch.Tensor, snapshot: Sight) -> None:
         """Copy a tensor from outside, unless its storage was copied before."""
         live, storage = snapshot[:2]
-        with unseen(tensor), torch._C.DisableTorchFunction(), torch.no_grad():
+        with unseen(tensor), DisableTorchFunction(), torch.no_grad():
             if storage is None or has_own_dispatch(tensor):
                 self._tensors[id(live)] = tensor.detach().clone()
             elif id(storage) not in self._copied:

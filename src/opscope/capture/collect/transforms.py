@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope.capture.log.event_log import Log
 from opscope.capture.unchanged.outside import applied, described, has_own_dispatch, line_of, unseen
+from opscope.torch_api import DisableTorchFunction, is_wrapper_subclass
 
 Transform = Callable[[torch.Tensor], Any]
 
@@ -71,7 +71,7 @@ def saved_form(
     copy = copy or (transform is not None and options.careful)
     option: str | None = None
     try:
-        with torch._C.DisableTorchFunction(), unseen(tensor):
+        with DisableTorchFunction(), unseen(tensor):
             found = tensor.detach() if options.detach else tensor
             option = "dtype" if options.dtype is not None else "device"
             found = _converted(found, options)
@@ -84,7 +84,7 @@ def saved_form(
         option = "transform"
         if options.careful:
             return applied(transform, found, log)
-        with torch._C.DisableTorchFunction(), unseen(tensor):
+        with DisableTorchFunction(), unseen(tensor):
             return transform(found)
     except Exception as error:  # noqa: BLE001 (it is told to whoever asks for the activation)
         return _failed(option, error)
@@ -111,7 +111,7 @@ def in_class_of(tensor: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
 
 def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return the tensors that one of a class with its own dispatch says it is made of."""
-    if not is_traceable_wrapper_subclass(tensor):
+    if not is_wrapper_subclass(tensor):
         return []
     parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
     return [part for part in parts if isinstance(part, torch.Tensor)]

@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.utils.checkpoint
-from torch import nn
 
 from opscope.capture.log.call_sites import Places
+from opscope.torch_api import CALL_MODULE
 
 Kind = Literal["function", "checkpoint", "recomputation"]
 Chain = tuple[int, ...]
@@ -25,7 +25,6 @@ Chain = tuple[int, ...]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _DYNAMO = _TORCH + "_dynamo" + os.sep
 _APPLY = torch.autograd.Function.apply.__code__
-_MODULE_CALL = nn.Module._call_impl.__code__
 _IN_CHECKPOINT: dict[str, Kind] = {
     "checkpoint": "checkpoint", "recompute_fn": "recomputation",
 }  # fmt: skip
@@ -91,7 +90,7 @@ class Entries:
             if kind is None or (kind == "checkpoint" and at and codes[at - 1] is _APPLY):
                 continue
             unpackings = sum(_is_checkpoints(code, "unpack_hook") for code in codes[at:])
-            yield Entry(kind, chain[2 * at :], _MODULE_CALL in codes[:at], unpackings)
+            yield Entry(kind, chain[2 * at :], CALL_MODULE in codes[:at], unpackings)
 
     def _kind_of(self, number: int) -> Kind | None:
         code = self._code(number)
@@ -103,7 +102,7 @@ class Entries:
     def _line(self, chain: Chain) -> Chain:
         for at in range(0, len(chain), 2):
             code = self._code(chain[at])
-            if code is _MODULE_CALL or code is _APPLY:
+            if code is CALL_MODULE or code is _APPLY:
                 break
             if not code.co_filename.startswith(_TORCH):
                 return chain[at : at + 2]

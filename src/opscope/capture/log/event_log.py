@@ -16,6 +16,7 @@ import torch
 
 from opscope.capture.log.hooks import Error, ReturnedCall, first_error
 from opscope.records.containers import Structure
+from opscope.torch_api import DisableFuncTorch, functorch_unwrapped, is_functorch_wrapped
 
 # Kinds of events.
 CALL, HANDED_CALL, ENTER, LEAVE, SEEN, END, NAMED = range(7)
@@ -215,7 +216,7 @@ class Log:
             ):
                 return live
         if is_transformed(tensor):
-            with torch._C._DisableFuncTorch():
+            with DisableFuncTorch():
                 return self.read(physical(tensor))
         sight = look(tensor)
         for look_at in self.first_seen:
@@ -286,14 +287,14 @@ class Log:
 
 
 # `vmap`, `grad` and their kin hand Python a wrapper that is good inside them only.
-is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+is_transformed = is_functorch_wrapped
 _SIZES_ARE_NUMBERS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def physical(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor that ops see of one that torch.func wrapped; any other as it is."""
     while is_transformed(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = functorch_unwrapped(tensor)
     return tensor
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from opscope.operators.plans import identity_of
+from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 
 _KNOWN = tuple(
     f"__torch__.torch.classes.{room}."
@@ -164,7 +165,7 @@ def _objects(module: nn.Module) -> list[tuple[str, Any]]:
 
 def _contents(held: Any) -> dict[str, torch.Tensor]:
     """Return the parameters that an object of C++ holds, by name."""
-    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction(), torch.no_grad():
+    with DisableTorchDispatch(), DisableTorchFunction(), torch.no_grad():
         try:
             if _is_sparse(held) or "unpack" in held._method_names():
                 return _unpacked(held)

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from opscope.capture.log.call_sites import Places
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.grad_modes import GradModes
@@ -22,6 +20,7 @@ from opscope.capture.tables.parameters import Parameters
 from opscope.capture.tables.values import HANDED, Values
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
+from opscope.torch_api import next_sequence_number
 
 if TYPE_CHECKING:
     from opscope.operators.plans import Slots
@@ -303,7 +302,7 @@ class Tape:
 
     def note_start(self) -> None:
         """Note that from here on all that runs is seen."""
-        first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        first = next_sequence_number()
         self.starts.append((self.log.op_count, first))
 
     def tell_returned(self, rows: Sequence[int], notes: Sequence[Any] | None) -> None:

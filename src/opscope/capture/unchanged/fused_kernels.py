@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import (
-    _get_current_function_mode,
-    _get_current_function_mode_stack,
-    _pop_mode,
-    _push_mode,
+
+from opscope.torch_api import (
+    current_function_mode,
+    function_mode_stack,
+    pop_function_mode,
+    push_function_mode,
 )
 
 # These leave their fused kernels when they see a function mode.
@@ -91,9 +92,9 @@ class _Question:
             return
         if event == "c_call" and arg is _ASKS:
             _asked_at[id(frame.f_code)] = frame.f_lasti
-            while isinstance(mode := _get_current_function_mode(), self._kind):
+            while isinstance(mode := current_function_mode(), self._kind):
                 _now.off = (*_now.off, mode)
-                _pop_mode()
+                pop_function_mode()
         elif event == "return" or (event in {"c_return", "c_exception"} and arg is _ASKS):
             sys.setprofile(self._before)
             come_back()
@@ -109,6 +110,6 @@ def stop() -> None:
 def come_back() -> None:
     """Put on again the modes that are off; also where that was interrupted halfway."""
     for mode in reversed(_now.off):
-        if mode not in _get_current_function_mode_stack():
-            _push_mode(mode)
+        if mode not in function_mode_stack():
+            push_function_mode(mode)
     _now.off = ()

@@ -8,14 +8,21 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch.overrides import _pop_mode as _pop_function_mode
-from torch.overrides import _push_mode as _push_function_mode
-from torch.utils._python_dispatch import _disable_current_modes, _pop_mode, _push_mode
 
 from opscope.capture.log.event_log import Log
+from opscope.torch_api import (
+    DisableTorchDispatch,
+    EnableTorchFunction,
+    count_dispatch_modes,
+    count_function_modes,
+    disable_current_modes,
+    pop_dispatch_mode,
+    pop_function_mode,
+    push_dispatch_mode,
+    push_function_mode,
+)
 
 _PLAIN: Any = torch.Tensor.__torch_dispatch__
-_no_dispatch = torch._C._DisableTorchDispatch
 
 
 def has_own_dispatch(tensor: torch.Tensor) -> bool:
@@ -29,7 +36,10 @@ def unseen(tensor: torch.Tensor) -> AbstractContextManager[object]:
 
     A tensor whose class has its own dispatch is nothing without it: only the modes go.
     """
-    return _disable_current_modes() if has_own_dispatch(tensor) else _no_dispatch()
+    found: AbstractContextManager[object] = (
+        disable_current_modes() if has_own_dispatch(tensor) else DisableTorchDispatch()
+    )
+    return found
 
 
 def generators() -> dict[str, torch.Tensor]:
@@ -55,14 +65,14 @@ def applied(function: Callable[[Any], Any], argument: Any, log: Log | None) -> A
 
     What it draws of random numbers the program draws too, and the grad mode is as it was.
     """
-    functions = [_pop_function_mode() for _ in range(torch._C._len_torch_function_stack())]
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_dispatch_stack())]
+    functions = [pop_function_mode() for _ in range(count_function_modes())]
+    modes = [pop_dispatch_mode() for _ in range(count_dispatch_modes())]
     hidden = log is not None and log.hidden
     states, grad = generators(), torch.is_grad_enabled()
     if log is not None:
         log.hidden = True  # modules that it runs are none of the program's
     try:
-        with torch._C._EnableTorchFunction():
+        with EnableTorchFunction():
             return function(argument)
     finally:
         if log is not None:
@@ -70,9 +80,9 @@ def applied(function: Callable[[Any], Any], argument: Any, log: Log | None) -> A
         set_generators(states)
         torch.set_grad_enabled(grad)
         for mode in reversed(modes):
-            _push_mode(mode)
+            push_dispatch_mode(mode)
         for mode in reversed(functions):
-            _push_function_mode(mode)
+            push_function_mode(mode)
 
 
 def described(error: Exception, line: str | None = None) -> str:

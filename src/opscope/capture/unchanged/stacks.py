@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch.utils._python_dispatch as room
-from torch.overrides import _get_current_function_mode_stack
-from torch.overrides import _pop_mode as _pop_function_mode
-from torch.overrides import _push_mode as _push_function_mode
+from opscope.torch_api import (
+    dispatch_mode_stack,
+    dispatch_modes,
+    function_mode_stack,
+    pop_dispatch_mode,
+    pop_function_mode,
+    push_dispatch_mode,
+    push_function_mode,
+)
 
 # By which torch tells that a dispatch mode is on.
 _FLAGS = ("_is_in_torch_dispatch_mode", "_is_in_non_infra_torch_dispatch_mode")
@@ -32,9 +37,9 @@ class OnStack:
     def __init__(
         self,
         mode: Any,
-        stack: Callable[[], list[Any]] = _get_current_function_mode_stack,
-        pop: Callable[[], Any] = _pop_function_mode,
-        push: Callable[[Any], None] = _push_function_mode,
+        stack: Callable[[], list[Any]] = function_mode_stack,
+        pop: Callable[[], Any] = pop_function_mode,
+        push: Callable[[Any], None] = push_function_mode,
     ) -> None:
         self._mode = mode
         self._stack = stack
@@ -103,16 +108,16 @@ class OnDispatchStack(OnStack):
     """A dispatch mode, and the flags that say that there is one."""
 
     def __init__(self, mode: Any) -> None:
-        super().__init__(
-            mode, room._get_current_dispatch_mode_stack, room._pop_mode, room._push_mode
-        )
+        super().__init__(mode, dispatch_mode_stack, pop_dispatch_mode, push_dispatch_mode)
         self._found: dict[str, bool] = {}
 
     def put_on(self) -> None:
         """Put the mode on top."""
-        self._found = {name: getattr(room, name) for name in _FLAGS if hasattr(room, name)}
+        self._found = {
+            name: getattr(dispatch_modes, name) for name in _FLAGS if hasattr(dispatch_modes, name)
+        }
         for name in self._found:
-            setattr(room, name, True)
+            setattr(dispatch_modes, name, True)
         super().put_on()
 
     def take_off(self) -> None:
@@ -127,5 +132,5 @@ class OnDispatchStack(OnStack):
             self._found = {}
         super().take_off()
         for name, flag in self._found.items():
-            setattr(room, name, flag)
+            setattr(dispatch_modes, name, flag)
         self._found = {}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from opscope.torch_api import DispatchModeKey, dispatch_mode_of
+
 _is_compiling = torch.compiler.is_compiling
-_mode: Any = torch._C._get_dispatch_mode
-_Key: Any = torch._C._TorchDispatchModeKey
-_FAKE, _PROXY, _FUNCTIONAL = _Key.FAKE, _Key.PROXY, _Key.FUNCTIONAL
+_FAKE, _PROXY, _FUNCTIONAL = DispatchModeKey.FAKE, DispatchModeKey.PROXY, DispatchModeKey.FUNCTIONAL
 
 
 def is_tracing() -> bool:
@@ -18,6 +16,6 @@ def is_tracing() -> bool:
     Under a user's own ``FakeTensorMode`` nothing is written down, and ``make_fx`` on real
     tensors computes: those are to be recorded.
     """
-    if _is_compiling() or _mode(_FUNCTIONAL) is not None:
+    if _is_compiling() or dispatch_mode_of(_FUNCTIONAL) is not None:
         return True
-    return _mode(_PROXY) is not None and _mode(_FAKE) is not None
+    return dispatch_mode_of(_PROXY) is not None and dispatch_mode_of(_FAKE) is not None

@@ -23,14 +23,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as module_room
 
 from opscope.capture.unchanged.outside import applied
+from opscope.torch_api import (
+    BACKWARD_HOOKS,
+    BACKWARD_PRE_HOOKS,
+    CALL_MODULE,
+    FORWARD_HOOKS,
+    FORWARD_PRE_HOOKS,
+    has_any_global_hook,
+)
 
 _OURS = str(Path(__file__).parents[1]) + sep
 _ASKS = torch.overrides.handle_torch_function.__code__
-_CALLS = nn.Module._call_impl.__code__
-_INNER = next((c for c in _CALLS.co_consts if getattr(c, "co_name", "") == "inner"), None)
+_INNER = next((c for c in CALL_MODULE.co_consts if getattr(c, "co_name", "") == "inner"), None)
 # Where we run code of the user's; what we do elsewhere is nothing of the program's.
 _RUN_IT = tuple(
     _OURS + name.replace("/", sep)
@@ -53,7 +59,7 @@ class _Caller(nn.Module):
 
 
 # The line of torch's that calls a module which has no hooks; None if that is not to be had.
-_LINE_WITHOUT_HOOKS: int | None = None if module_room._has_any_global_hook() else _Caller()()
+_LINE_WITHOUT_HOOKS: int | None = None if has_any_global_hook() else _Caller()()
 
 
 class _Now(local):
@@ -179,7 +185,7 @@ def _raise_again(message: Any, module: str, stack: list[tuple[FrameType, bool]])
         frame = stack[at][0]
         if at != level:
             filename, line = frame.f_code.co_filename, frame.f_lineno
-            if frame.f_code is _CALLS and stack[at - 1][1] and _LINE_WITHOUT_HOOKS:
+            if frame.f_code is CALL_MODULE and stack[at - 1][1] and _LINE_WITHOUT_HOOKS:
                 line = _LINE_WITHOUT_HOOKS
         module = frame.f_globals.get("__name__", "<string>")
         registry = frame.f_globals.setdefault("__warningregistry__", {})
@@ -243,13 +249,13 @@ def _has_hooks_outside(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or module_room._global_backward_hooks
-        or module_room._global_backward_pre_hooks
+        or BACKWARD_HOOKS
+        or BACKWARD_PRE_HOOKS
     ):
         return True
     hooks: list[Any] = [
-        *module_room._global_forward_hooks.values(),
-        *module_room._global_forward_pre_hooks.values(),
+        *FORWARD_HOOKS.values(),
+        *FORWARD_PRE_HOOKS.values(),
     ]
     return not all(_is_ours(hook) for hook in hooks)
 

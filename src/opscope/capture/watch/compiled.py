@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from opscope.capture.log.containers import Contents
 from opscope.capture.log.event_log import LogRow
@@ -30,6 +29,7 @@ from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, Tape, TensorS
 from opscope.capture.watch.dispatch import Interceptor
 from opscope.operators.plans import Plan
 from opscope.records.containers import tensor_paths
+from opscope.torch_api import DisableTorchFunction, current_dispatch_mode, next_sequence_number
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
 HOOKS_WARNING = (
@@ -159,7 +159,7 @@ class Region:
         paths = (path or "input" for path in tensor_paths(given.structure))
         tensors = dict(zip(paths, given.tensors, strict=True))
         tensors |= dict(module.named_buffers())
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             for look_at in tape.hooks.before_region:  # which it writes is known only afterwards
                 look_at(tensors.values())
             self._versions = {
@@ -193,7 +193,7 @@ class Region:
         if error is not None:
             flags |= FAILED
             self._tape.failed_ops.note(error, log.op_count)
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             written = [t for t, version in self._versions.values() if t._version != version]
             made = [part for tensor in outputs for part in log.note(tensor)]
             wrote = [part for tensor in written for part in log.note(tensor)]
@@ -204,7 +204,7 @@ class Region:
                 place=run,
                 run=run,
                 flags=flags,
-                sequence=torch.autograd._get_sequence_nr(),  # type: ignore[attr-defined]
+                sequence=next_sequence_number(),
                 started=self._started,
                 ended=ended,
                 kept=None if log.keep is None else list(map(log.keep, (*written, *outputs))),
@@ -228,7 +228,7 @@ class Region:
 
 def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:
     """Take the dispatch mode off the stack, if it is the one on top, for a compiled module."""
-    mode = _get_current_dispatch_mode()
+    mode = current_dispatch_mode()
     if isinstance(mode, Interceptor) and mode.writes_to(tape):
         return Region(tape, mode, module, given)
     return None

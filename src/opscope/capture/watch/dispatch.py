@@ -11,7 +11,6 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from opscope.capture.log.event_log import ABSENT, Chain
 from opscope.capture.log.hooks import RunningOp, first_error
@@ -28,22 +27,28 @@ from opscope.capture.tables.tables import (
 from opscope.capture.unchanged.stacks import OnDispatchStack
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.operators.plans import Plan, Slots, described, plan_of, unnested
+from opscope.torch_api import (
+    AD_IN_PLACE_OR_VIEW,
+    RUN_BACKWARD,
+    AccumulateGrad,
+    DisableTorchDispatch,
+    DisableTorchFunction,
+    EnableTorchFunction,
+    TorchDispatchMode,
+    count_dispatch_modes,
+    count_function_modes,
+    current_autograd_node,
+    current_graph_task,
+    is_key_excluded,
+    next_sequence_number,
+)
 
 _Tensor = torch.Tensor
 _FEW = 512
 _EMPTY: dict[str, Any] = {}
 _ONE = TensorSlot()
 
-_AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
-_ENGINE = torch.autograd.graph._engine_run_backward.__code__
 
-_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
-_AD_IN_PLACE_OR_VIEW = torch._C.DispatchKey.ADInplaceOrView
-_graph_task = torch._C._current_graph_task_id
-_autograd_node = torch._C._current_autograd_node
-_sequence_nr = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
-_function_modes = torch._C._len_torch_function_stack
-_other_modes = torch._C._len_torch_dispatch_stack
 _grad_enabled = torch.is_grad_enabled
 _inference = torch.is_inference_mode_enabled
 
@@ -85,27 +90,27 @@ class Interceptor(TorchDispatchMode):
         plan = self._plans.get(id(func))
         if plan is None:
             plan = self._learn(func)
-        if plan.skip or (_other_modes() and is_tracing()):
+        if plan.skip or (count_dispatch_modes() and is_tracing()):
             return plan.call(*args, **(kwargs or _EMPTY))
         log = self._log
         flags, place = 0, None
         if log.in_call:
             flags = IN_CALL
-        if _graph_task() != -1:
+        if current_graph_task() != -1:
             flags |= BACKWARD
             place = self._note_node(sys._getframe().f_back)
         elif not flags:
             place = log.chain(sys._getframe(1))
-        if not _function_modes():
+        if not count_function_modes():
             return self._run(plan, plan.call, args, kwargs, place, flags)
         # A function mode is on, and reading `tensor.shape` would be a call that it sees.
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
 
             def call(*args: Any, **kwargs: Any) -> Any:
                 # Other function modes see the op; our own must not take it for a call.
                 in_call, log.in_call = log.in_call, True
                 try:
-                    with torch._C._EnableTorchFunction():
+                    with EnableTorchFunction():
                         return plan.call(*args, **kwargs)
                 finally:
                     log.in_call = in_call
@@ -118,13 +123,13 @@ class Interceptor(TorchDispatchMode):
         There is such code in hooks, custom functions and checkpoints.
         """
         tape, log, op = self._tape, self._log, self._log.op_count
-        thread, task = get_ident(), _graph_task()
-        node = _autograd_node()
+        thread, task = get_ident(), current_graph_task()
+        node = current_autograd_node()
         if node is not None:
             kind, number, parameter = node.__class__, node._sequence_nr(), NONE
-            if kind is _AccumulateGrad:
+            if kind is AccumulateGrad:
                 number = NONE
-                parameter = tape.parameters.number(node.variable)  # type: ignore[attr-defined]
+                parameter = tape.parameters.number(node.variable)
             tape.nodes.extend((op, kind, number, parameter, task))
         if thread != log.thread:  # each device has a thread of its own
             tape.threads[op] = thread
@@ -132,7 +137,7 @@ class Interceptor(TorchDispatchMode):
             tape.backward_run_of[op] = runs[-1][1]
         chain: list[Any] = []
         at = frame
-        while at is not None and at.f_code is not _ENGINE:
+        while at is not None and at.f_code is not RUN_BACKWARD:
             chain += (at.f_code, at.f_lasti)
             at = at.f_back
         if task not in tape.tasks:
@@ -156,14 +161,14 @@ class Interceptor(TorchDispatchMode):
         Nothing else holds such a constant, and the program cannot be run again without it.
         """
         if number.numel() <= _FEW:
-            with torch._C._DisableTorchDispatch():
+            with DisableTorchDispatch():
                 self._log.constants[self._log.op_count] = number.detach().clone()
         lifted: torch.Tensor = torch.ops.aten.lift_fresh.default(number)
         return lifted
 
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
         """Run `detach`, and note it where autograd does so to keep a tensor for itself."""
-        if not _is_excluded(_AD_IN_PLACE_OR_VIEW):
+        if not is_key_excluded(AD_IN_PLACE_OR_VIEW):
             self._tape.own_detaches.append(self._log.op_count)
         detached: torch.Tensor = torch.ops.aten.detach.default(tensor)
         return detached
@@ -195,7 +200,7 @@ class Interceptor(TorchDispatchMode):
         op = None
         if log.prepares:
             op = self._prepare(plan, args, kwargs, place)
-        sequence = _sequence_nr()
+        sequence = next_sequence_number()
         made: Sequence[Any] = ()
         wrote: Sequence[Any] = ()
         kept = None
@@ -343,7 +348,7 @@ class Interceptor(TorchDispatchMode):
 def _is_in_engine(frame: FrameType | None) -> bool:
     """Whether the engine runs the code of a frame, which is then inside a backward."""
     while frame is not None:
-        if frame.f_code is _ENGINE:
+        if frame.f_code is RUN_BACKWARD:
             return True
         frame = frame.f_back
     return False

@@ -26,6 +26,14 @@ from opscope.capture.log.grad_modes import step_of
 from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.unchanged.stacks import OnStack
 from opscope.capture.unchanged.tracers import is_tracing
+from opscope.torch_api import (
+    MAKE_GRADIENTS,
+    DisableTorchFunction,
+    count_dispatch_modes,
+    count_function_modes,
+    current_graph_task,
+    set_grad_enabled,
+)
 
 _Tensor = torch.Tensor
 # What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
@@ -34,15 +42,10 @@ _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
 _UNHEARD = frozenset({_Tensor, torch.nn.Parameter, tuple, list, type(None)})
 _DATA = torch.Tensor.data
 _is_compiling = torch.compiler.is_dynamo_compiling
-_other_modes = torch._C._len_torch_function_stack
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_graph_task = torch._C._current_graph_task_id
 # Where `backward` makes the gradient that it starts from.
-_FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 # Calls that run other code rather than compute: what runs inside has its own place.
 _TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 _SPECIAL = _TRANSPARENT | {torch.ones_like}
-_set_grad_enabled = torch._C._set_grad_enabled
 # No op shows what these do: numbers become Python's, a gradient may become another.
 _UNSEEN = frozenset({torch.Tensor.tolist, torch.Tensor.register_hook})
 # Calls that return their input only so that they can be chained.
@@ -68,7 +71,7 @@ class FunctionCalls(TorchFunctionMode):
         if (
             _is_compiling()
             or log.in_call
-            or _graph_task() != -1  # it is the layer of the autograd node that runs
+            or current_graph_task() != -1  # it is the layer of the autograd node that runs
             or (func in _SPECIAL and _has_no_place(func, sys._getframe(1)))
         ):
             return func(*args, **(kwargs or {}))
@@ -94,7 +97,9 @@ class FunctionCalls(TorchFunctionMode):
                 if code is ATTENTION or code is LAYER or code is ENCODER:
                     wait_for_question(frame, FunctionCalls)
                 return result
-        elif result.__class__ is _Tensor and frame.f_code is not _OWN and not _other_modes():
+        elif (
+            result.__class__ is _Tensor and frame.f_code is not _OWN and not count_function_modes()
+        ):
             live = ref(result)  # nearly always, and short, as caches are cold
             item = live if id(live) in log.known else log.read(result)
             node, chain = _node_class(result), log.chain(frame)
@@ -108,8 +113,8 @@ class FunctionCalls(TorchFunctionMode):
                 log.tell("function", function_name(func), func, result)
             return result
         # Modes and classes of the user's are not to see what is read here.
-        if types or result.__class__ not in _UNHEARD or _other_modes():
-            with torch._C.DisableTorchFunction():
+        if types or result.__class__ not in _UNHEARD or count_function_modes():
+            with DisableTorchFunction():
                 self._write(func, args, kwargs, op, started, ended, result, frame)
         else:
             self._write(func, args, kwargs, op, started, ended, result, frame)
@@ -181,7 +186,7 @@ class FunctionCalls(TorchFunctionMode):
     ) -> None:
         """Write a call that dispatched nothing, if what it returned is what it was given."""
         log = self._log
-        if func is _set_grad_enabled:
+        if func is set_grad_enabled:
             chain = log.chain(_not_ours(frame))
             hidden = is_custom_function(chain[::2])
             step = step_of(_not_ours(frame))
@@ -192,7 +197,7 @@ class FunctionCalls(TorchFunctionMode):
             return
         if not isinstance(result, (_Tensor, tuple, list)) or func in _ANNOTATIONS:
             return
-        if _dispatch_modes() > 1 and is_tracing():
+        if count_dispatch_modes() > 1 and is_tracing():
             return
         tensors = list(tensors_in(result))
         given = {id(tensor) for tensor in tensors_in((args, kwargs))}
@@ -222,7 +227,7 @@ def _not_ours(frame: FrameType | None) -> FrameType | None:
 
 def _has_no_place(func: Any, frame: FrameType) -> bool:
     """Whether a special function is to be passed over, called from this frame."""
-    return func in _TRANSPARENT or frame.f_code is _FIRST_GRADIENTS
+    return func in _TRANSPARENT or frame.f_code is MAKE_GRADIENTS
 
 
 def _storage_id(tensor: torch.Tensor) -> int | None:

@@ -9,19 +9,15 @@ from __future__ import annotations
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from opscope.capture.tables.tables import NONE, Tape
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.dispatch import Interceptor
+from opscope.torch_api import count_dispatch_modes, current_graph_task, dispatch_mode_stack
 
 if TYPE_CHECKING:
     from opscope.capture.watch.module_names import Known
-
-_graph_task = torch._C._current_graph_task_id
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 class InBackward:
@@ -33,8 +29,8 @@ class InBackward:
 
     def enter(self, module: nn.Module, known: Known | None) -> None:
         """Note that a module begins to run, if it does so in a backward that is watched."""
-        key = get_ident(), _graph_task()
-        if key[1] == -1 or (_dispatch_modes() > 1 and is_tracing()):
+        key = get_ident(), current_graph_task()
+        if key[1] == -1 or (count_dispatch_modes() > 1 and is_tracing()):
             return
         if key[0] != self._tape.log.thread and not self._is_watched():
             return
@@ -45,7 +41,7 @@ class InBackward:
 
     def leave(self, module: nn.Module) -> None:
         """Note that it ended, and those inside it that a BaseException left open."""
-        key = get_ident(), _graph_task()
+        key = get_ident(), current_graph_task()
         running = self._running.get(key)
         if running is None or all(called != id(module) for called, _ in running):
             return
@@ -58,5 +54,5 @@ class InBackward:
         """Whether the engine took the dispatch mode along to this thread, a device's."""
         return any(
             isinstance(mode, Interceptor) and mode.writes_to(self._tape)
-            for mode in _get_current_dispatch_mode_stack()
+            for mode in dispatch_mode_stack()
         )

@@ -11,7 +11,6 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
 
-import torch
 from torch import nn
 
 from opscope.capture.log.event_log import NAMED, Live
@@ -20,6 +19,7 @@ from opscope.capture.tables.parameters import Holder
 from opscope.capture.tables.tables import Tape
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS
 from opscope.capture.watch.compiled import wrapped
+from opscope.torch_api import DisableTorchFunction
 
 _KEYS, _VALUES = methodcaller("keys"), methodcaller("values")
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
@@ -154,7 +154,7 @@ class ModuleNames:
             return
         self._is_changed = True
         prefix = f"{known.address}." if known.address else ""
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             if isinstance(item, nn.Module):
                 inner = wrapped(item)
                 if self.known(inner) is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
-import torch.nn.modules.module as module_room
 from torch import nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -41,22 +40,31 @@ from opscope.capture.watch.compiled import (
 from opscope.capture.watch.in_backward import InBackward
 from opscope.capture.watch.module_names import Known, ModuleNames
 from opscope.records.containers import tensor_paths
+from opscope.torch_api import (
+    ALWAYS_CALLED_HOOKS,
+    BUFFER_REGISTRATION_HOOKS,
+    FORWARD_HOOKS,
+    FORWARD_PRE_HOOKS,
+    MODULE_REGISTRATION_HOOKS,
+    PARAMETER_REGISTRATION_HOOKS,
+    DisableTorchFunction,
+    count_dispatch_modes,
+    current_graph_task,
+)
 
 if TYPE_CHECKING:
     from opscope.capture.log.event_log import Live
     from opscope.capture.watch.functions import FunctionCalls
 
 _HOOKS: tuple[dict[int, Any], ...] = (
-    module_room._global_forward_pre_hooks,
-    module_room._global_forward_hooks,
-    module_room._global_module_registration_hooks,
-    module_room._global_parameter_registration_hooks,
-    module_room._global_buffer_registration_hooks,
+    FORWARD_PRE_HOOKS,
+    FORWARD_HOOKS,
+    MODULE_REGISTRATION_HOOKS,
+    PARAMETER_REGISTRATION_HOOKS,
+    BUFFER_REGISTRATION_HOOKS,
 )
 _Tensor = torch.Tensor
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_dynamo_compiling
-_graph_task = torch._C._current_graph_task_id
 
 
 class _Odd:
@@ -129,7 +137,7 @@ class ModuleCalls:
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
         if self._model is not None:
-            with torch._C.DisableTorchFunction():
+            with DisableTorchFunction():
                 self.names.meet(wrapped(self._model))
             self._model = None
         self._log.unwind = self._unwind
@@ -154,7 +162,7 @@ class ModuleCalls:
         """Take off all that are ours; an interrupt may have come before a handle was had."""
         for hooks in _HOOKS:
             for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", 0) is self]:
-                module_room._global_forward_hooks_always_called.pop(key, None)
+                ALWAYS_CALLED_HOOKS.pop(key, None)
                 del hooks[key]
 
     def remove(self) -> None:
@@ -261,13 +269,13 @@ class ModuleCalls:
         """Whether a module runs that is no part of the program that is watched."""
         return (
             get_ident() != self._log.thread
-            or _graph_task() != -1  # a checkpoint, say, runs it again: see `InBackward`
-            or (_dispatch_modes() > 1 and is_tracing())
+            or current_graph_task() != -1  # a checkpoint, say, runs it again: see `InBackward`
+            or (count_dispatch_modes() > 1 and is_tracing())
         )
 
     def _registered(self, module: nn.Module, name: str, item: Any) -> None:
         """Note that a module is given a module, a parameter or a buffer while it is watched."""
-        if get_ident() == self._log.thread and not (_dispatch_modes() > 1 and is_tracing()):
+        if get_ident() == self._log.thread and not (count_dispatch_modes() > 1 and is_tracing()):
             self.names.registered(module, name, item)
 
     def _enter_odd(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
@@ -314,7 +322,7 @@ class ModuleCalls:
             known = self.names.known(module)
             if known is not None:
                 return module, known
-        with torch._C.DisableTorchFunction():  # to name parameters is to read their sizes
+        with DisableTorchFunction():  # to name parameters is to read their sizes
             return module, self.names.meet(module)
 
     def _leave_odd(self, module: nn.Module, output: Any, frame: FrameType) -> None:
@@ -412,7 +420,7 @@ class ModuleCalls:
             live = self._known_tensor(args[0])
             if live is not None:
                 return live  # nearly always
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             structure, tensors = arguments(args, named)
             return Nested(structure, list(map(self._log.read, tensors)))
 
@@ -421,7 +429,7 @@ class ModuleCalls:
         live = self._known_tensor(value)
         if live is not None:
             return live  # nearly always
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             structure, tensors = contents(value)
             return Nested(structure, list(map(self._log.read, tensors)))
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from opscope.exporters.fx.scope import calls_inside
 from opscope.records.recording import LayerCall, ModuleCall, Op, Recording
+from opscope.torch_api import has_kernel_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def has_own_derivative(operator: str) -> bool:
         return False
     name, _, overload = rest.partition(".")
     full = f"{namespace}::{name}" + (f".{overload}" if overload != "default" else "")
-    has_kernel: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    has_kernel: Any = has_kernel_for
     try:
         return any(has_kernel(full, key) for key in ("Autograd", "AutogradCPU", "AutogradCUDA"))
     except RuntimeError:  # no operator of the dispatcher's

@@ -77,7 +77,7 @@ def leaf(*values):
 def test_gradients_are_those_of_autograd_grad(name):
     """Without in-place writes each activation is there to be asked for by autograd itself."""
     program = out_of_place(zoo.build(name, training=True))
-    options = {"save": "all", "detach": False, "gradients": "all"}
+    options = {"save": opscope.Save(detach=False), "gradients": "all"}
     with opscope.trace(program.module, **options) as trace:
         loss = loss_of(program.run())
     assert compare(trace, loss) > 10
@@ -512,7 +512,7 @@ def test_a_layer_that_needs_no_gradient_says_so():
 @pytest.mark.parametrize("options", [{"dtype": torch.float64}, {"device": "cpu"}], ids=str)
 def test_gradients_are_moved_and_cast_like_activations(options):
     x = leaf()
-    with opscope.trace(gradients="all", **options) as trace:
+    with opscope.trace(gradients=opscope.Save(**options)) as trace:
         x.exp().sum().backward()
     assert torch.equal(trace["exp"].gradient, torch.ones(3, dtype=options.get("dtype")))
 

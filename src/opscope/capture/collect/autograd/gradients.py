@@ -17,6 +17,7 @@ import torch
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
 from opscope.capture.collect.transforms import SaveOptions, saved_form
 from opscope.records.recording import GradientFlow
+from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 
 
 class Gradients(PostCallQueue):
@@ -54,7 +55,7 @@ class Gradients(PostCallQueue):
             if gradients is not None and gradient is not None:
                 gradients._take(gradient, row)
 
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             try:
                 node: Any = tensor.grad_fn
             except RuntimeError:  # a view made in no_grad, whose base was written with grad on
@@ -172,7 +173,7 @@ class Gradients(PostCallQueue):
 @cache
 def _bearer(output: int) -> torch.Tensor:
     """Return a tensor that is the output of this number of some node, to bear hooks."""
-    with torch._C._DisableTorchDispatch(), torch.enable_grad(), torch.inference_mode(mode=False):
+    with DisableTorchDispatch(), torch.enable_grad(), torch.inference_mode(mode=False):
         return torch.empty(output + 1, requires_grad=True).unbind()[output]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from opscope.capture.collect.collector import Member
 from opscope.capture.log.hooks import RunningOp
+from opscope.torch_api import DisableTorchFunction, next_sequence_number
 
 
 class PostCallQueue(Member, ABC):
@@ -35,11 +36,11 @@ class PostCallQueue(Member, ABC):
 
     def start(self) -> None:
         """Note where the autograd graph of the block begins."""
-        self.first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        self.first = next_sequence_number()
 
     def called(self, tensor: torch.Tensor, row: int) -> None:
         """Look at a tensor, now or when it has its node."""
-        with torch._C.DisableTorchFunction():  # a class of the user's is not to see it
+        with DisableTorchFunction():  # a class of the user's is not to see it
             has_node = tensor.requires_grad and _node_of(tensor) is not None
         if has_node:
             self.inspect(tensor, row)
@@ -66,7 +67,7 @@ class PostCallQueue(Member, ABC):
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             for live, row in waiting:
                 tensor = live()
                 if tensor is not None and tensor.requires_grad:

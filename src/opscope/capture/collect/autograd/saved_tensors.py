@@ -14,6 +14,7 @@ import torch
 
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
 from opscope.capture.tables.values import NO_STORAGE, Values
+from opscope.torch_api import DisableTorchFunction
 
 
 class SavedRow(NamedTuple):
@@ -51,7 +52,7 @@ class SavedTensors(PostCallQueue):
 
     def inspect(self, tensor: torch.Tensor, row: int) -> None:
         """Look at the nodes behind a tensor that were not there before."""
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             try:
                 pending = [tensor.grad_fn]
             except RuntimeError:  # a view made in no_grad, whose base was written with grad on

@@ -48,17 +48,19 @@ from opscope.records.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
 from opscope.records.origins import Kinds, Spot, asks_for_form
 from opscope.records.recording import Recording
 from opscope.records.results import left_behind
+from opscope.torch_api import (
+    MAKE_GRADIENTS,
+    AccumulateGrad,
+    current_autograd_node,
+    current_graph_task,
+)
 
-_FIRST_GRADIENTS = torch.autograd._make_grads.__code__
 _SCALING = torch.amp.GradScaler.scale.__code__
 _OPTIMIZERS = str(Path(torch.optim.__file__).parent)
 _OWN = str(Path(__file__).parents[3])
 _FIRST_SWEEP = 64
 _LISTS = frozenset({tuple, list})
 _Tensor = torch.Tensor
-_graph_task = torch._C._current_graph_task_id
-_autograd_node = torch._C._current_autograd_node
-_AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
 class NonFiniteChecker(Member):
@@ -149,7 +151,7 @@ class NonFiniteChecker(Member):
             self._sweep_at = 2 * len(self._bad.spots) + _FIRST_SWEEP
         if number:
             return self._first_error((NUMBER, tensor) for _, tensor in read)
-        if op.name == "aten.ones_like.default" and op.chain and _FIRST_GRADIENTS in op.chain:
+        if op.name == "aten.ones_like.default" and op.chain and MAKE_GRADIENTS in op.chain:
             return self._first_error((LOSS, tensor) for _, tensor in read)
         return self._kept([tensor for output, tensor in bad if output is None], op.name)
 
@@ -176,8 +178,8 @@ class NonFiniteChecker(Member):
 
     def _note_gradient(self, result: Any, wrote: list[torch.Tensor]) -> None:
         """Note whose gradient it is that the engine has just accumulated, if it has."""
-        node = None if _graph_task() == -1 else _autograd_node()
-        if node.__class__ is _AccumulateGrad:
+        node = None if current_graph_task() == -1 else current_autograd_node()
+        if node.__class__ is AccumulateGrad:
             variable: torch.Tensor = node.variable  # type: ignore[union-attr]
             named = self._came_in.parameter(variable)
             dtype = str(variable.dtype).removeprefix("torch.")

@@ -9,15 +9,20 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from opscope.capture.unchanged.outside import has_own_dispatch
 from opscope.records.origins import Extent, Kinds
 from opscope.records.regions import region
+from opscope.torch_api import (
+    AutoDispatchBelowAutograd,
+    DisableTorchDispatch,
+    DisableTorchFunction,
+    is_wrapper_subclass,
+)
 
-no_dispatch = torch._C._DisableTorchDispatch
-no_functions = torch._C.DisableTorchFunction
-below_autograd = torch._C._AutoDispatchBelowAutograd
+no_dispatch = DisableTorchDispatch
+no_functions = DisableTorchFunction
+below_autograd = AutoDispatchBelowAutograd
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 _COMPRESSED = frozenset({
     torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc
@@ -76,7 +81,7 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 def _look_at_parts(tensor: torch.Tensor) -> Kinds:
     """Look at what a tensor of a class of its own wraps; nothing is said of fake and masked ones."""
     found = _GOOD
-    if is_traceable_wrapper_subclass(tensor):
+    if is_wrapper_subclass(tensor):
         for name in tensor.__tensor_flatten__()[0]:
             part = getattr(tensor, name)
             if isinstance(part, torch.Tensor):

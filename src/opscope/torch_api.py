@@ -1,7 +1,9 @@
 """What opscope needs of torch that torch promises nobody: probed once, as opscope is imported.
 
 Nothing here goes by torch's version: a name is there or it is not, also in a build of
-one's own. The same list is the first thing to look at when a new torch comes out.
+one's own. No other file has a private name of torch's: the rest of opscope knows these by the
+names at the end, and of instances uses the attributes in `INSTANCES`. The first thing to look at
+when a new torch comes out.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ NEEDED = {
     "overrides.has_torch_function": "to step aside for fused kernels",
     "overrides.handle_torch_function.__code__": "to blame warnings on the user's line",
     "nn.Module._call_impl.__code__": "to blame warnings on the user's line",
+    "nn.modules.module._global_backward_hooks": "to blame warnings on the user's line",
+    "nn.modules.module._global_backward_pre_hooks": "to blame warnings on the user's line",
     "nn.modules.module._has_any_global_hook": "to blame warnings on the user's line",
     "ScriptObject": "to count packed parameters",
     "nn.modules.module.register_module_forward_pre_hook": "to see modules",
@@ -94,6 +98,32 @@ NODES = {
 }
 
 
+# Of instances: where they are, and what for.
+INSTANCES = {
+    "_buffers": "of a module, which `named_buffers` hands out at ten times the cost",
+    "_modules": "of a module, likewise",
+    "_parameters": "of a module, likewise",
+    "_forward_hooks": "of a module: whether it has some of its own",
+    "_forward_pre_hooks": "of a module, likewise",
+    "_backward_hooks": "of a module, likewise; of a tensor that bears a hook for a node",
+    "_backward_pre_hooks": "of a module, likewise",
+    "_compiled_call_impl": "of a module: whether it was compiled in place",
+    "_call_impl": "of the class of modules: the code that calls one",
+    "_torchdynamo_orig_backend": "of a backend of torch.compile: what it stands for",
+    "_version": "of a tensor: whether it was written",
+    "_values": "of a nested tensor: all its rows",
+    "_cdata": "of a storage: which it is",
+    "_is_zerotensor": "of a tensor: whether it has no memory",
+    "_sequence_nr": "of a node of autograd's",
+    "_register_hook_dict": "of a node of autograd's",
+    "_schema": "of an operator",
+    "_overloadname": "of an operator",
+    "_method_names": "of an object of C++",
+    "_type": "of an object of C++",
+    "_rename": "of a node of torch.fx",
+}
+
+
 def check_torch(found: Any = torch, node: Any = None) -> None:
     """Raise an `UnsupportedTorch` that says what this torch lacks, if it lacks anything.
 
@@ -128,3 +158,70 @@ def _has(found: Any, name: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+check_torch()
+
+# ------------------------------------------------------------------ by the names used here
+# What suspends something is a context manager; a count or a stack is of this thread.
+
+_C: Any = torch._C
+_dispatch: Any = torch.utils._python_dispatch
+_modules: Any = torch.nn.modules.module
+_autograd: Any = torch.autograd
+_overrides: Any = torch.overrides
+
+TorchDispatchMode = torch.utils._python_dispatch.TorchDispatchMode
+DisableTorchFunction = _C.DisableTorchFunction
+EnableTorchFunction = _C._EnableTorchFunction
+DisableTorchDispatch = _C._DisableTorchDispatch
+DisableFuncTorch = _C._DisableFuncTorch
+AutoDispatchBelowAutograd = _C._AutoDispatchBelowAutograd
+disable_current_modes = _dispatch._disable_current_modes
+
+dispatch_modes = _dispatch  # the module, which has flags that say that one is on
+dispatch_mode_stack = _dispatch._get_current_dispatch_mode_stack
+current_dispatch_mode = _dispatch._get_current_dispatch_mode
+count_dispatch_modes = _C._len_torch_dispatch_stack
+push_dispatch_mode = _dispatch._push_mode
+pop_dispatch_mode = _dispatch._pop_mode
+DispatchModeKey = _C._TorchDispatchModeKey
+dispatch_mode_of = _C._get_dispatch_mode
+function_mode_stack = _overrides._get_current_function_mode_stack
+current_function_mode = _overrides._get_current_function_mode
+count_function_modes = _C._len_torch_function_stack
+push_function_mode = _overrides._push_mode
+pop_function_mode = _overrides._pop_mode
+
+current_graph_task = _C._current_graph_task_id  # -1 outside of a backward
+current_autograd_node = _C._current_autograd_node
+next_sequence_number = _autograd._get_sequence_nr
+set_grad_enabled = _C._set_grad_enabled
+AccumulateGrad = _C._functions.AccumulateGrad
+RUN_BACKWARD = _autograd.graph._engine_run_backward.__code__
+MAKE_GRADIENTS = _autograd._make_grads.__code__  # of what a backward starts from
+
+CALL_MODULE = torch.nn.Module._call_impl.__code__
+has_any_global_hook = _modules._has_any_global_hook
+FORWARD_PRE_HOOKS = _modules._global_forward_pre_hooks
+FORWARD_HOOKS = _modules._global_forward_hooks
+ALWAYS_CALLED_HOOKS = _modules._global_forward_hooks_always_called
+BACKWARD_PRE_HOOKS = _modules._global_backward_pre_hooks
+BACKWARD_HOOKS = _modules._global_backward_hooks
+MODULE_REGISTRATION_HOOKS = _modules._global_module_registration_hooks
+PARAMETER_REGISTRATION_HOOKS = _modules._global_parameter_registration_hooks
+BUFFER_REGISTRATION_HOOKS = _modules._global_buffer_registration_hooks
+
+OpOverload = torch._ops.OpOverload
+OpOverloadPacket = torch._ops.OpOverloadPacket
+FakeTensor = torch._subclasses.fake_tensor.FakeTensor
+is_wrapper_subclass = torch.utils._python_dispatch.is_traceable_wrapper_subclass
+is_functorch_wrapped = _C._functorch.is_functorch_wrapped_tensor
+functorch_unwrapped = _C._functorch.get_unwrapped
+has_internal_overlap = torch._debug_has_internal_overlap
+has_kernel_for = _C._dispatch_has_kernel_for_dispatch_key
+is_key_excluded = _C._dispatch_tls_is_dispatch_key_excluded
+AD_IN_PLACE_OR_VIEW = _C.DispatchKey.ADInplaceOrView
+set_code_strategy = _C._dynamo.eval_frame.set_code_exec_strategy
+SKIP = _C._dynamo.eval_frame._FrameAction.SKIP
+FrameStrategy = _C._dynamo.eval_frame._FrameExecStrategy
