@@ -28,7 +28,7 @@ from opscope.capture.unchanged.warning_lines import WarningLines
 from opscope.capture.watch import compiled
 from opscope.capture.watch.dispatch import Interceptor
 from opscope.capture.watch.functions import FunctionCalls
-from opscope.capture.watch.modules import ModuleCalls
+from opscope.capture.watch.modules.calls import ModuleCalls
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
 from opscope.torch_api import SKIP, DisableTorchFunction, FrameStrategy, set_code_strategy

@@ -9,21 +9,13 @@ from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 from torch.utils.hooks import RemovableHandle
 
-from opscope.capture.log.containers import Contents, arguments, contents, tensors_of
-from opscope.capture.log.event_log import ENTER, GRAD_MODE, LEAVE, Nested, stay
+from opscope.capture.log.containers import arguments, contents, tensors_of
+from opscope.capture.log.event_log import ENTER, GRAD_MODE, LEAVE, stay
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import first_error
 from opscope.capture.tables.tables import NONE, Tape
@@ -31,62 +23,27 @@ from opscope.capture.unchanged.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.compiled import (
     Compiling,
-    Region,
     is_fused,
     is_wrapper,
     step_aside,
     wrapped,
 )
-from opscope.capture.watch.in_backward import InBackward
-from opscope.capture.watch.module_names import Known, ModuleNames
-from opscope.records.containers import tensor_paths
+from opscope.capture.watch.modules.cleanup import RunCleanup
+from opscope.capture.watch.modules.hooks import put_on, take_off
+from opscope.capture.watch.modules.in_backward import InBackward
+from opscope.capture.watch.modules.names import Known, ModuleNames
+from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.torch_api import (
-    ALWAYS_CALLED_HOOKS,
-    BUFFER_REGISTRATION_HOOKS,
-    FORWARD_HOOKS,
-    FORWARD_PRE_HOOKS,
-    MODULE_REGISTRATION_HOOKS,
-    PARAMETER_REGISTRATION_HOOKS,
     DisableTorchFunction,
     count_dispatch_modes,
     current_graph_task,
 )
 
 if TYPE_CHECKING:
-    from opscope.capture.log.event_log import Live
     from opscope.capture.watch.functions import FunctionCalls
 
-_HOOKS: tuple[dict[int, Any], ...] = (
-    FORWARD_PRE_HOOKS,
-    FORWARD_HOOKS,
-    MODULE_REGISTRATION_HOOKS,
-    PARAMETER_REGISTRATION_HOOKS,
-    BUFFER_REGISTRATION_HOOKS,
-)
 _Tensor = torch.Tensor
 _is_compiling = torch.compiler.is_dynamo_compiling
-
-
-class _Odd:
-    """What is to be undone when a run ends, and what stands for what.
-
-    Attributes:
-        bad: The error to raise as it ends.
-        inner: The module itself, if a compiled one that stands for it was called.
-        is_result: Whether what it gives is looked at for bad numbers: that of the model itself.
-        last_hook: A forward hook of the module's, after all others.
-        region: What Inductor made of the module, while it runs unseen.
-        resume: Whether the function mode stepped aside.
-    """
-
-    __slots__ = ("bad", "inner", "is_result", "last_hook", "region", "resume")
-
-    def __init__(self, inner: nn.Module | None) -> None:
-        self.bad: Exception | None = None
-        self.inner = inner
-        self.last_hook: RemovableHandle | None = None
-        self.region: Region | None = None
-        self.is_result = self.resume = False
 
 
 class ModuleCalls:
@@ -103,13 +60,14 @@ class ModuleCalls:
     ) -> None:
         self._tape = tape
         self._log = tape.log
+        self._values = ModuleValues(tape.log)
         self._functions = functions
         self.names = ModuleNames(tape, is_named=model is not None)
         self._known = self.names.by_id
         # Of each run that is going on: what torch calls hooks with, the frame that calls it and
         # the run's number; for some there is more to be done at the end.
         self._stack: list[tuple[nn.Module, FrameType, int]] = []
-        self._odd: dict[int, _Odd] = {}
+        self._odd: dict[int, RunCleanup] = {}
         self._compiling: Compiling | None = None
         self._in_backward = InBackward(tape)
         self.modules = self.names.modules
@@ -152,18 +110,10 @@ class ModuleCalls:
         return None if module is None else module.forward
 
     def _hook(self) -> None:
-        register_module_forward_pre_hook(self._enter)
-        register_module_forward_hook(self._leave, always_call=True)
-        register_module_module_registration_hook(self._registered)
-        register_module_parameter_registration_hook(self._registered)
-        register_module_buffer_registration_hook(self._registered)
+        put_on(self._enter, self._leave, self._registered)
 
     def _unhook(self) -> None:
-        """Take off all that are ours; an interrupt may have come before a handle was had."""
-        for hooks in _HOOKS:
-            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", 0) is self]:
-                ALWAYS_CALLED_HOOKS.pop(key, None)
-                del hooks[key]
+        take_off(self)
 
     def remove(self) -> None:
         """Take the hooks away; twice is harmless."""
@@ -215,7 +165,7 @@ class ModuleCalls:
             self._enter_odd(module, args, frame)
             return
         chain = log.chain(frame)  # first, as it may end modules
-        items = self._arguments(args, frame if len(args) < known.most else None)
+        items = self._values.given(args, frame if len(args) < known.most else None)
         event = (
             ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
         )  # fmt: skip
@@ -255,8 +205,8 @@ class ModuleCalls:
         if called is not module or sys._getframe(1) is not boundary or self._odd:
             self._leave_odd(module, output, sys._getframe(1))
             return
-        items = self._items(output)
-        kept = None if log.keep is None else self._keep(output)
+        items = self._values.gave(output)
+        kept = None if log.keep is None else self._values.notes(output)
         log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept)
         _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
         stack.pop()  # last: what is interrupted before is ended once more, as failed
@@ -288,30 +238,30 @@ class ModuleCalls:
             module, known = self._meet(module)
         chain = log.chain(frame)
         compiled = called is not module or module._compiled_call_impl is not None
-        run, items = log.run_count, self._arguments(args, frame)
+        run, items = log.run_count, self._values.given(args, frame)
         kept = None
         if known is self.root:
-            kept = self._keep((args, _named(frame)))
+            kept = self._values.notes((args, named_in(frame)))
             log.write((GRAD_MODE, log.op_count, run, *grad_mode()))
         event = (ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), kept)
         self._begin(known, event, (called, frame, run))
-        odd = _Odd(None if called is module else module)
+        odd = RunCleanup(None if called is module else module)
         if compiled:
             odd.resume = self._step_aside()
             self.ran_compiled = True
             if is_fused(called):
-                odd.region = step_aside(self._tape, module, arguments(args, _named(frame)))
+                odd.region = step_aside(self._tape, module, arguments(args, named_in(frame)))
         elif module._forward_hooks:
             odd.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
         hooks = self._tape.hooks
         if known is self.root and (hooks.model_entered or hooks.model_returned):
-            given = _by_path(arguments(args, _named(frame)))
+            given = by_path(arguments(args, named_in(frame)))
             for look_at in hooks.model_entered:
                 look_at(module, given)
             odd.is_result = self.is_named and all(op != NONE for *_, op in self._stack[:-1])
-        if odd.resume or odd.region or odd.last_hook or odd.inner or odd.is_result:
+        if odd.is_needed:
             self._odd[run] = odd
 
     def _meet(self, module: nn.Module) -> tuple[nn.Module, Known]:
@@ -378,18 +328,11 @@ class ModuleCalls:
     def _close(self, output: Any, *, failed: bool) -> None:
         """End the innermost run."""
         log, stack = self._log, self._stack
-        items, kept = self._items(output), self._keep(output)
+        items, kept = self._values.gave(output), self._values.notes(output)
         called, _, run = stack[-1]
         odd = self._odd.get(run)
         if odd is not None:
-            if odd.last_hook is not None:
-                odd.last_hook.remove()
-            if odd.region is not None:
-                odd.region.come_back()
-                odd.region = None
-            if odd.resume and self._functions is not None and self._functions.on_stack is not None:
-                self._functions.on_stack.come_back()
-                odd.resume = False
+            odd.undo(None if self._functions is None else self._functions.on_stack)
         log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), failed, kept)
         _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
         stack.pop()
@@ -402,7 +345,7 @@ class ModuleCalls:
             return
         bad = odd.bad
         if bad is None and odd.is_result:
-            outputs, hooks = _by_path(contents(output)), self._tape.hooks
+            outputs, hooks = by_path(contents(output)), self._tape.hooks
             bad = first_error(look_at(outputs) for look_at in hooks.model_returned)
         if bad is not None:
             self._tape.failed_runs.note(bad, run)
@@ -412,33 +355,6 @@ class ModuleCalls:
         """Take the function mode off the stack if it is the one on top."""
         on_stack = None if self._functions is None else self._functions.on_stack
         return on_stack is not None and on_stack.step_aside()
-
-    def _arguments(self, args: tuple[Any, ...], frame: FrameType | None) -> Live | Nested:
-        """Return what the log says of the arguments of a module; with a frame, also named ones."""
-        named = None if frame is None else _named(frame)
-        if len(args) == 1 and not named:
-            live = self._known_tensor(args[0])
-            if live is not None:
-                return live  # nearly always
-        with DisableTorchFunction():
-            structure, tensors = arguments(args, named)
-            return Nested(structure, list(map(self._log.read, tensors)))
-
-    def _items(self, value: Any) -> Live | Nested:
-        """Return what the log says of the tensors in what a module gives."""
-        live = self._known_tensor(value)
-        if live is not None:
-            return live  # nearly always
-        with DisableTorchFunction():
-            structure, tensors = contents(value)
-            return Nested(structure, list(map(self._log.read, tensors)))
-
-    def _known_tensor(self, value: Any) -> Live | None:
-        if type(value) is _Tensor:  # `__class__` may be what a user's class likes
-            live = ref(value)
-            if id(live) in self._log.known:
-                return live
-        return None
 
     def _tell(self, module: nn.Module, run: int, output: Any) -> None:
         """Tell collectors that a module returned."""
@@ -450,14 +366,6 @@ class ModuleCalls:
             self._tape.failed_runs.note(error, run)
             raise
 
-    def _keep(self, value: Any) -> list[Any] | None:
-        """Make notes of the tensors in a value, if that is wanted, unless there are some."""
-        if self._log.keep_again is None:
-            return None
-        if type(value) is _Tensor:  # `__class__` may be what a user's class likes
-            return [self._log.keep_again(value)]  # nearly always
-        return list(map(self._log.keep_again, tensors_of(value)))
-
 
 def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
     """Whether a frame was called, over whatever others, from the frame of a module call."""
@@ -466,14 +374,3 @@ def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _by_path(found: Contents) -> list[tuple[str, torch.Tensor]]:
-    """Return the tensors in a value, each with its path."""
-    return list(zip(tensor_paths(found.structure), found.tensors, strict=True))
-
-
-def _named(frame: FrameType) -> dict[str, Any]:
-    """Return the keyword arguments of a module, which no global hook is handed."""
-    found: dict[str, Any] | None = frame.f_locals.get("kwargs")
-    return found or {}

@@ -1,0 +1,1 @@
+"""Hears of every module that runs, and knows its address."""
