@@ -67,7 +67,7 @@ def change(trace, room, place, **fields):
     """Put a recording in which one record is another in the place of the right one."""
     records = list(getattr(trace.recording, room))
     records[place] = replace(records[place], **fields)
-    trace.recording = replace(trace.recording, **{room: tuple(records)})
+    trace._reading.recording = replace(trace.recording, **{room: tuple(records)})
 
 
 def index_that_is_wrong(trace):

@@ -5,13 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import FrameType, TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 from weakref import ref
 
 from opscope.capture.session import Session
 from opscope.errors import TraceStateError
 
-Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+Kind = type[BaseException] | None
+Raised = BaseException | None
+Where = TracebackType | None
+Leave = Callable[[Kind, Raised, Where], None]
+
+
+class Exit(Generic[T]):
+    """The ``__exit__`` of a class whose objects are entered and left as a `Block` each.
+
+    Args:
+        leave: Leaves the block of an object.
+        block_of: Gives it.
+    """
+
+    def __init__(
+        self, leave: Callable[[T, Kind, Raised, Where], None], block_of: Callable[[T], Block]
+    ) -> None:
+        self._leave = leave
+        self._block_of = block_of
+
+    @overload
+    def __get__(self, it: None, owner: type[T]) -> Self: ...
+
+    @overload
+    def __get__(self, it: T, owner: type[T]) -> Leave: ...
+
+    def __get__(self, it: T | None, owner: type[T]) -> Self | Leave:
+        return self if it is None else self._block_of(it).exit(partial(self._leave, it))
+
+    def __call__(self, it: T, kind: Kind, error: Raised, trace_back: Where) -> None:
+        """Leave the block of an object; `contextlib.ExitStack` does so."""
+        self._leave(it, kind, error, trace_back)
 
 
 class Block:
@@ -66,9 +101,8 @@ class Block:
         dropped without having been called, the block is left all the same.
 
         Args:
-            leave: What leaves the block.
+            leave: What leaves the block, an object of its own.
         """
-        leave = partial(leave)
         if self.state != "open":
             known = ref(self)
 
@@ -85,7 +119,7 @@ class Block:
             self.session.abandon()
             self.state, self._was_interrupted = "closed", True
 
-    def leave(self, error: BaseException | None, trace_back: TracebackType | None) -> bool:
+    def leave(self, error: Raised, trace_back: Where) -> bool:
         """End watching, whatever interrupts that.
 
         Returns:

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from opscope.analysis.nonfinite import first_nonfinite, locate
-from opscope.block import Block, Leave
+from opscope.block import Block, Exit, Kind, Raised, Where
 from opscope.capture.assemble.recording import develop
 from opscope.capture.collect.collector import Collector
 from opscope.capture.collect.guests import Guest
@@ -158,20 +157,13 @@ class Trace(Record):
             self._block.go_back(before)
             raise
 
-    @property
-    def __exit__(self) -> Leave:  # noqa: PLE0302, PYI036 (asked for before the block is entered)
-        return self._block.exit(self._leave)
-
-    def _leave(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace_back: TracebackType | None,
-    ) -> None:
+    def _leave(self, kind: Kind, error: Raised, trace_back: Where) -> None:
         """End what `__enter__` began."""
         if self._block.leave(error, trace_back):
             self._end(error)
         self._block.forget_exit()
+
+    __exit__ = Exit(_leave, lambda trace: trace._block)
 
     def _end(self, error: BaseException | None) -> None:
         """Raise what is to be told of the block, and let go of what nobody asked for."""

@@ -228,7 +228,7 @@ def test_a_difference_in_backward_names_the_layer_that_the_op_ran_for(bare):
     wrong = next(op for op in trace.ops if op.phase == "backward" and op.name == "mul")
     record = Record(trace)
     record.change("mul", operator="aten.div.Tensor")
-    trace.recording = record.recording  # the layers are those of the right one
+    trace._reading.recording = record.recording  # the layers are those of the right one
     difference = trace.validate().difference
 
     assert difference.op == wrong.index

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from tests.analysis.situations import NAN, SEEN, UNSEEN, linear
-from tests.capture.test_finite import compare
+from tests.capture.collect.nonfinite.test_checker import compare
 from torch import nn
 
 import opscope

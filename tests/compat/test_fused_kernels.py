@@ -215,7 +215,7 @@ def test_an_interrupt_during_the_question_leaves_nothing(monkeypatch):
         raise KeyboardInterrupt
 
     trace = opscope.trace()
-    monkeypatch.setattr(fused_kernels, "_push_mode", interrupted)
+    monkeypatch.setattr(fused_kernels, "push_function_mode", interrupted)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt), trace:
         itself()
     assert sys.getprofile() is None
