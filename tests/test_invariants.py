@@ -128,7 +128,7 @@ def module_call_inside_a_later_one(trace):
 
 def two_layers_of_one_label(trace):
     first = next(item for item in trace.passes if item.type == "linear")
-    trace.passes = tuple(
+    trace._reading.passes = tuple(
         replace(item, type="linear", type_number=first.type_number, layer=first.layer,
                 number=first.number, passes=first.passes)
         if item.type == "relu" and item.number == 1 else item
@@ -138,7 +138,7 @@ def two_layers_of_one_label(trace):
 
 def key_that_leads_to_another_layer(trace):
     first, second, *rest = trace.layers
-    trace.layers = (second, first, *rest)
+    trace._layers.all = (second, first, *rest)
 
 
 def edge_against_the_order(trace):

@@ -5,19 +5,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from importlib import import_module
-from pkgutil import walk_packages
 from threading import Lock, get_ident, local
 from time import perf_counter_ns
-from types import FrameType, FunctionType, ModuleType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-import opscope.capture
 from opscope.capture.collect.collector import Member, NoteTaker
 from opscope.capture.log import call_sites, event_log
+from opscope.capture.log.events import End, GradMode
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import Hooks
 from opscope.capture.tables.ingest import Settling
@@ -31,7 +29,7 @@ from opscope.capture.watch.functions import FunctionCalls
 from opscope.capture.watch.modules.calls import ModuleCalls
 from opscope.errors import TraceStateError
 from opscope.records.recording import Failure, Frame
-from opscope.torch_api import SKIP, DisableTorchFunction, FrameStrategy, set_code_strategy
+from opscope.torch_api import DisableTorchFunction
 
 T = TypeVar("T", bound=Member)
 _warning_lines = WarningLines(compiled.HOOKS_WARNING)
@@ -130,7 +128,7 @@ class Session:
                 "let no `await` be inside a trace, or trace around all of the tasks"
             )
             raise TraceStateError(message)
-        _keep_dynamo_out()
+        compiled.keep_dynamo_out()
         self._torch_function.__enter__(), self._torch_function.__exit__()
         self.is_on, self._was_interrupted = True, False
         self._to_do.clear()
@@ -143,7 +141,7 @@ class Session:
         self.tape.log.thread = get_ident()
         self.tape.log.settle = self.settle
         self.tape.note_start()
-        self.tape.log.write((event_log.GRAD_MODE, self.tape.log.op_count, NONE, *grad_mode()))
+        self.tape.log.write(GradMode(NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tape.log.boundary = outermost
         for member in self.members:
@@ -270,7 +268,7 @@ class Session:
             alive = [live for live in log_.known.values() if live() is not None]
             takers = (member for member in self.members if isinstance(member, NoteTaker))
             kept = next((taker.take_written(alive) for taker in takers), None)
-            log_.write((event_log.END, log_.op_count, alive, kept))
+            log_.write(End(alive, kept))
         with DisableTorchFunction():  # a user's mode around the block is not to see it
             tape.parameters.measure()
             self.modules.look_again()
@@ -316,36 +314,3 @@ class Session:
             module_call=tape.failed_runs.of(error) if still_running is None else still_running,
             frame=own[-1] if own else None,
         )
-
-
-_hidden_from_dynamo = False
-
-
-def _keep_dynamo_out() -> None:
-    """Tell Dynamo's frame evaluation to leave the watchers' own code alone, once.
-
-    Without it, as `Interceptor` does without the wrapper that does the same at a price,
-    a torch.compile inside the context would compile the handler itself.
-    """
-    global _hidden_from_dynamo  # noqa: PLW0603
-    if _hidden_from_dynamo:
-        return
-    _hidden_from_dynamo = True
-    skip = FrameStrategy(SKIP, SKIP)
-    package = opscope.capture
-    for found in walk_packages(package.__path__, f"{package.__name__}."):
-        for function in _functions_of(import_module(found.name)):
-            set_code_strategy(function.__code__, skip)
-
-
-def _functions_of(room: ModuleType) -> list[FunctionType]:
-    found: list[FunctionType] = []
-    for item in vars(room).values():
-        if getattr(item, "__module__", None) != room.__name__:
-            continue
-        members = vars(item).values() if isinstance(item, type) else (item,)
-        for member in members:
-            function = getattr(member, "__func__", getattr(member, "fget", member))
-            if isinstance(function, FunctionType):
-                found.append(function)
-    return found

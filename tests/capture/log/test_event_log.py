@@ -11,7 +11,8 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
-from opscope.capture.log.event_log import FIRST, SEEN, SIGHT, Log, look
+from opscope.capture.log.event_log import FIRST, Log, look
+from opscope.capture.log.events import SIGHT, Seen
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,11 @@ def test_a_tensor_is_looked_at_once_until_its_data_is_replaced():
     log, x = Log(), torch.zeros(4)
     log.told = True
     assert log.read(x) is log.read(x) is weakref.ref(x)
-    assert log.events == [SEEN, 0, *look(x)]
+    assert log.events == [Seen, 0, *look(x)]
     assert look(x)[2:] == (x.shape, x.stride(), x.dtype, x.device, 0)
     log.forget(x)
     log.read(x)
-    assert log.events == [SEEN, 0, *look(x)] * 2
+    assert log.events == [Seen, 0, *look(x)] * 2
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_data_that_was_replaced_unheard_is_noticed(moved):
     log, x = Log(), torch.zeros(4)
     log.read(x)
     assert log.read(x) is weakref.ref(x)
-    assert log.events == [SEEN, 0, *look(x)]
+    assert log.events == [Seen, 0, *look(x)]
     x.data = moved(x)
     log.read(x)
     assert log.events[-SIGHT:] == [*look(x)]

@@ -23,7 +23,7 @@ from opscope.capture.tables.tables import (
     TensorSlot,
 )
 from opscope.capture.tables.values import HANDED, NO_STORAGE
-from opscope.capture.watch.modules.names import Known
+from opscope.capture.watch.modules.known import Known
 from opscope.collector import paused
 from opscope.operators.plans import Met
 from opscope.records.recording import (

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from opscope.capture.log.event_log import Chain
+from opscope.capture.log.events import Chain
 from opscope.records.recording import Frame
 
 NO_PLACE = -1

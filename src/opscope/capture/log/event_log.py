@@ -14,13 +14,9 @@ from weakref import ref
 
 import torch
 
+from opscope.capture.log.events import SIGHT, Call, Chain, Live, Seen, Written
 from opscope.capture.log.hooks import Error, ReturnedCall, first_error
-from opscope.records.containers import Structure
 from opscope.torch_api import DisableFuncTorch, functorch_unwrapped, is_functorch_wrapped
-
-# Kinds of events.
-CALL, HANDED_CALL, ENTER, LEAVE, SEEN, END, NAMED = range(7)
-GRAD_MODE, SET_GRAD_MODE, UNSEEN_CALL = range(7, 10)
 
 # How many ops wait until the trace is read: to settle them takes time, which a model that runs
 # should not. Of a longer trace the rest is settled a few at a time, so that what waits is not
@@ -28,25 +24,9 @@ GRAD_MODE, SET_GRAD_MODE, UNSEEN_CALL = range(7, 10)
 FIRST, BATCH = 4096, 256
 _FEW = 512
 
-Live = ref[torch.Tensor]
 # A tensor at one moment: itself, its storage, sizes, strides, dtype, device and offset.
 Sight = tuple[Any, ...]
-SIGHT = 7
 ABSENT: Sight = (None,) * SIGHT
-Chain = tuple[Any, ...]  # by turns code and a position in it
-
-
-class Written(NamedTuple):
-    """The tensors that a call may have written which returned none."""
-
-    tensors: list[Live]
-
-
-class Nested(NamedTuple):
-    """The tensors in what a module is given or gives, and where in it each was."""
-
-    structure: Structure
-    tensors: list[Live]
 
 
 def never() -> None:
@@ -102,8 +82,7 @@ class Log:
 
     Attributes:
         ops: Flat rows of `LogRow`, each followed by the op's tensors.
-        events: Flat rows of what happened between ops: a kind, the number of ops before it,
-            and what `settling` says of its kind.
+        events: What happened between ops, flat: see `events`.
         constants: By op, copies of what it was given that nothing else holds.
         known: By ``id`` of it, the weak reference to each tensor that was seen.
         storages: The storage that each then had, unless ``told``.
@@ -192,8 +171,28 @@ class Log:
         self.returned: tuple[Callable[[ReturnedCall], Error], ...] = ()
 
     def write(self, event: tuple[Any, ...]) -> None:
-        """Write an event: its kind, the number of ops, and what `settling` says of its kind."""
-        self.events += event
+        """Write an event, of the schemas of `events`."""
+        self.events += (event.__class__, self.op_count, *event)
+        if self.at_once:
+            self.settle()
+
+    def write_call(
+        self,
+        function: Any,
+        returned: Live | list[Live] | Written,
+        notes: Any,
+        grad_fn: type | None,
+        chain: Chain,
+        op_start: int,
+        started: int,
+        ended: int,
+        error: BaseException | None = None,
+    ) -> None:
+        """Write a `Call`: quicker than `write`."""
+        self.events += (
+            Call, self.op_count, function, returned, notes, grad_fn, self.run, chain, op_start,
+            started, ended, error,
+        )  # fmt: skip
         if self.at_once:
             self.settle()
 
@@ -221,7 +220,7 @@ class Log:
         sight = look(tensor)
         for look_at in self.first_seen:
             look_at(tensor, sight)
-        self.write((SEEN, self.op_count, *sight))
+        self.write(Seen(*sight))
         self._know(sight)  # last: what is interrupted before is seen once more
         return live
 

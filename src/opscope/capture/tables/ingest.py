@@ -1,31 +1,25 @@
-"""From the log to the tape: which values the tensors were, where the calls came from, in order.
-
-Each kind of event of the log has a method here, whose arguments are what the event says.
-"""
+"""From the log to the tables: which values the tensors were, where the calls came from, in order."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 from weakref import ref
 
-from opscope.capture.log.call_sites import function_name
-from opscope.capture.log.event_log import BATCH, SIGHT, Chain, Live, LogRow, Nested, Sight, Written
-from opscope.capture.log.grad_modes import Step
+from opscope.capture.log.event_log import BATCH, LogRow, Sight
+from opscope.capture.log.events import SIGHT, Live, Nested
+from opscope.capture.tables.handlers import HANDLERS, Handlers
 from opscope.capture.tables.tables import (
     BACKWARD,
     IN_CALL,
     NONE,
     PACK_OP,
-    CallRow,
     Mark,
     ModuleRun,
     Tape,
 )
-from opscope.records.containers import LONE, LONE_ARGUMENT, Structure, tensor_paths
-from opscope.records.recording import CallKind
 
 Items = Live | Nested
 _WIDTH = len(LogRow._fields)
@@ -36,9 +30,7 @@ class Settling:
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
-        # The outermost run of each module that is running, and how often each has run.
-        self._running: dict[int, ModuleRun] = {}
-        self._runs_of: dict[int, int] = {}
+        self._handlers = Handlers(tape)
         # How far all was when a settling began that has not ended, and where that runs or ran.
         self._mark: tuple[Mark, dict[int, ModuleRun], set[int]] | None = None
         self._frame: FrameType | None = None
@@ -51,7 +43,7 @@ class Settling:
                 return
             self._go_back(*self._mark)
         self._frame = sys._getframe()
-        self._mark = tape.mark(), dict(self._running), set(tape.parameters.waiting)
+        self._mark = tape.mark(), dict(self._handlers.running), set(tape.parameters.waiting)
         rows, events = log.ops, log.events
         row_count, event_count = len(rows), len(events)
         self._settle(rows, events)
@@ -72,18 +64,17 @@ class Settling:
         tape.go_back(mark)
         tape.parameters.waiting.clear()
         tape.parameters.waiting.update(waiting)
-        self._running = dict(running)
-        self._runs_of = {run.module: run.number for run in tape.runs}
+        self._handlers.go_back(running)
 
     def _settle(self, rows: list[Any], events: list[Any]) -> None:
         tape = self._tape
         at = end = 0
         while end < len(events):
             start = end
-            settle, width = _OF_KIND[events[start]]
+            handle, width = HANDLERS[events[start]]
             end += width
             at = self._ops(rows, at, events[start + 1])
-            settle(self, *events[start + 2 : end])
+            handle(self._handlers, *events[start + 2 : end])
         self._ops(rows, at, tape.op_count + len(rows))
 
     def _ops(self, rows: list[Any], at: int, op_end: int) -> int:
@@ -116,7 +107,7 @@ class Settling:
             made.extend([NONE if sight[0] is None else values.made(sight, op) for sight in given])
             tape.ops += (slots, constant, named)
             tape.op_numbers += PACK_OP(
-                run, NONE if place is None else self._place(place, run, flags),
+                run, NONE if place is None else tape.site(place, run, flags),
                 flags, len(reads), len(made), len(wrote), sequence, started, ended,
             )  # fmt: skip
             tape.op_count = op + 1
@@ -143,214 +134,6 @@ class Settling:
             if look_at and (tensor := live()) is not None:
                 for look in look_at:
                     look(tensor, row)
-
-    def _place(self, place: Chain | int, run: int, flags: int = 0) -> int:
-        if isinstance(place, int):
-            return self._tape.runs[place].place
-        if run == NONE or flags & BACKWARD:
-            return self._tape.places.of(place, NONE, NONE)
-        outer = self._tape.runs[run]
-        return self._tape.places.of(place, outer.place, outer.module)
-
-    def _seen(self, *sight: Any) -> None:
-        """Have a row for a tensor from outside."""
-        self._tape.values.found(sight)
-
-    def _end(self, alive: Sequence[Live], notes: Sequence[Any] | None) -> None:
-        """Note what the tensors are that are there when the block ends."""
-        tape = self._tape
-        tape.alive = list(map(tape.values.current, alive))
-        for row, note in zip(tape.alive, notes or (), strict=False):
-            tape.tell_noted(row, note)
-
-    def _named(self, lives: Sequence[Live]) -> None:
-        """Take tensors for parameters from here on."""
-        values, parameters = self._tape.values, self._tape.parameters
-        parameters.waiting.difference_update(map(id, lives))
-        for live in lives:
-            row = values.rows.get(id(live))
-            if row is not None:
-                parameters.sighted(live, row)
-
-    def _grad_mode(self, run: int, enabled: bool, inference: bool) -> None:
-        """Note the grad mode in which the block, or the model, is entered."""
-        modes = self._tape.grad_modes
-        modes.enabled, modes.inference = enabled, inference
-        if run == NONE:
-            modes.begin(self._tape.op_count)
-
-    def _set_grad_mode(self, run: int, enabled: bool, step: Step, hidden: bool) -> None:
-        """Note that the program set it."""
-        modes, op = self._tape.grad_modes, self._tape.op_count
-        modes.change(op, run, enabled=enabled, step=step, hidden=hidden)
-
-    def _unseen_call(self, run: int, func: Any, live: Live) -> None:
-        """Note a call that no op shows."""
-        tape = self._tape
-        row = tape.values.current(live)
-        tape.unseen_calls.append((run, function_name(func), row))
-
-    def _call(
-        self,
-        func: Any,
-        items: Live | list[Live] | Written,
-        kept: Any,
-        grad_fn: type | None,
-        run: int,
-        chain: Chain,
-        op_start: int,
-        started: int,
-        ended: int,
-        error: BaseException | None,
-    ) -> None:
-        """Append the call of a torch function that ran ops."""
-        tape = self._tape
-        current = tape.values.current
-        if isinstance(items, Written):
-            found = [tape.values.written_since(live, op_start) for live in items.tensors]
-            returned = tuple(row for row in found if row is not None)
-            if isinstance(kept, list):
-                pairs = zip(found, kept, strict=True)
-                kept = [saved for row, saved in pairs if row is not None]
-        else:
-            returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
-        place = self._place(chain, run)
-        name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
-        if error is not None:
-            tape.failed_calls.note(error, tape.call_count)
-            end = tape.op_count
-            tape.add_call(CallRow(name, run, place, op_start, end, started, ended, node, True))
-            return
-        if kept is not None or tape.hooks.called:
-            is_one = kept is not None and not isinstance(kept, list)
-            tape.tell_returned(returned, [kept] if is_one else kept)
-        tape.write_call(name, node, returned, run, place, op_start, tape.op_count, started, ended)
-
-    def _handed_call(
-        self,
-        func: Any,
-        items: Sequence[Live],
-        kept: list[Any] | None,
-        grad_fn: type | None,
-        run: int,
-        chain: Chain,
-        started: int,
-        ended: int,
-    ) -> None:
-        """Append the call of a torch function that returned what it was given."""
-        tape = self._tape
-        rows = tuple(map(tape.values.current, items))
-        row = CallRow(
-            function_name(func), run, self._place(chain, run), tape.op_count, tape.op_count,
-            started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
-        )  # fmt: skip
-        tape.hand_on(row, kept)
-
-    def _enter(
-        self,
-        module: int,
-        chain: Chain,
-        items: Items,
-        parent: int,
-        started: int,
-        kept: list[Any] | None,
-    ) -> None:
-        """Begin the run of a module: where it was called, and what it was given."""
-        tape, places = self._tape, self._tape.places
-        number = self._runs_of[module] = self._runs_of.get(module, 0) + 1
-        run = ModuleRun(len(tape.runs), module, number, parent)
-        tape.runs.append(run)
-        run.start, run.op_start = started, tape.op_count
-        run.grad_enabled, run.inference = tape.grad_modes.enabled, tape.grad_modes.inference
-        site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
-        run.site = site
-        outer = self._running.setdefault(module, run)
-        if outer is not run:  # recursion: another pass through the same context
-            run.place = outer.place
-        elif module == tape.root:
-            run.is_root, run.place = True, places.root(module, site)
-        else:
-            run.place = site
-        run.inputs, run.given = self._leaves(items, LONE_ARGUMENT)
-        if run.is_root:
-            run.inputs = [(path, tape.given_to_model(row)) for path, row in run.inputs]
-            run.inputs = self._pass_border(run, "input", run.inputs, kept)
-        run.call_start = tape.call_count
-
-    def _leave(
-        self, index: int, items: Items, ended: int, failed: bool, kept: list[Any] | None
-    ) -> None:
-        """End it: what it gave, with a call of its own where that is just what it was given."""
-        tape = self._tape
-        run = tape.runs[index]
-        run.end, run.op_end, run.failed = ended, tape.op_count, failed
-        if self._running.get(run.module) is run:
-            del self._running[run.module]
-        run.outputs, run.gave = self._leaves(items, LONE)
-        if run.outputs and run.op_start == run.op_end and run.call_start == tape.call_count:
-            received = {row for _, row in run.inputs}
-            if all(row in received for _, row in run.outputs):
-                self._identity(run, kept)
-        if kept is not None or tape.hooks.called:  # it may be what no call returned
-            tape.tell_returned([row for _, row in run.outputs], kept)
-        run.call_end = tape.call_count
-        if run.is_root:
-            self._pass_border(run, "output", run.outputs, kept)
-
-    def _leaves(self, items: Items, lone: Structure) -> tuple[list[tuple[str, int]], Structure]:
-        """Return the row of each tensor with its path, and the structure they are in."""
-        current = self._tape.values.current
-        if not isinstance(items, Nested):
-            return [("", current(items))], lone
-        rows = map(current, items.tensors)
-        return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
-
-    def _identity(self, run: ModuleRun, kept: list[Any] | None) -> None:
-        op = self._tape.op_count
-        row = CallRow(
-            "identity", run.index, run.place, op, op, run.start, run.end, None,
-            kind="identity", received=tuple(row for _, row in run.outputs),
-        )  # fmt: skip
-        new = self._tape.hand_on(row, kept)
-        run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
-
-    def _pass_border(
-        self,
-        run: ModuleRun,
-        kind: CallKind,
-        leaves: Sequence[tuple[str, int]],
-        kept: list[Any] | None,
-    ) -> list[tuple[str, int]]:
-        """Record each tensor that enters or leaves the model as a call of its own."""
-        op, now = self._tape.op_count, run.start if kind == "input" else run.end
-        result = []
-        taken: set[str] = set()
-        for number, (written, row) in enumerate(leaves):
-            path = written
-            while path in taken:  # `{"a.b": x, "a": {"b": y}}` holds two tensors
-                path += "'"
-            taken.add(path)
-            call = CallRow(
-                kind, run.parent, run.place, op, op, now, now, None,
-                received=(row,), kind=kind, path=path,
-            )  # fmt: skip
-            result.append((path, self._tape.hand_on(call, kept and [kept[number]])[0]))
-        return result
-
-
-# By kind: what settles an event, and how wide it is: the kind, a number of ops, the arguments.
-_OF_KIND: tuple[tuple[Callable[..., None], int], ...] = (
-    (Settling._call, 12),
-    (Settling._handed_call, 10),
-    (Settling._enter, 8),
-    (Settling._leave, 7),
-    (Settling._seen, 2 + SIGHT),
-    (Settling._end, 4),
-    (Settling._named, 3),
-    (Settling._grad_mode, 5),
-    (Settling._set_grad_mode, 6),
-    (Settling._unseen_call, 5),
-)
 
 
 def _is_running(frame: FrameType | None) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opscope.capture.log.call_sites import Places
 from opscope.capture.log.event_log import Log
+from opscope.capture.log.events import Chain
 from opscope.capture.log.grad_modes import GradModes
 from opscope.capture.log.hooks import Hooks
 from opscope.capture.tables.parameters import Parameters
@@ -321,6 +322,15 @@ class Tape:
         if note is not None:
             for take_back in self.hooks.noted:
                 take_back(row, note)
+
+    def site(self, place: Chain | int, run: int, flags: int = 0) -> int:
+        """Return the number of a calling context; a number stands for the run that has it."""
+        if isinstance(place, int):
+            return self.runs[place].place
+        if run == NONE or flags & BACKWARD:
+            return self.places.of(place, NONE, NONE)
+        outer = self.runs[run]
+        return self.places.of(place, outer.place, outer.module)
 
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""

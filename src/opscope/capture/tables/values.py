@@ -16,7 +16,8 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.log.event_log import Live, Log, Sight, hint
+from opscope.capture.log.event_log import Log, Sight, hint
+from opscope.capture.log.events import Live
 from opscope.capture.tables.parameters import Parameters
 from opscope.records.regions import Region, overlap, region
 

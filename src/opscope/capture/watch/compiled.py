@@ -14,14 +14,18 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from inspect import getclosurevars
+from pkgutil import walk_packages
 from threading import get_ident
 from time import perf_counter_ns
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+import opscope.capture
 from opscope.capture.log.containers import Contents
 from opscope.capture.log.event_log import LogRow
 from opscope.capture.log.hooks import RunningOp, first_error
@@ -29,7 +33,14 @@ from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, Tape, TensorS
 from opscope.capture.watch.dispatch import Interceptor
 from opscope.operators.plans import Plan
 from opscope.records.containers import tensor_paths
-from opscope.torch_api import DisableTorchFunction, current_dispatch_mode, next_sequence_number
+from opscope.torch_api import (
+    SKIP,
+    DisableTorchFunction,
+    FrameStrategy,
+    current_dispatch_mode,
+    next_sequence_number,
+    set_code_strategy,
+)
 
 # What a compiled module says of global hooks at each call: it is ours that it means.
 HOOKS_WARNING = (
@@ -232,3 +243,36 @@ def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:
     if isinstance(mode, Interceptor) and mode.writes_to(tape):
         return Region(tape, mode, module, given)
     return None
+
+
+_hidden_from_dynamo = False
+
+
+def keep_dynamo_out() -> None:
+    """Tell Dynamo's frame evaluation to leave the watchers' own code alone, once.
+
+    Without it, as `Interceptor` does without the wrapper that does the same at a price,
+    a torch.compile inside the context would compile the handler itself.
+    """
+    global _hidden_from_dynamo  # noqa: PLW0603
+    if _hidden_from_dynamo:
+        return
+    _hidden_from_dynamo = True
+    skip = FrameStrategy(SKIP, SKIP)
+    package = opscope.capture
+    for found in walk_packages(package.__path__, f"{package.__name__}."):
+        for function in _functions_of(import_module(found.name)):
+            set_code_strategy(function.__code__, skip)
+
+
+def _functions_of(room: ModuleType) -> list[FunctionType]:
+    found: list[FunctionType] = []
+    for item in vars(room).values():
+        if getattr(item, "__module__", None) != room.__name__:
+            continue
+        members = vars(item).values() if isinstance(item, type) else (item,)
+        for member in members:
+            function = getattr(member, "__func__", getattr(member, "fget", member))
+            if isinstance(function, FunctionType):
+                found.append(function)
+    return found

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from threading import get_ident
 from time import perf_counter_ns
-from types import FrameType
 from typing import Any
 from weakref import ref
 
 import torch
 
-from opscope.capture.log.event_log import ABSENT, Chain
+from opscope.capture.log.event_log import ABSENT
+from opscope.capture.log.events import Chain
 from opscope.capture.log.hooks import RunningOp, first_error
 from opscope.capture.tables.tables import (
     BACKWARD,
@@ -20,24 +19,21 @@ from opscope.capture.tables.tables import (
     GRAD,
     IN_CALL,
     INFERENCE,
-    NONE,
     Tape,
     TensorSlot,
 )
 from opscope.capture.unchanged.stacks import OnDispatchStack
 from opscope.capture.unchanged.tracers import is_tracing
+from opscope.capture.watch.engine import note_node
 from opscope.operators.plans import Plan, Slots, described, plan_of, unnested
 from opscope.torch_api import (
     AD_IN_PLACE_OR_VIEW,
-    RUN_BACKWARD,
-    AccumulateGrad,
     DisableTorchDispatch,
     DisableTorchFunction,
     EnableTorchFunction,
     TorchDispatchMode,
     count_dispatch_modes,
     count_function_modes,
-    current_autograd_node,
     current_graph_task,
     is_key_excluded,
     next_sequence_number,
@@ -98,7 +94,7 @@ class Interceptor(TorchDispatchMode):
             flags = IN_CALL
         if current_graph_task() != -1:
             flags |= BACKWARD
-            place = self._note_node(sys._getframe().f_back)
+            place = note_node(self._tape, sys._getframe().f_back)
         elif not flags:
             place = log.chain(sys._getframe(1))
         if not count_function_modes():
@@ -116,33 +112,6 @@ class Interceptor(TorchDispatchMode):
                     log.in_call = in_call
 
             return self._run(plan, call, args, kwargs, place, flags)
-
-    def _note_node(self, frame: FrameType | None) -> Chain | None:
-        """Note which autograd node the engine runs; return the frames of Python code in it.
-
-        There is such code in hooks, custom functions and checkpoints.
-        """
-        tape, log, op = self._tape, self._log, self._log.op_count
-        thread, task = get_ident(), current_graph_task()
-        node = current_autograd_node()
-        if node is not None:
-            kind, number, parameter = node.__class__, node._sequence_nr(), NONE
-            if kind is AccumulateGrad:
-                number = NONE
-                parameter = tape.parameters.number(node.variable)
-            tape.nodes.extend((op, kind, number, parameter, task))
-        if thread != log.thread:  # each device has a thread of its own
-            tape.threads[op] = thread
-        if runs := log.in_backward.get((thread, task)):
-            tape.backward_run_of[op] = runs[-1][1]
-        chain: list[Any] = []
-        at = frame
-        while at is not None and at.f_code is not RUN_BACKWARD:
-            chain += (at.f_code, at.f_lasti)
-            at = at.f_back
-        if task not in tape.tasks:
-            tape.tasks[task] = at is not None and (thread != log.thread or _is_in_engine(at.f_back))
-        return tuple(chain) or None
 
     def _learn(self, func: Any) -> Plan:
         plan = plan_of(func)
@@ -343,15 +312,6 @@ class Interceptor(TorchDispatchMode):
         if objects:
             return {name: described(value) for name, value in named.items()}
         return named
-
-
-def _is_in_engine(frame: FrameType | None) -> bool:
-    """Whether the engine runs the code of a frame, which is then inside a backward."""
-    while frame is not None:
-        if frame.f_code is RUN_BACKWARD:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _flat(result: Any) -> Iterator[torch.Tensor | None]:

@@ -13,15 +13,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from opscope.capture.log.call_sites import function_name, is_custom_function
-from opscope.capture.log.event_log import (
-    CALL,
-    HANDED_CALL,
-    SET_GRAD_MODE,
-    UNSEEN_CALL,
-    Live,
-    Log,
-    Written,
-)
+from opscope.capture.log.event_log import Log
+from opscope.capture.log.events import Live, PassedThrough, SetGradMode, UnseenCall, Written
 from opscope.capture.log.grad_modes import step_of
 from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.unchanged.stacks import OnStack
@@ -85,8 +78,7 @@ class FunctionCalls(TorchFunctionMode):
             log.in_call = False
             ended = perf_counter_ns()
             chain = log.chain(_not_ours(sys._getframe(1)))
-            end = log.op_count
-            log.write((CALL, end, func, [], None, None, log.run, chain, op, started, ended, error))
+            log.write_call(func, [], None, None, chain, op, started, ended, error)
             log.settle()  # and lets go of the error
             raise
         log.in_call = False  # nothing can interrupt between this and the above
@@ -104,11 +96,7 @@ class FunctionCalls(TorchFunctionMode):
             item = live if id(live) in log.known else log.read(result)
             node, chain = _node_class(result), log.chain(frame)
             kept = None if log.keep is None else log.keep(result)
-            log.events += (
-                CALL, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
-            )  # fmt: skip
-            if log.at_once:
-                log.settle()
+            log.write_call(func, item, kept, node, chain, op, started, ended)
             if log.returned:
                 log.tell("function", function_name(func), func, result)
             return result
@@ -151,9 +139,7 @@ class FunctionCalls(TorchFunctionMode):
         kept = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
         # Only now, as a chain that is longer than it should be ends modules.
-        log.write(
-            (CALL, log.op_count, func, items, kept, node, log.run, chain, op, started, ended, None)
-        )
+        log.write_call(func, items, kept, node, chain, op, started, ended)
 
     def _written(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, op: int
@@ -190,7 +176,7 @@ class FunctionCalls(TorchFunctionMode):
             chain = log.chain(_not_ours(frame))
             hidden = is_custom_function(chain[::2])
             step = step_of(_not_ours(frame))
-            log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
+            log.write(SetGradMode(log.run, bool(args[0]), step, hidden))
             return
         if func in _UNSEEN:
             self._note_unseen(func, args[0])
@@ -205,14 +191,14 @@ class FunctionCalls(TorchFunctionMode):
             return
         items, node = list(map(log.read, tensors)), _first_node_class(tensors)
         kept = None if log.keep is None else list(map(log.keep, tensors))
-        chain, op = log.chain(_not_ours(frame)), log.op_count
-        log.write((HANDED_CALL, op, func, items, kept, node, log.run, chain, started, ended))
+        chain = log.chain(_not_ours(frame))
+        log.write(PassedThrough(func, items, kept, node, log.run, chain, started, ended))
 
     def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
         """Note a call that no op shows, of a tensor that the program has."""
         log, live = self._log, ref(tensor)
         if id(live) in log.known:
-            log.write((UNSEEN_CALL, log.op_count, log.run, func, live))
+            log.write(UnseenCall(log.run, func, live))
 
 
 _OWN = FunctionCalls.__torch_function__.__code__

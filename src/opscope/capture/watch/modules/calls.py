@@ -15,11 +15,13 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.log.containers import arguments, contents, tensors_of
-from opscope.capture.log.event_log import ENTER, GRAD_MODE, LEAVE, stay
+from opscope.capture.log.event_log import stay
+from opscope.capture.log.events import Chain, Enter, GradMode, Leave, Live, Nested, Notes
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import first_error
 from opscope.capture.tables.tables import NONE, Tape
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS, may_be_fused
+from opscope.capture.unchanged.global_hooks import put_on, take_off
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.compiled import (
     Compiling,
@@ -29,9 +31,9 @@ from opscope.capture.watch.compiled import (
     wrapped,
 )
 from opscope.capture.watch.modules.cleanup import RunCleanup
-from opscope.capture.watch.modules.hooks import put_on, take_off
 from opscope.capture.watch.modules.in_backward import InBackward
-from opscope.capture.watch.modules.names import Known, ModuleNames
+from opscope.capture.watch.modules.known import Known
+from opscope.capture.watch.modules.names import ModuleNames
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.torch_api import (
     DisableTorchFunction,
@@ -166,16 +168,19 @@ class ModuleCalls:
             return
         chain = log.chain(frame)  # first, as it may end modules
         items = self._values.given(args, frame if len(args) < known.most else None)
-        event = (
-            ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), None,
-        )  # fmt: skip
-        self._begin(known, event, (module, frame, log.run_count))
+        self._begin(known, chain, items, None, (module, frame, log.run_count))
 
     def _begin(
-        self, known: Known, event: tuple[Any, ...], entry: tuple[nn.Module, FrameType, int]
+        self,
+        known: Known,
+        chain: Chain,
+        given: Live | Nested,
+        notes: Notes,
+        entry: tuple[nn.Module, FrameType, int],
     ) -> None:
         """Write that a run begins, and have it be the innermost: both, whatever interrupts that."""
         log, stack, (_, frame, run) = self._log, self._stack, entry
+        event = Enter, log.op_count, known.index, chain, given, log.run, perf_counter_ns(), notes
         try:
             log.events += event
             if not stack:
@@ -206,14 +211,18 @@ class ModuleCalls:
             self._leave_odd(module, output, sys._getframe(1))
             return
         items = self._values.gave(output)
-        kept = None if log.keep is None else self._values.notes(output)
-        log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), False, kept)
+        self._end(run, items, None if log.keep is None else self._values.notes(output))
+        if log.returned:
+            self._tell(called, run, output)
+
+    def _end(self, run: int, gave: Live | Nested, notes: Notes, *, failed: bool = False) -> None:
+        """Write that the innermost run ends."""
+        stack, log = self._stack, self._log
+        log.events += (Leave, log.op_count, run, gave, perf_counter_ns(), failed, notes)
         _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
         stack.pop()  # last: what is interrupted before is ended once more, as failed
         if log.at_once:
             log.settle()
-        if log.returned:
-            self._tell(called, run, output)
 
     def _is_elsewhere(self) -> bool:
         """Whether a module runs that is no part of the program that is watched."""
@@ -242,9 +251,8 @@ class ModuleCalls:
         kept = None
         if known is self.root:
             kept = self._values.notes((args, named_in(frame)))
-            log.write((GRAD_MODE, log.op_count, run, *grad_mode()))
-        event = (ENTER, log.op_count, known.index, chain, items, log.run, perf_counter_ns(), kept)
-        self._begin(known, event, (called, frame, run))
+            log.write(GradMode(run, *grad_mode()))
+        self._begin(known, chain, items, kept, (called, frame, run))
         odd = RunCleanup(None if called is module else module)
         if compiled:
             odd.resume = self._step_aside()
@@ -333,12 +341,8 @@ class ModuleCalls:
         odd = self._odd.get(run)
         if odd is not None:
             odd.undo(None if self._functions is None else self._functions.on_stack)
-        log.events += (LEAVE, log.op_count, run, items, perf_counter_ns(), failed, kept)
-        _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
-        stack.pop()
+        self._end(run, items, kept, failed=failed)
         self._odd.pop(run, None)
-        if log.at_once:
-            log.settle()
         if not failed and log.returned:
             self._tell(called, run, output)
         if odd is None or failed:

@@ -17,7 +17,7 @@ from opscope.capture.watch.dispatch import Interceptor
 from opscope.torch_api import count_dispatch_modes, current_graph_task, dispatch_mode_stack
 
 if TYPE_CHECKING:
-    from opscope.capture.watch.modules.names import Known
+    from opscope.capture.watch.modules.known import Known
 
 
 class InBackward:

@@ -13,64 +13,17 @@ from weakref import ref
 
 from torch import nn
 
-from opscope.capture.log.event_log import NAMED, Live
+from opscope.capture.log.events import Live, Named
 from opscope.capture.tables.packed import may_pack
 from opscope.capture.tables.parameters import Holder
 from opscope.capture.tables.tables import Tape
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS
 from opscope.capture.watch.compiled import wrapped
+from opscope.capture.watch.modules.known import Known, Top
 from opscope.torch_api import DisableTorchFunction
 
 _KEYS, _VALUES = methodcaller("keys"), methodcaller("values")
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
-
-
-class Known:
-    """A module that has an address.
-
-    Attributes:
-        top: What was met by itself and has it somewhere below: the model, or a module outside of
-            its tree.
-        most: How many arguments its ``forward`` takes.
-        odd: Whether more is to be done when it runs than to write it down.
-    """
-
-    __slots__ = (
-        "address", "aliases", "class_name", "index", "live", "most", "odd", "top", "training",
-    )  # fmt: skip
-
-    def __init__(
-        self, index: int, module: nn.Module, address: str, top: Top, kind: tuple[str, int, bool]
-    ) -> None:
-        self.aliases: tuple[str, ...] = ()
-        self.index = index
-        self.live = ref(module)
-        self.address = address
-        self.top = top
-        self.class_name, self.most, self.odd = kind
-        if "forward" in module.__dict__:
-            self.most = sys.maxsize
-        # A frozen scripted module is never in training, and does not even say so.
-        self.training = getattr(module, "training", False)
-
-
-class Top(Known):
-    """A module that was met by itself.
-
-    Attributes:
-        holds: The numbers of the parameters and buffers that it, and those below it, have and no
-            module before had.
-        first: The number of the first of those.
-    """
-
-    __slots__ = ("first", "holds")
-
-    def __init__(
-        self, index: int, module: nn.Module, address: str, first: int, kind: tuple[str, int, bool]
-    ) -> None:
-        super().__init__(index, module, address, self, kind)
-        self.first = first
-        self.holds: list[range] = []
 
 
 class _Path(NamedTuple):
@@ -260,7 +213,7 @@ class ModuleNames:
         log = self._tape.log
         if lives and log.known:
             self._tape.parameters.waiting.update(map(id, lives))
-            log.write((NAMED, log.op_count, lives))
+            log.write(Named(lives))
 
     def _now_held(self) -> int:
         """Return a number that tells what the model has by which name, and of which classes.

@@ -9,7 +9,8 @@ from weakref import ref
 import torch
 
 from opscope.capture.log.containers import Contents, arguments, contents, tensors_of
-from opscope.capture.log.event_log import Live, Log, Nested
+from opscope.capture.log.event_log import Log
+from opscope.capture.log.events import Live, Nested
 from opscope.records.containers import tensor_paths
 from opscope.torch_api import DisableTorchFunction
 
@@ -29,9 +30,9 @@ class ModuleValues:
     def given(self, args: tuple[Any, ...], frame: FrameType | None) -> Live | Nested:
         """Return what the log says of the arguments of a module; with a frame, also named ones."""
         named = None if frame is None else named_in(frame)
-        if len(args) == 1 and not named:
-            live = self._known_tensor(args[0])
-            if live is not None:
+        if len(args) == 1 and not named and type(args[0]) is _Tensor:  # `__class__` may lie
+            live = ref(args[0])
+            if id(live) in self._log.known:
                 return live  # nearly always
         with DisableTorchFunction():
             structure, tensors = arguments(args, named)
@@ -39,9 +40,10 @@ class ModuleValues:
 
     def gave(self, value: Any) -> Live | Nested:
         """Return what the log says of the tensors in what a module gives."""
-        live = self._known_tensor(value)
-        if live is not None:
-            return live  # nearly always
+        if type(value) is _Tensor:  # `__class__` may be what a user's class likes
+            live = ref(value)
+            if id(live) in self._log.known:
+                return live  # nearly always
         with DisableTorchFunction():
             structure, tensors = contents(value)
             return Nested(structure, list(map(self._log.read, tensors)))
@@ -53,13 +55,6 @@ class ModuleValues:
         if type(value) is _Tensor:  # `__class__` may be what a user's class likes
             return [self._log.keep_again(value)]  # nearly always
         return list(map(self._log.keep_again, tensors_of(value)))
-
-    def _known_tensor(self, value: Any) -> Live | None:
-        if type(value) is _Tensor:  # `__class__` may be what a user's class likes
-            live = ref(value)
-            if id(live) in self._log.known:
-                return live
-        return None
 
 
 def by_path(found: Contents) -> list[tuple[str, torch.Tensor]]:

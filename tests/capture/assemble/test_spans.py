@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 import opscope
 from opscope.capture.assemble.links import _node_rows, _Nodes
+from opscope.capture.assemble.spans import Spans
 from opscope.capture.log.entries import Entries
-from opscope.capture.tables.spans import Spans
 
 
 class Twice(Function):

@@ -1,0 +1,56 @@
+"""What is known of one module."""
+
+from __future__ import annotations
+
+import sys
+from weakref import ref
+
+from torch import nn
+
+
+class Known:
+    """A module that has an address.
+
+    Attributes:
+        top: What was met by itself and has it somewhere below: the model, or a module outside of
+            its tree.
+        most: How many arguments its ``forward`` takes.
+        odd: Whether more is to be done when it runs than to write it down.
+    """
+
+    __slots__ = (
+        "address", "aliases", "class_name", "index", "live", "most", "odd", "top", "training",
+    )  # fmt: skip
+
+    def __init__(
+        self, index: int, module: nn.Module, address: str, top: Top, kind: tuple[str, int, bool]
+    ) -> None:
+        self.aliases: tuple[str, ...] = ()
+        self.index = index
+        self.live = ref(module)
+        self.address = address
+        self.top = top
+        self.class_name, self.most, self.odd = kind
+        if "forward" in module.__dict__:
+            self.most = sys.maxsize
+        # A frozen scripted module is never in training, and does not even say so.
+        self.training = getattr(module, "training", False)
+
+
+class Top(Known):
+    """A module that was met by itself.
+
+    Attributes:
+        holds: The numbers of the parameters and buffers that it, and those below it, have and no
+            module before had.
+        first: The number of the first of those.
+    """
+
+    __slots__ = ("first", "holds")
+
+    def __init__(
+        self, index: int, module: nn.Module, address: str, first: int, kind: tuple[str, int, bool]
+    ) -> None:
+        super().__init__(index, module, address, self, kind)
+        self.first = first
+        self.holds: list[range] = []
