@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from opscope.capture.log.call_sites import function_name, is_custom_function
 from opscope.capture.log.event_log import Log
-from opscope.capture.log.events import Live, PassedThrough, SetGradMode, UnseenCall, Written
+from opscope.capture.log.events import Call, Live, PassedThrough, SetGradMode, UnseenCall, Written
 from opscope.capture.log.grad_modes import step_of
 from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.unchanged.stacks import OnStack
@@ -96,7 +96,11 @@ class FunctionCalls(TorchFunctionMode):
             item = live if id(live) in log.known else log.read(result)
             node, chain = _node_class(result), log.chain(frame)
             kept = None if log.keep is None else log.keep(result)
-            log.write_call(func, item, kept, node, chain, op, started, ended)
+            log.events += (
+                Call, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
+            )  # fmt: skip
+            if log.at_once:
+                log.settle()
             if log.returned:
                 log.tell("function", function_name(func), func, result)
             return result

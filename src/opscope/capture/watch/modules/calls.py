@@ -211,7 +211,12 @@ class ModuleCalls:
             self._leave_odd(module, output, sys._getframe(1))
             return
         items = self._values.gave(output)
-        self._end(run, items, None if log.keep is None else self._values.notes(output))
+        kept = None if log.keep is None else self._values.notes(output)
+        log.events += (Leave, log.op_count, run, items, perf_counter_ns(), False, kept)
+        _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
+        stack.pop()  # last: what is interrupted before is ended once more, as failed
+        if log.at_once:
+            log.settle()
         if log.returned:
             self._tell(called, run, output)
 
