@@ -39,10 +39,12 @@ from opscope.capture.watch.compiled import (
 )
 from opscope.capture.watch.in_backward import InBackward
 from opscope.capture.watch.module_names import Known, ModuleNames
+from opscope.capture.watch.recursion import explain
 from opscope.records.containers import tensor_paths
 from opscope.torch_api import (
     ALWAYS_CALLED_HOOKS,
     BUFFER_REGISTRATION_HOOKS,
+    CALL_MODULE,
     FORWARD_HOOKS,
     FORWARD_PRE_HOOKS,
     MODULE_REGISTRATION_HOOKS,
@@ -253,7 +255,14 @@ class ModuleCalls:
         called, boundary, run = stack[-1]
         # The same frame: it was entered, so it is watched, and it did not fail.
         if called is not module or sys._getframe(1) is not boundary or self._odd:
-            self._leave_odd(module, output, sys._getframe(1))
+            frame = sys._getframe(1)
+            try:
+                self._leave_odd(module, output, frame)
+            except RecursionError:
+                # An error passes through here and there is no room to note that, of which torch
+                # would warn; a module further out ends this run too.
+                if frame.f_code is not CALL_MODULE:
+                    raise
             return
         items = self._items(output)
         kept = None if log.keep is None else self._keep(output)
@@ -345,6 +354,8 @@ class ModuleCalls:
         error = sys.exc_info()[1] if failed else None
         if error is not None:
             self._tape.failed_runs.note(error, run)
+            if len(self._stack) == 1:  # where there is room for it
+                explain(error)
         if odd is not None and odd.region is not None:
             odd.bad = odd.region.record(tensors_of(output), run, error)
             odd.region.come_back()
