@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from itertools import islice
 from math import prod
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ _FILL = {
     "external": "#d9e8f6",
 }
 _MOST_TENSORS = 3  # of one node are written
+_MOST_FRAMES = 100  # inside one another: pydot writes them, and Graphviz reads them, by recursion
 _PLAIN, _WITH_PARAMETERS, _FAILED = "#ffffff", "#dcdcdc", "#ff5c5c"
 _GRADIENT = "#1f6fd6"
 _LINE = 50  # characters at most of a line in a node or a frame
@@ -97,7 +99,10 @@ def _reached(graph: nx.DiGraph) -> set[str]:
 
 
 class _Frames:
-    """The nested frames around modules that contain more than one node."""
+    """The nested frames around modules that contain more than one node.
+
+    Of modules that lie deeper than anybody can see into there are none.
+    """
 
     def __init__(self, dot: pydot.Dot, graph: nx.DiGraph) -> None:
         self._modules = graph.graph.get("modules", {})
@@ -128,7 +133,9 @@ class _Frames:
         stack = attributes["module_stack"]
         if attributes["kind"] == "module":
             stack = stack[:-1]
-        return tuple(f"{a}:1" if self._rolled else f"{a}:{n}" for a, n, _ in stack if a)
+        named = ((address, run) for address, run, _ in stack if address)
+        shown = islice(named, _MOST_FRAMES)
+        return tuple(f"{address}:{1 if self._rolled else run}" for address, run in shown)
 
     def _look(self, entry: str) -> dict[str, Any]:
         address, _, run = entry.rpartition(":")
