@@ -308,3 +308,15 @@ def test_modules_far_inside_one_another_have_no_frames_beyond_what_can_be_writte
 
     assert text.count("subgraph") == 100
     assert text.count("relu_1_1") == 1
+
+
+def test_one_who_waits_for_a_picture_is_handed_its_nodes_and_edges():
+    graph, seen = Exhibit(branch()).layers, []
+
+    def watched(items):
+        seen.append(len(items))
+        return iter(items)
+
+    text = to_dot(graph, watched=watched).to_string()
+    assert text == to_dot(graph).to_string()
+    assert seen == [len(graph), graph.number_of_edges()]
