@@ -1,6 +1,7 @@
 import inspect
 import pickle
 import re
+from difflib import get_close_matches
 
 import pytest
 
@@ -136,3 +137,19 @@ def test_the_nearest_of_very_long_names_are_found_at_once():
     names = ["".join(chr(300 + i % 997) for i in range(start, 10**5)) for start in range(20)]
 
     assert nearest(names[0][:-1], names)[0] == names[0]
+
+
+def test_of_very_many_candidates_only_the_likely_ones_are_compared(monkeypatch):
+    compared = []
+
+    def close_matches(key, pool, **options):
+        compared.append(len(pool))
+        return get_close_matches(key, pool, **options)
+
+    monkeypatch.setattr("opscope.errors.difflib.get_close_matches", close_matches)
+    names = [f"relu_{number}_{number + 1}" for number in range(5000)]
+
+    assert nearest("relu_123_1245", names)[0] == "relu_123_124"
+    assert nearest("releu_4321_4322", names)[0] == "relu_4321_4322"
+    assert nearest("?", names) == names[:5]
+    assert max(compared) < 500

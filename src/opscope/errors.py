@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import codecs
 import difflib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from heapq import nlargest
+from itertools import islice
 
 from opscope.notation import encodable, foreign, sentence
 
@@ -204,9 +207,21 @@ def check_encoding(encoding: object) -> None:
 def nearest(key: str, candidates: Iterable[str], count: int = 5) -> list[str]:
     """Return the candidates most like ``key``, the best first; the first few where none is."""
     # Comparing takes the square of the length.
+    key = key[:_COMPARED]
     pool = {name[:_COMPARED]: name for name in candidates}
-    found = difflib.get_close_matches(key[:_COMPARED], pool, n=count, cutoff=0.4)
-    return [pool[name] for name in found] or list(pool.values())[:count]
+    found = difflib.get_close_matches(key, _alike(key, pool), n=count, cutoff=0.4)
+    return [pool[name] for name in found] or list(islice(pool.values(), count))
 
 
-_COMPARED = 200
+def _alike(key: str, pool: Collection[str]) -> Collection[str]:
+    """Return the candidates worth a comparison, which takes long: those that share most pairs."""
+    if len(pool) <= _MANY:
+        return pool
+    pairs = {key[at : at + 2] for at in range(max(len(key) - 1, 1))}
+    shared: Counter[str] = Counter()
+    for pair in pairs:
+        shared.update(name for name in pool if pair in name)
+    return nlargest(_MANY, shared, key=lambda name: shared[name] / (len(name) + len(key)))
+
+
+_COMPARED, _MANY = 200, 200

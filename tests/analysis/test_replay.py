@@ -8,6 +8,7 @@ from tests.witness import tensors
 from torch import nn
 
 import opscope
+from opscope.analysis import replay
 
 
 def traced(call, model=None, **options):
@@ -202,3 +203,52 @@ def test_without_replayable_the_message_says_how_to_ask_for_it(save):
 
     with pytest.raises(opscope.NotSaved, match=r"opscope\.trace\(\.\.\., replayable=True\)"):
         trace.validate()
+
+
+def test_an_operator_is_looked_up_once_however_many_ops_it_has(monkeypatch):
+    asked = []
+    overload = replay.overload
+    monkeypatch.setattr(replay, "overload", lambda name: asked.append(name) or overload(name))
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(20)))
+    trace = traced(lambda: model(torch.ones(1, 2)), model)
+
+    assert trace.validate()
+    assert len(trace.ops) >= 60
+    assert len(asked) == len(set(asked)) == len({op.operator for op in trace.ops})
+
+
+def test_one_who_waits_is_handed_each_op_as_it_runs_again():
+    seen = []
+
+    def watched(items):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    trace = traced(lambda: torch.ones(2).mul(2).add_(1))
+    kept = trace.tensors
+    report = replay.replay(trace.recording, kept.originals, kept.saved, {}, watched)
+
+    assert report
+    assert seen == list(trace.ops)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(1).as_strided((1,), (0,)),
+        lambda: torch.ones(1).expand(3),
+        lambda: torch.arange(6.0)[1::2],
+        lambda: torch.arange(6.0).view(2, 3).t(),
+        lambda: torch.tensor([1 + 2j, float("nan")]).conj(),
+        lambda: torch.tensor([1 + 2j]).conj().imag,
+        lambda: torch._efficientzerotensor((2, 2)),
+        lambda: torch.tensor(3.0),
+        lambda: torch.empty(0, 2),
+        lambda: torch.arange(8, dtype=torch.uint8)[3:],
+    ],
+)
+def test_however_a_tensor_lies_in_memory_it_is_compared_bit_for_bit(make):
+    assert replay._compare(make(), make()) is None
+    if make().numel():
+        assert replay._compare(make(), make().clone().mul(3).add(1)) is not None

@@ -2,6 +2,7 @@ import html
 import re
 import shutil
 import subprocess
+from contextlib import ExitStack
 
 import pytest
 from tests.builders import (
@@ -294,3 +295,28 @@ def test_a_caption_stands_above_the_picture_line_by_line(render):
 
 def test_the_same_graph_gives_the_same_text():
     assert len({to_dot(Exhibit(nested()).layers).to_string() for _ in range(3)}) == 1
+
+
+def test_modules_far_inside_one_another_have_no_frames_beyond_what_can_be_written():
+    sketch = Sketch("Deep")
+    x = sketch.outside()
+    with ExitStack() as runs:
+        for depth in range(1, 700):
+            runs.enter_context(sketch.module(".".join("0" * depth), "Sequential", x))
+        x = sketch.call("tanh", sketch.call("relu", x))
+    text = to_dot(Exhibit(sketch.build()).layers).to_string()
+
+    assert text.count("subgraph") == 100
+    assert text.count("relu_1_1") == 1
+
+
+def test_one_who_waits_for_a_picture_is_handed_its_nodes_and_edges():
+    graph, seen = Exhibit(branch()).layers, []
+
+    def watched(items):
+        seen.append(len(items))
+        return iter(items)
+
+    text = to_dot(graph, watched=watched).to_string()
+    assert text == to_dot(graph).to_string()
+    assert seen == [len(graph), graph.number_of_edges()]

@@ -181,3 +181,25 @@ def test_every_lookup_key_of_any_layer_finds_it(recording):
     index = index_of(recording)
 
     assert all(index.find(key) is item for item in index.passes for key in index.keys_of(item))
+
+
+def test_a_key_of_many_passes_is_looked_up_once_for_the_keys_of_all_of_them(monkeypatch):
+    index = index_of(recurrent())
+    asked = []
+    exactly = LayerIndex._exactly
+    monkeypatch.setattr(
+        LayerIndex, "_exactly", lambda self, key: asked.append(key) or exactly(self, key)
+    )
+
+    assert len([index.keys_of(item) for item in index.passes]) > 3
+    assert "fc" in asked
+    assert len(asked) == len(set(asked))
+
+
+def test_keys_with_a_run_are_suggested_to_one_who_asked_for_a_run_only():
+    index = index_of(branch())
+
+    with pytest.raises(LayerNotFound, match=r"'sim_1'; the nearest keys: [^:]*$"):
+        index.find("sim_1")
+    with pytest.raises(LayerNotFound, match="the nearest keys: 'sin_1:1'"):
+        index.find("sim_1:1")

@@ -7,8 +7,8 @@ value is compared as soon as its op has run, before a later one overwrites it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from opscope import notation
 from opscope.capture.unchanged.outside import has_own_dispatch, set_generators
 from opscope.notation import encodable, foreign, sentence
-from opscope.operators.plans import SCRATCH, Plan, is_uninitialised
+from opscope.operators.plans import SCRATCH, Plan, is_uninitialised, plan_of
 from opscope.records.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, before_writes
 from opscope.torch_api import (
@@ -28,6 +28,7 @@ from opscope.torch_api import (
     has_internal_overlap,
     is_wrapper_subclass,
 )
+from opscope.waiting import Watch, unwatched
 
 if TYPE_CHECKING:
     from opscope.capture.collect.replay_inputs import Originals
@@ -112,7 +113,11 @@ class Report:
 
 
 def replay(
-    recording: Recording, originals: Originals, saved: Saved, labels: dict[int, str]
+    recording: Recording,
+    originals: Originals,
+    saved: Saved,
+    labels: dict[int, str],
+    watched: Watch = unwatched,
 ) -> Report:
     """Run a record again and compare.
 
@@ -121,10 +126,11 @@ def replay(
         originals: Copies of what came from outside.
         saved: Gives what a value was, None where it was not saved.
         labels: The layers' labels by the index of their call.
+        watched: Hands on the ops as they run again, to one who waits for them.
     """
     run = _Replay(recording, originals, saved, labels)
     with _as_recorded(originals):
-        return run.report()
+        return run.report(watched(recording.ops))
 
 
 @contextmanager
@@ -169,13 +175,14 @@ class _Replay:
         self.rewritten = _rewritten(recording)
         self.turn_up = {v.storage for v in recording.values if v.origin == "outside"} - {None}
         self.last_use = _last_use(recording)
+        self.plans: dict[str, Plan] = {}
 
-    def report(self) -> Report:
+    def report(self, ops: Iterable[Op]) -> Report:
         calls = iter([call for call in self.recording.layer_calls if not call.ops])
         call = next(calls, None)
         difference = refused = None
         try:
-            for op in self.recording.ops:
+            for op in ops:
                 while call is not None and call.ops.start <= op.index:
                     self._hand_on(call.received, call.returned)
                     call = next(calls, None)
@@ -208,12 +215,7 @@ class _Replay:
                 self.equal.add(new)
 
     def _run(self, op: Op) -> None:
-        func = overload(op.operator)
-        if func is None:
-            raise _Refusal(_name(op), "is no operator overload")
-        if op.operator.startswith(("c10d.", "_c10d_functional.")):
-            raise _Refusal(_name(op), "is a collective, which other processes take part in")
-        plan = Plan(func)
+        plan = self.plans.get(op.operator) or self._plan(op)
         for read in op.reads:
             value = self._before_writes(read.value)
             if value.index not in self.tensors and value.origin != "outside":
@@ -223,14 +225,14 @@ class _Replay:
         args = (required,) if plan.arguments[:1] == ("self",) else ()
         if required is not None and not args:
             arguments["self"] = required
-        set_generators(self.originals.draws.get(op.index, {}))
-        # In this order: leaving inference mode turns grad mode on.
-        with torch.inference_mode(op.inference), torch.set_grad_enabled(op.grad_enabled):
-            try:
-                result = func(*args, **arguments)
-            except Exception as error:
-                reason = f"the op raised {type(error).__name__}: {error}"
-                raise _Stop(op, reason) from error
+        if op.index in self.originals.draws:
+            set_generators(self.originals.draws[op.index])
+        try:
+            with _in_mode(op):
+                result = plan.func(*args, **arguments)
+        except Exception as error:
+            reason = f"the op raised {type(error).__name__}: {error}"
+            raise _Stop(op, reason) from error
         self.ops += 1
         written = plan.written(args, arguments)
         flat = _flat(result)
@@ -248,6 +250,16 @@ class _Replay:
             self._check(op, index)
         for index in self.last_use.get(op.index, ()):
             self.tensors.pop(index, None)
+
+    def _plan(self, op: Op) -> Plan:
+        """Return how an operator reads its arguments, once for all of its ops."""
+        func = overload(op.operator)
+        if func is None:
+            raise _Refusal(_name(op), "is no operator overload")
+        if op.operator.startswith(("c10d.", "_c10d_functional.")):
+            raise _Refusal(_name(op), "is a collective, which other processes take part in")
+        plan = self.plans[op.operator] = plan_of(func)
+        return plan
 
     def _settle(self, op: Op, index: int, tensor: torch.Tensor) -> None:
         """Take a value as computed, and compare it with what it was."""
@@ -298,8 +310,7 @@ class _Replay:
         unkept = next((item for item in found.values() if isinstance(item, InWords)), None)
         if unkept is not None:
             raise _Refusal(_name(op), f"takes a {unkept}, an object of C++ that was not kept")
-        order = {name: place for place, name in enumerate(plan.arguments)}
-        return dict(sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))))
+        return {name: found[name] for name in plan.arguments if name in found} | found
 
     def _tensor(self, index: int) -> torch.Tensor:
         """Return a value; make it again from the originals if it came from outside."""
@@ -339,6 +350,24 @@ class _Replay:
             source=str(frames[0]) if frames else None,
             reason=reason,
         )
+
+
+def _in_mode(op: Op) -> AbstractContextManager[object]:
+    """Return the grad mode of an op."""
+    inference, grad = op.inference, op.grad_enabled
+    if torch.is_inference_mode_enabled() is inference and torch.is_grad_enabled() is grad:
+        return _AS_IT_IS  # nearly always, and to set it takes as long as a small op
+    return _in_other_mode(inference, grad)
+
+
+@contextmanager
+def _in_other_mode(inference: bool, grad: bool) -> Iterator[None]:
+    # In this order: leaving inference mode turns grad mode on.
+    with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+        yield
+
+
+_AS_IT_IS = nullcontext()
 
 
 def _is_scratch(op: Op, value: int) -> bool:
@@ -464,6 +493,8 @@ def _can_compare(tensor: torch.Tensor) -> bool:
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return the tensors that a tensor with a class of its own, or a nested one, is made of."""
+    if tensor.__class__ is torch.Tensor and not tensor.is_nested:
+        return []  # nearly always
     if tensor.is_nested and tensor.layout == torch.strided:
         return list(tensor.unbind())
     if not is_wrapper_subclass(tensor):
@@ -484,4 +515,6 @@ def _can_fill(expected: torch.Tensor, tensor: torch.Tensor) -> bool:
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     plain = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
+    if plain.stride() == (1,) and not plain._is_zerotensor():
+        return plain.view(torch.uint8)
     return plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)

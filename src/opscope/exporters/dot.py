@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from itertools import islice
 from math import prod
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import pydot
 
 from opscope import notation
 from opscope.errors import check_choice
+from opscope.waiting import Watch, unwatched
 
 Direction = Literal["down", "up", "right", "left"]
 DIRECTIONS: dict[str, str] = {"down": "TB", "up": "BT", "right": "LR", "left": "RL"}
@@ -30,6 +32,7 @@ _FILL = {
     "external": "#d9e8f6",
 }
 _MOST_TENSORS = 3  # of one node are written
+_MOST_FRAMES = 100  # inside one another: pydot writes them, and Graphviz reads them, by recursion
 _PLAIN, _WITH_PARAMETERS, _FAILED = "#ffffff", "#dcdcdc", "#ff5c5c"
 _GRADIENT = "#1f6fd6"
 _LINE = 50  # characters at most of a line in a node or a frame
@@ -43,7 +46,11 @@ _EDGES: dict[str, dict[str, str]] = {
 
 
 def to_dot(
-    graph: nx.DiGraph, *, direction: Direction = "down", caption: Iterable[str] = ()
+    graph: nx.DiGraph,
+    *,
+    direction: Direction = "down",
+    caption: Iterable[str] = (),
+    watched: Watch = unwatched,
 ) -> pydot.Dot:
     """Return a view of the graph as a picture to be laid out by Graphviz.
 
@@ -51,6 +58,7 @@ def to_dot(
         graph: A graph with the attributes that `opscope.graph.build` documents.
         direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
         caption: Lines above the picture; the first is bold.
+        watched: Hands on the nodes and edges as they are drawn, to one who waits for them.
 
     Raises:
         OptionError: For a direction that there is not.
@@ -79,12 +87,12 @@ def to_dot(
     ids = {name: f"n{index}" for index, name in enumerate(graph)}
     frames = _Frames(dot, graph)
     reached = _reached(graph)
-    for name, attributes in graph.nodes(data=True):
+    for name, attributes in watched(graph.nodes(data=True)):
         look = _node(graph, attributes)
         if reached and name not in reached and attributes["kind"] in ("op", "layer", "module"):
             look["style"] = "filled,dashed"
         frames.around(attributes).add_node(pydot.Node(ids[name], **look))
-    for source, target, attributes in graph.edges(data=True):
+    for source, target, attributes in watched(graph.edges(data=True)):
         look = _edge(attributes, graph.nodes[source], graph.nodes[target])
         dot.add_edge(pydot.Edge(ids[source], ids[target], **look))
     return dot
@@ -97,7 +105,10 @@ def _reached(graph: nx.DiGraph) -> set[str]:
 
 
 class _Frames:
-    """The nested frames around modules that contain more than one node."""
+    """The nested frames around modules that contain more than one node.
+
+    Of modules that lie deeper than anybody can see into there are none.
+    """
 
     def __init__(self, dot: pydot.Dot, graph: nx.DiGraph) -> None:
         self._modules = graph.graph.get("modules", {})
@@ -128,7 +139,9 @@ class _Frames:
         stack = attributes["module_stack"]
         if attributes["kind"] == "module":
             stack = stack[:-1]
-        return tuple(f"{a}:1" if self._rolled else f"{a}:{n}" for a, n, _ in stack if a)
+        named = ((address, run) for address, run, _ in stack if address)
+        shown = islice(named, _MOST_FRAMES)
+        return tuple(f"{address}:{1 if self._rolled else run}" for address, run in shown)
 
     def _look(self, entry: str) -> dict[str, Any]:
         address, _, run = entry.rpartition(":")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from opscope.collector import paused
 from opscope.errors import AmbiguousLayer, LayerNotFound, OptionError, nearest
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Leaf, ModuleCall, Recording
@@ -38,10 +39,12 @@ class LayerIndex:
     A key that names a module is never taken for a substring.
     """
 
+    @paused()
     def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
         self.passes = passes
         self._recording = recording
         self._exact: dict[str, list[LayerPass]] = {}
+        self._alone: dict[str, LayerPass | None] = {}  # what a key alone stands for, None if none
         for item in passes:
             for name in (item.layer_label, item.short_label):
                 self._exact.setdefault(name, []).append(item)
@@ -142,12 +145,22 @@ class LayerIndex:
         """Return the keys that stand for one pass, positions first."""
         names = self._exits.names_of.get(item.values, ())
         if item.paths:
-            return [name for name in names if self._exactly(name) == [item]]
+            return [name for name in names if self._only(name) == item]
         own = [name for name in (item.layer_label, item.short_label) if item.passes == 1]
         own += [f"{item.layer_label}:{item.number}", f"{item.short_label}:{item.number}"]
         own += [f"{item.kind}.{item.path}"] if item.path else []
-        alone = [n for n in dict.fromkeys((*own, *names)) if self._exactly(n) == [item]]
+        alone = [name for name in dict.fromkeys((*own, *names)) if self._only(name) == item]
         return [item.index - len(self.passes), item.index, *alone]
+
+    def _only(self, key: str) -> LayerPass | None:
+        """Return the one pass that an exact key stands for, None if there are several.
+
+        A key that many passes share is asked about for each of them, and looked up once.
+        """
+        if key not in self._alone:
+            found = self._exactly(key)
+            self._alone[key] = found[0] if len(found) == 1 else None
+        return self._alone[key]
 
     def _at(self, position: int) -> LayerPass:
         if not self.passes:
@@ -176,10 +189,15 @@ class LayerIndex:
         return [found[index] for index in sorted(found)]
 
     def _why_not(self, key: str) -> str:
-        listed = ", ".join(repr(name) for name in nearest(key, self.keys()))
+        listed = ", ".join(repr(name) for name in nearest(key, self._to_suggest(key)))
         hint = f"; the nearest keys: {listed}" if listed else ": the trace has none"
         reason = self._exits.why_not(key) if self._exits.is_module(key) else ""
         return f"no layer answers to {key!r}{reason}{hint}"
+
+    def _to_suggest(self, key: str) -> list[str]:
+        """Return the keys to name to one who asked for another; with runs if that had one."""
+        keys = self.keys()
+        return keys if ":" in key else [name for name in keys if ":" not in name] or keys
 
 
 class _Exits:
@@ -204,9 +222,17 @@ class _Exits:
         self.left_by: dict[int, list[tuple[str, int, bool]]] = {}
         self._made: dict[tuple[str, tuple[int, ...]], LayerPass] = {}
         self._around = {run.parent for run in recording.module_calls}
+        paths: list[tuple[str, int]] = []
         for run, names in zip(recording.module_calls, run_names(recording), strict=True):
             if run.outputs and names:
-                self._add(run, names)
+                self._add(run, names, paths)
+        # What is nearer to the inside is asked for first.
+        for all_names in self.names_of.values():
+            all_names.reverse()
+        for left in self.left_by.values():
+            left.reverse()
+        for path, value in paths:
+            self.names_of.setdefault((value,), []).append(path)
 
     @cached_property
     def _modules(self) -> dict[str, int]:
@@ -218,20 +244,19 @@ class _Exits:
             if name
         }
 
-    def _add(self, run: ModuleCall, names: list[str]) -> None:
+    def _add(self, run: ModuleCall, names: list[str], paths: list[tuple[str, int]]) -> None:
         values = tuple(leaf.value for leaf in run.outputs)
-        # What is nearer to the inside is asked for first.
-        self.names_of[values] = names + self.names_of.get(values, [])
+        self.names_of.setdefault(values, []).extend(reversed(names))
         for name in names:
             self.names.setdefault(name, []).append((run.index, None))
             for place, leaf in enumerate(run.outputs):
                 if leaf.path:
                     path = f"{name}.{leaf.path}"
                     self.names.setdefault(path, []).append((run.index, place))
-                    self.names_of.setdefault((leaf.value,), []).append(path)
+                    paths.append((path, leaf.value))
         for giver in self._givers(values):
             entry = names[0], len(self.names[names[0]]), run.index not in self._around
-            self.left_by.setdefault(giver.index, []).insert(0, entry)
+            self.left_by.setdefault(giver.index, []).append(entry)
 
     def find(self, name: str) -> Iterator[LayerPass]:
         """Yield what the runs of a name gave, as the layer that gave it where there is one."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from opscope.notation import foreign, sentence
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
+from opscope.records.packing import packed, unpacked
 
 T = TypeVar("T")
 
@@ -463,6 +464,18 @@ class Recording:
     unseen_calls: tuple[UnseenCall, ...] = ()
     grad_enabled: bool = False
     inference: bool = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return its records in columns, which take a fraction of the time to pickle."""
+        return unpacked, (Recording, packed(self))
+
+    def __copy__(self) -> Recording:
+        """Return itself: nothing in it is changed."""
+        return self
+
+    def __deepcopy__(self, _: object) -> Recording:
+        """Return itself, likewise."""
+        return self
 
     def call_of(self, op: Op) -> int | None:
         """Return the layer call that an op ran in, or in backward belongs to."""

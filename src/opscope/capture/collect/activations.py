@@ -266,8 +266,12 @@ def _is_there(alias: torch.Tensor) -> bool:
         return all(map(_is_there, parts_of(alias)))
     try:
         storage = alias.untyped_storage()
-        reach = alias.storage_offset() + 1
-        reach += sum((n - 1) * s for n, s in zip(alias.shape, alias.stride(), strict=True))
+        first, count = alias.storage_offset(), alias.numel()
+        if alias.is_contiguous():  # nearly always
+            reach = first + count
+        else:
+            steps = zip(alias.shape, alias.stride(), strict=True)
+            reach = first + 1 + sum((size - 1) * step for size, step in steps)
     except (RuntimeError, NotImplementedError):
         return True  # no plain storage to be resized
-    return alias.numel() == 0 or storage.nbytes() >= reach * alias.element_size()
+    return count == 0 or storage.nbytes() >= reach * alias.element_size()

@@ -35,7 +35,9 @@ from opscope.capture.watch.modules.in_backward import InBackward
 from opscope.capture.watch.modules.known import Known
 from opscope.capture.watch.modules.names import ModuleNames
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
+from opscope.capture.watch.recursion import explain
 from opscope.torch_api import (
+    CALL_MODULE,
     DisableTorchFunction,
     count_dispatch_modes,
     current_graph_task,
@@ -208,7 +210,14 @@ class ModuleCalls:
         called, boundary, run = stack[-1]
         # The same frame: it was entered, so it is watched, and it did not fail.
         if called is not module or sys._getframe(1) is not boundary or self._odd:
-            self._leave_odd(module, output, sys._getframe(1))
+            frame = sys._getframe(1)
+            try:
+                self._leave_odd(module, output, frame)
+            except RecursionError:
+                # An error passes through here and there is no room to note that, of which torch
+                # would warn; a module further out ends this run too.
+                if frame.f_code is not CALL_MODULE:
+                    raise
             return
         items = self._values.gave(output)
         kept = None if log.keep is None else self._values.notes(output)
@@ -308,6 +317,8 @@ class ModuleCalls:
         error = sys.exc_info()[1] if failed else None
         if error is not None:
             self._tape.failed_runs.note(error, run)
+            if len(self._stack) == 1:  # where there is room for it
+                explain(error)
         if odd is not None and odd.region is not None:
             odd.bad = odd.region.record(tensors_of(output), run, error)
             odd.region.come_back()
