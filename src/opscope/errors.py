@@ -1,6 +1,7 @@
 """Every error that opscope raises itself.
 
     OpscopeError
+    ├── CollectorError     a collector of the user's raised                            (RuntimeError)
     ├── OptionError        an argument's name or value is not one of the valid ones   (ValueError)
     ├── LayerNotFound      no layer answers to this key                                (KeyError)
     ├── AmbiguousLayer     several layers, or several passes, answer to this key       (KeyError)
@@ -40,7 +41,7 @@ class OpscopeError(Exception):
         return encodable(str(self.args[0])) if self.args else ""
 
 
-class CollectorError(OpscopeError):
+class CollectorError(OpscopeError, RuntimeError):
     """A collector raised while it looked at the program, see `opscope.Collector`."""
 
 

@@ -287,6 +287,7 @@ class Record:
             OptionError: For a name or value that is not one of the valid ones.
         """
         from opscope.exporters.dot import to_dot
+        from opscope.exporters.progress import waiting
         from opscope.views.compose import ViewOptions
 
         options = ViewOptions.of({"parameters": False, "buffers": False, **view})
@@ -297,7 +298,9 @@ class Record:
             f"({notation.size(sums.tensor_bytes)} newly allocated)",
             f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",
         ]
-        return to_dot(self._view(level, depth, options), direction=direction, caption=caption)
+        seen = self._view(level, depth, options)
+        with waiting("drawing") as watched:
+            return to_dot(seen, direction=direction, caption=caption, watched=watched)
 
     def draw(
         self,

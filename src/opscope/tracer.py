@@ -282,10 +282,12 @@ class Trace(Record):
         True
         """
         from opscope.analysis.replay import replay
+        from opscope.exporters.progress import waiting
 
         originals = self.tensors.originals
         labels = {item.call: item.label for item in self.passes if item.call is not None}
-        return replay(self.recording, originals, self.tensors.saved, labels)
+        with waiting("replaying") as watched:
+            return replay(self.recording, originals, self.tensors.saved, labels, watched)
 
     def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
         """Return the forward ops as a program: a `torch.fx.GraphModule` of aten overloads.

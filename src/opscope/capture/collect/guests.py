@@ -11,7 +11,7 @@ import torch
 from opscope.capture.collect.collector import Collector, Member
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.hooks import Error, ReturnedCall, RunningOp
-from opscope.capture.unchanged.outside import applied, described
+from opscope.capture.unchanged.outside import applied, described, drop_frames
 from opscope.errors import CollectorError
 
 MOMENTS = ("start", "resume", "before_op", "after_op", "returned", "stop", "result")
@@ -93,3 +93,5 @@ class Guest(Member):
         message = f"the collector {name} is called no more: {moment} raised {described(error)}"
         self._error = CollectorError(message)
         self._error.__cause__ = error
+        if not getattr(self._collector, "stops", False):  # a tensor that is held is another one
+            drop_frames(error)

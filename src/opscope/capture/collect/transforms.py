@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import torch
 
 from opscope.capture.log.event_log import Log
-from opscope.capture.unchanged.outside import applied, described, has_own_dispatch, line_of, unseen
+from opscope.capture.unchanged.outside import (
+    applied,
+    described,
+    drop_frames,
+    has_own_dispatch,
+    line_of,
+    unseen,
+)
 from opscope.torch_api import DisableTorchFunction, is_wrapper_subclass
 
 Transform = Callable[[torch.Tensor], Any]
@@ -140,8 +147,5 @@ def _shares_memory(found: torch.Tensor, tensor: torch.Tensor) -> bool:
 def _failed(option: str | None, error: Exception) -> Failed:
     """Take down an error without its frames, which keep alive all that is in them."""
     line = line_of(error)
-    at: BaseException | None = error
-    while at is not None:
-        at.__traceback__ = None
-        at = at.__context__
+    drop_frames(error)
     return Failed(option, error, line)

@@ -91,6 +91,14 @@ def described(error: Exception, line: str | None = None) -> str:
     return f"{type(error).__name__}{said} (at {line or line_of(error)})"
 
 
+def drop_frames(error: BaseException) -> None:
+    """Let go of the frames of an error, which keep alive all that is in them."""
+    at: BaseException | None = error
+    while at is not None:
+        at.__traceback__ = None
+        at = at.__context__
+
+
 def line_of(error: Exception) -> str:
     """Return where an error was raised, as ``"file:line"``."""
     frames = traceback.extract_tb(error.__traceback__)
