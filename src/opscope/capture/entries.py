@@ -17,6 +17,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
+from opscope.capture.custom_functions import APPLY
 from opscope.capture.places import Places
 
 Kind = Literal["function", "checkpoint", "recomputation"]
@@ -24,7 +25,6 @@ Chain = tuple[int, ...]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _DYNAMO = _TORCH + "_dynamo" + os.sep
-_APPLY = torch.autograd.Function.apply.__code__
 _MODULE_CALL = nn.Module._call_impl.__code__
 _IN_CHECKPOINT: dict[str, Kind] = {
     "checkpoint": "checkpoint", "recompute_fn": "recomputation",
@@ -88,14 +88,14 @@ class Entries:
         codes = [self._code(code) for code in chain[::2]]
         for at, kind in enumerate(kinds):
             # A reentrant checkpoint is a custom function.
-            if kind is None or (kind == "checkpoint" and at and codes[at - 1] is _APPLY):
+            if kind is None or (kind == "checkpoint" and at and codes[at - 1] is APPLY):
                 continue
             unpackings = sum(_is_checkpoints(code, "unpack_hook") for code in codes[at:])
             yield Entry(kind, chain[2 * at :], _MODULE_CALL in codes[:at], unpackings)
 
     def _kind_of(self, number: int) -> Kind | None:
         code = self._code(number)
-        if code is _APPLY:
+        if code is APPLY:
             return "function"
         kind = _IN_CHECKPOINT.get(code.co_name)
         return kind if _is_checkpoints(code, code.co_name) else None
@@ -103,7 +103,7 @@ class Entries:
     def _line(self, chain: Chain) -> Chain:
         for at in range(0, len(chain), 2):
             code = self._code(chain[at])
-            if code is _MODULE_CALL or code is _APPLY:
+            if code is _MODULE_CALL or code is APPLY:
                 break
             if not code.co_filename.startswith(_TORCH):
                 return chain[at : at + 2]

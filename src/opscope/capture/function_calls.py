@@ -12,6 +12,7 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
+from opscope.capture.custom_functions import with_applications
 from opscope.capture.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.grad_modes import step_of
 from opscope.capture.log import (
@@ -179,7 +180,7 @@ class FunctionCalls(TorchFunctionMode):
         log = self._log
         if func is _set_grad_enabled:
             chain = log.chain(_not_ours(frame))
-            hidden = is_custom_function(chain[::2])
+            hidden = is_custom_function(with_applications(chain)[::2])
             step = step_of(_not_ours(frame))
             log.write((SET_GRAD_MODE, log.op_count, log.run, bool(args[0]), step, hidden))
             return
