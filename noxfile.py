@@ -11,7 +11,12 @@ nox.options.reuse_existing_virtualenvs = True
 TORCH = "torch==2.13.0"
 # The models' own requirement of torch is met by the line above.
 TORCHVISION = "torchvision==0.28.0"
-MODELS = ["numpy", "pillow", "transformers==5.23.0"]
+MODELS = [
+    "numpy",
+    "pillow",
+    "transformers==5.23.0; python_version >= '3.11'",
+    "transformers==5.20.2; python_version < '3.11'",  # the last for it
+]
 TEST_TOOLS = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -19,12 +24,30 @@ TEST_TOOLS = [
     "hypothesis>=6.150",
     "sybil>=10",
 ]
+# Each torch that is promised, with the torchvision that was built for it.
+TORCHS = {
+    "2.10.0": "0.25.0",
+    "2.11.0": "0.26.0",
+    "2.12.1": "0.27.1",
+    "2.13.0": "0.28.0",
+    "2.14.1": "0.29.1",
+}
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+# Every torch on the Python of CI, every Python with the torch of CI, and both oldest and newest.
+MATRIX = [
+    *(("3.11", version) for version in TORCHS),
+    *((python, "2.13.0") for python in PYTHONS if python != "3.11"),
+    ("3.10", "2.10.0"),
+    ("3.14", "2.14.1"),
+]
 
 
-def install_models(session: nox.Session) -> None:
+def install_models(
+    session: nox.Session, torch: str = TORCH, torchvision: str = TORCHVISION
+) -> None:
     """Install torch, the real models that tests use, and opscope."""
-    session.install(TORCH, *MODELS)
-    session.install("--no-deps", TORCHVISION)
+    session.install(torch, *MODELS)
+    session.install("--no-deps", torchvision)
     session.install("-e", ".[draw]")
 
 
@@ -45,6 +68,19 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for check in ("lint", "contracts", "types"):
             session.notify(check)
+
+
+@nox.session
+@nox.parametrize(("python", "torch"), MATRIX)
+def matrix(session: nox.Session, torch: str) -> None:
+    """Run the tests with each torch and each Python that is promised and can be had.
+
+    An environment is several gigabytes: `-p 3.13` chooses those of a Python, and
+    `-s "matrix(python='3.11', torch='2.10.0')"` one. docs/versions.md has what came of it.
+    """
+    install_models(session, f"torch=={torch}", f"torchvision=={TORCHS[torch]}")
+    session.install(*TEST_TOOLS)
+    session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn, relu
 
@@ -67,14 +71,26 @@ def juggle(x):
 
 @cache
 def _torchvision():
-    # The wheel is the CUDA one: on a machine without CUDA its operators are missing,
+    # The wheel is the CUDA one: with a build of torch for the CPU its operators are missing,
     # and its import registers fake kernels for these two.
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    _load_operators()
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 
     return torchvision.models, library
+
+
+def _load_operators():
+    """Load torchvision's operators where they go with this torch, as its import will."""
+    found = importlib.util.find_spec("torchvision")
+    if found is None:
+        pytest.skip("torchvision is not installed", allow_module_level=True)
+    for path in Path(found.origin).parent.glob("_C*.so"):
+        with contextlib.suppress(OSError):
+            torch.ops.load_library(path)
 
 
 def _image(size):

@@ -52,7 +52,7 @@ NEEDED = {
     "_C.DispatchKey.ADInplaceOrView": "to tell what autograd keeps for itself",
     "autograd._make_grads.__code__": "to tell where a backward begins",
     "autograd.graph._engine_run_backward.__code__": "to tell where a backward begins",
-    "autograd.Function.apply.__code__": "to tell what a custom function ran",
+    "autograd.Function.apply": "to tell what a custom function ran",
     "autograd.function.BackwardCFunction": "to tell custom functions",
     "_C._functions.AccumulateGrad": "to tell whose gradient is accumulated",
     "overrides.enable_reentrant_dispatch": "to copy tensors within autograd's graph",

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from opscope.capture.collect.collector import Member, NoteTaker
-from opscope.capture.log import call_sites, event_log
+from opscope.capture.log import event_log
+from opscope.capture.log.contexts import call_sites
 from opscope.capture.log.events import End, GradMode
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import Hooks

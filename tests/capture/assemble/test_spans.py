@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from opscope.capture.log.contexts.entries import Entries
 from tests.memory_saving import Chain, leaf, mlp
 from torch import nn
 from torch.autograd import Function
@@ -10,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 import opscope
 from opscope.capture.assemble.links import _node_rows, _Nodes
 from opscope.capture.assemble.spans import Spans
-from opscope.capture.log.entries import Entries
 
 
 class Twice(Function):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.spans import Spans
-from opscope.capture.log.entries import Entries
+from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
 from opscope.capture.tables.values import OUTSIDE
 

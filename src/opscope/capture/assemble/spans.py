@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opscope.capture.log.entries import Entries
+from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
 
 

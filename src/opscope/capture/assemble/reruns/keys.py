@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opscope.capture.assemble.spans import Span, Spans
-from opscope.capture.log.entries import Entries
+from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.tables.tables import BACKWARD, NONE, OpRow, Tape
 from opscope.capture.tables.values import NO_STORAGE
 

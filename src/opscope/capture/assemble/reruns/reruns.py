@@ -22,7 +22,7 @@ import torch
 from opscope.capture.assemble.reruns.keys import Keys
 from opscope.capture.assemble.reruns.twins import Twins
 from opscope.capture.assemble.spans import Span, Spans
-from opscope.capture.log.entries import Entries, Entry
+from opscope.capture.log.contexts.entries import Entries, Entry
 from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, NodeRow, OpRow, Tape
 
 CustomFunction = torch.autograd.function.BackwardCFunction

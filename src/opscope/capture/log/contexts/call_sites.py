@@ -18,15 +18,14 @@ from typing import Any, Literal
 
 import torch
 
+from opscope.capture.log.contexts.custom_functions import APPLY, with_applications
 from opscope.capture.log.events import Chain
 from opscope.records.recording import Frame
 
 NO_PLACE = -1
 Context = Literal["backward", "checkpoint", "optimizer", "scaler"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_OPSCOPE = str(Path(__file__).parents[2]) + os.sep
-# It is called for what users write, and for operators that `torch.library` gave a derivative.
-_APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_OPSCOPE = str(Path(__file__).parents[3]) + os.sep
 _LIBRARY = str(Path(_TORCH) / "_library" / "autograd.py")
 
 
@@ -47,7 +46,8 @@ class Places:
         number = self._numbers.get(chain)
         if number is None:
             written = [parent, module]
-            for code, lasti in zip(codes, frames[1::2], strict=True):
+            whole = with_applications(frames)
+            for code, lasti in zip(whole[::2], whole[1::2], strict=True):
                 self._codes[id(code)] = code
                 written += (id(code), _first_copies(code)[lasti // 2])
             number = self._numbers[chain] = self._number(tuple(written))
@@ -100,7 +100,8 @@ class Places:
 
 def is_custom_function(codes: Sequence[CodeType]) -> bool:
     """Whether the forward of a custom autograd function is in a chain, the innermost first."""
-    applied = [at for at, code in enumerate(codes) if code is _APPLY]
+    # Operators that `torch.library` gave a derivative are applied as well.
+    applied = [at for at, code in enumerate(codes) if code is APPLY]
     return any(at + 1 == len(codes) or codes[at + 1].co_filename != _LIBRARY for at in applied)
 
 

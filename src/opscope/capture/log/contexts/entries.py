@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.utils.checkpoint
 
-from opscope.capture.log.call_sites import Places
+from opscope.capture.log.contexts.call_sites import Places
+from opscope.capture.log.contexts.custom_functions import APPLY
 from opscope.torch_api import CALL_MODULE
 
 Kind = Literal["function", "checkpoint", "recomputation"]
@@ -24,7 +25,6 @@ Chain = tuple[int, ...]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _DYNAMO = _TORCH + "_dynamo" + os.sep
-_APPLY = torch.autograd.Function.apply.__code__
 _IN_CHECKPOINT: dict[str, Kind] = {
     "checkpoint": "checkpoint", "recompute_fn": "recomputation",
 }  # fmt: skip
@@ -87,14 +87,14 @@ class Entries:
         codes = [self._code(code) for code in chain[::2]]
         for at, kind in enumerate(kinds):
             # A reentrant checkpoint is a custom function.
-            if kind is None or (kind == "checkpoint" and at and codes[at - 1] is _APPLY):
+            if kind is None or (kind == "checkpoint" and at and codes[at - 1] is APPLY):
                 continue
             unpackings = sum(_is_checkpoints(code, "unpack_hook") for code in codes[at:])
             yield Entry(kind, chain[2 * at :], CALL_MODULE in codes[:at], unpackings)
 
     def _kind_of(self, number: int) -> Kind | None:
         code = self._code(number)
-        if code is _APPLY:
+        if code is APPLY:
             return "function"
         kind = _IN_CHECKPOINT.get(code.co_name)
         return kind if _is_checkpoints(code, code.co_name) else None
@@ -102,7 +102,7 @@ class Entries:
     def _line(self, chain: Chain) -> Chain:
         for at in range(0, len(chain), 2):
             code = self._code(chain[at])
-            if code is CALL_MODULE or code is _APPLY:
+            if code is CALL_MODULE or code is APPLY:
                 break
             if not code.co_filename.startswith(_TORCH):
                 return chain[at : at + 2]
