@@ -19,6 +19,7 @@ from opscope.capture.identity import HANDED, Values
 from opscope.capture.log import Log
 from opscope.capture.parameters import Parameters
 from opscope.capture.places import Places
+from opscope.capture.tape_columns import CallColumns, OpColumns, unpacked
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 
@@ -72,7 +73,7 @@ class CallRow(NamedTuple):
 
 
 # Module, place, where its ops start and end, where its returned rows end, start and end in time.
-_CALL = Struct("=5i2q")
+_CALL = Struct("=5i4x2q")  # in which times are at places that eight bytes fit into
 PACK_CALL = _CALL.pack
 
 
@@ -290,6 +291,14 @@ class Tape:
         objects = zip(*[iter(self.ops)] * 3, strict=True)
         for found, numbers in zip(objects, _OP.iter_unpack(self.op_numbers), strict=True):
             yield OpRow(*found, *numbers)
+
+    def op_columns(self) -> OpColumns:
+        """Return the numbers of every op, in order."""
+        return OpColumns(*unpacked(self.op_numbers, 6, (3, 4, 5)))
+
+    def call_columns(self) -> CallColumns:
+        """Return the numbers of every layer call, in order."""
+        return CallColumns(*unpacked(self.call_numbers, 5, (3, 4)))
 
     def call_rows(self) -> Iterator[CallRow]:
         """Return every layer call, in order."""
