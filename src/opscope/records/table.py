@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import islice
+from math import prod
 from typing import Any, TypeVar, cast, overload
 
-from opscope.records.columns import NONE, Column, RaggedKnown, Same
-from opscope.records.recording import Op, Read
+from opscope.records.columns import NONE, Coded, Column, RaggedKnown, Same
+from opscope.records.recording import Op, Read, Value
 
 T = TypeVar("T")
 
@@ -105,6 +106,15 @@ class Table(Sequence[T]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return Table, (self._kind, self._length, self._columns)
+
+
+def value_bytes(values: Sequence[Value]) -> Column[int]:
+    """Return the bytes of each value."""
+    shapes, sizes = column(values, "shape"), column(values, "itemsize")
+    if isinstance(shapes, Coded) and isinstance(sizes, Coded) and shapes.codes is sizes.codes:
+        layouts = zip(shapes.values, sizes.values, strict=True)
+        return Coded(shapes.codes, [prod(shape) * size for shape, size in layouts])
+    return [value.nbytes for value in values]
 
 
 class Reads:
