@@ -145,6 +145,26 @@ class Ranges:
         return map(range, self.starts, self.stops)
 
 
+class Overlaid:
+    """A column with other values in some places."""
+
+    __slots__ = ("_below", "_others")
+
+    def __init__(self, below: Column[Any], others: Mapping[int, Any]) -> None:
+        self._below = below
+        self._others = others
+
+    def __len__(self) -> int:
+        return len(self._below)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._others[index] if index in self._others else self._below[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        others = self._others
+        return (others.get(index, value) for index, value in enumerate(self._below))
+
+
 class Joined:
     """One column after another."""
 
@@ -183,16 +203,13 @@ class Ragged:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return self.made(self._between(self.ends[index - 1] if index else 0, self.ends[index]))
+        return self.made(self.items[self.ends[index - 1] if index else 0 : self.ends[index]])
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        start, between, made = 0, self._between, self.made
+        start, items, made = 0, self.items, self.made
         for end in self.ends:
-            yield made(between(start, end)) if end > start else ()
+            yield made(items[start:end]) if end > start else ()
             start = end
-
-    def _between(self, start: int, end: int) -> Sequence[int]:
-        return self.items[start:end]
 
     @staticmethod
     def made(numbers: Sequence[int]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ counted from ``input_1_0``; both numbers advance only at a layer's first pass.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -96,6 +96,18 @@ class LayerPass:
     def label(self) -> str:
         """The layer's label, with the pass where there are several."""
         return f"{self.layer_label}:{self.number}" if self.passes > 1 else self.layer_label
+
+
+def labels(passes: Sequence[LayerPass]) -> Iterator[str]:
+    """Return the label of each pass, see `LayerPass.label`."""
+    base: dict[int, str] = {}
+    names = ("layer", "number", "passes")
+    rows = zip(*[column(passes, name) for name in names], strict=True)
+    for at, (layer, number, count) in enumerate(rows):
+        label = base.get(layer)
+        if label is None:
+            label = base[layer] = passes[at].layer_label
+        yield f"{label}:{number}" if count > 1 else label
 
 
 def layer_type(function: str) -> str:

@@ -7,12 +7,12 @@ them, ask for a `column`: it works for plain tuples of records too, as they are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from itertools import islice
 from math import prod
 from typing import Any, TypeVar, cast, overload
 
-from opscope.records.columns import NONE, Coded, Column, RaggedKnown, Same
+from opscope.records.columns import NONE, Coded, Column, Overlaid, RaggedKnown, Same
 from opscope.records.recording import Op, Read, Value
 
 T = TypeVar("T")
@@ -48,6 +48,11 @@ class Table(Sequence[T]):
     def column(self, name: str) -> Column[Any]:
         """Return one field of all records."""
         return self._columns[name]
+
+    def changed(self, fields: Mapping[str, Mapping[int, Any]]) -> Table[T]:
+        """Return a table with other values in some fields, by field and index."""
+        over = {name: Overlaid(self._columns[name], values) for name, values in fields.items()}
+        return Table(self._kind, self._length, {**self._columns, **over})
 
     def __len__(self) -> int:
         return self._length
@@ -108,6 +113,14 @@ class Table(Sequence[T]):
         return Table, (self._kind, self._length, self._columns)
 
 
+def plain_reads(ops: Sequence[Op]) -> Iterator[list[tuple[int, str, bool]]]:
+    """Return, for each op, the value, the argument and whether it is overwritten of each read."""
+    reads = column(ops, "reads")
+    if isinstance(reads, Reads):
+        return reads.plain()
+    return ([(r.value, r.argument, r.overwritten) for r in of_op] for of_op in reads)
+
+
 def value_bytes(values: Sequence[Value]) -> Column[int]:
     """Return the bytes of each value."""
     shapes, sizes = column(values, "shape"), column(values, "itemsize")
@@ -146,6 +159,14 @@ class Reads:
         """The values alone."""
         return RaggedKnown(self._ends, self._items)
 
+    def plain(self) -> Iterator[list[tuple[int, str, bool]]]:
+        """Return each op's reads as plain tuples, which are made faster."""
+        start, items, table = 0, self._items, self._arguments
+        for end, form in zip(self._ends, self._forms, strict=True):
+            pairs = zip(items[start:end], table[form], strict=True)
+            yield [(value, *argument) for value, argument in pairs if value != NONE]
+            start = end
+
     def __len__(self) -> int:
         return len(self._ends)
 
@@ -170,6 +191,22 @@ class Reads:
 def as_tuple(table: Table[T]) -> tuple[T, ...]:
     """Return a table as what it is to be used as."""
     return cast("tuple[T, ...]", table)
+
+
+def changed(records: tuple[T, ...], fields: Mapping[str, Mapping[int, Any]]) -> tuple[T, ...]:
+    """Return records with other values in some fields of some of them.
+
+    Args:
+        records: They, which stay as they are.
+        fields: By field and index, the values; the same indices in all of them.
+    """
+    if isinstance(records, Table):
+        return as_tuple(records.changed(fields))
+    result = list(records)
+    for index in {index for values in fields.values() for index in values}:
+        record: Any = result[index]
+        result[index] = replace(record, **{name: fields[name][index] for name in fields})
+    return tuple(result)
 
 
 def column(records: Sequence[Any], name: str) -> Column[Any]:
