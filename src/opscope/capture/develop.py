@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from operator import sub
 from typing import Any
 
 from opscope.capture.arguments import Arguments, Forms
@@ -22,6 +21,7 @@ from opscope.records.columns import (
     Coded,
     Column,
     Flag,
+    Less,
     Optional,
     Ragged,
     RaggedOptional,
@@ -96,7 +96,7 @@ def _ops(
     rows: OpColumns,
     calls: Calls,
     found: Links,
-    phase: Sequence[Phase],
+    phase: Column[Phase],
     start: int,
     packed: Mapping[int | None, tuple[int, ...]],
 ) -> tuple[Op, ...]:
@@ -119,8 +119,8 @@ def _ops(
         "phase": phase,
         **found.columns(phase),
         "by_autograd": Sparse(False, dict.fromkeys(tape.own_detaches, True), count),
-        "started_ns": array("q", [at - start for at in rows.started]),
-        "duration_ns": array("q", map(sub, rows.ended, rows.started)),
+        "started_ns": Less(rows.started, Same(start, count)),
+        "duration_ns": Less(rows.ended, rows.started),
         "failed": Flag(rows.flags, FAILED),
         "custom_function": _in_custom_functions(tape, rows, calls),
     }

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from opscope.capture.tape import FAILED, NONE, Tape
 from opscope.capture.tape_columns import CallColumns, OpColumns
-from opscope.records.columns import Coded, Column, Optional, Ragged, Ranges, Sparse, codes_of
-from opscope.records.recording import LayerCall, Phase
+from opscope.records.columns import (
+    Coded,
+    Column,
+    Less,
+    Optional,
+    Ragged,
+    Ranges,
+    Same,
+    Sparse,
+    codes_of,
+)
+from opscope.records.recording import PHASES, LayerCall, Phase
 from opscope.records.table import Table, as_tuple
 
 _WIDTH = 2  # of a row of `Tape.calls`
@@ -36,15 +46,15 @@ class Calls:
         tape: Tape,
         ops: OpColumns,
         calls: CallColumns,
-        phase: Sequence[Phase],
-        call_phase: Sequence[Phase],
+        phase: Column[Phase],
+        call_phase: Column[Phase],
     ) -> None:
         self._tape = tape
         self._recorded = array("i")  # by call, its number in the tape, or NONE
         self._number = array("i")  # per recorded call
         self._lone = array("i")  # the ops that became calls of their own
         self.of_op = array("i", [NONE]) * len(ops.flags)
-        self._phase: list[Phase] = []
+        self._phase = bytearray()
         self._returned = array("i")
         self._failed: set[int] = set()
         self.columns = CallColumns(*(array(column.typecode) for column in calls))
@@ -57,7 +67,7 @@ class Calls:
             index = len(self._recorded)
             self._number.append(index)
             self._recorded.append(number)
-            self._phase.append(call_phase[number])
+            self._phase.append(PHASES.index(call_phase[number]))
             for op in range(start, stop):
                 self.of_op[op] = index
             self._returned += tape.returned_rows[returned_at:end]
@@ -79,7 +89,7 @@ class Calls:
         """Return how many calls there were when so many calls and ops were recorded."""
         return recorded + bisect_left(self._lone, op)
 
-    def _add_lone(self, ops: OpColumns, phase: Sequence[Phase], start: int, stop: int) -> None:
+    def _add_lone(self, ops: OpColumns, phase: Column[Phase], start: int, stop: int) -> None:
         tape, columns = self._tape, self.columns
         for op in range(start, stop):
             if phase[op] == "backward":
@@ -89,7 +99,7 @@ class Calls:
             index = len(self._recorded)
             self._lone.append(op)
             self._recorded.append(NONE)
-            self._phase.append(phase[op])
+            self._phase.append(PHASES.index(phase[op]))
             if ops.flags[op] & FAILED:
                 self._failed.add(index)
             self._returned.extend(dict.fromkeys(v for v in (*made, *wrote) if v != NONE))
@@ -113,7 +123,7 @@ class Calls:
         failed = self._failed.union(index for index, row in odd.items() if row.failed)
         known: dict[str, Column[Any]] = {
             "index": range(count),
-            "function": _coded(self._functions()),
+            "function": Coded(*codes_of(self._functions())),
             "kind": Sparse("function", {i: row.kind for i, row in odd.items()}, count),
             "path": Sparse("", {i: row.path for i, row in odd.items() if row.path}, count),
             "module_call": Optional(columns.module),
@@ -121,33 +131,28 @@ class Calls:
             "ops": Ranges(columns.ops_start, columns.ops_end),
             "received": Sparse((), {i: row.received for i, row in odd.items()}, count),
             "returned": Ragged(columns.returned_end, self._returned),
-            "started_ns": array("q", [at - began for at in columns.started]),
-            "duration_ns": array(
-                "q", [b - a for a, b in zip(columns.started, columns.ended, strict=True)]
+            "started_ns": Less(columns.started, Same(began, count)),
+            "duration_ns": Less(columns.ended, columns.started),
+            "grad_fn": Coded(
+                *codes_of(
+                    None if n == NONE else self._tape.calls[_WIDTH * n + 1] for n in self._recorded
+                )
             ),
-            "grad_fn": _coded(
-                [None if n == NONE else self._tape.calls[_WIDTH * n + 1] for n in self._recorded]
-            ),
-            "phase": self._phase,
+            "phase": Coded(self._phase, PHASES),
             "failed": Sparse(False, dict.fromkeys(failed, True), count),
         }
         return as_tuple(Table(LayerCall, count, known))
 
-    def _functions(self) -> list[str]:
+    def _functions(self) -> Iterator[str]:
         """Return the name of each call's function; of an op alone that of its operator."""
         lone = iter(self._lone)
         tape = self._tape
-        return [
+        return (
             _function_of(tape.ops[3 * next(lone)].plan.name)
             if number == NONE
             else tape.calls[_WIDTH * number]
             for number in self._recorded
-        ]
-
-
-def _coded(values: list[Any]) -> Coded:
-    codes, table = codes_of(values)
-    return Coded(array("i", codes), table)
+        )
 
 
 def _function_of(operator: str) -> str:

@@ -83,9 +83,9 @@ class Links:
         self._parameter = array("i", [NONE if x.parameter is None else x.parameter for x in known])
         self._recomputed = bytearray(link.recomputed for link in known)
         codes, self._node_table = codes_of(link.node for link in known)
-        self._nodes = array("i", codes)
+        self._nodes = codes
 
-    def columns(self, phase: Sequence[Phase]) -> dict[str, Column[Any]]:
+    def columns(self, phase: Column[Phase]) -> dict[str, Column[Any]]:
         """Return them as fields of the ops' records.
 
         Args:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from opscope.capture.links import Links, has_backward
 from opscope.capture.tape import BACKWARD, NONE, Tape
 from opscope.capture.tape_columns import CallColumns, OpColumns
+from opscope.records.columns import Column, Same
 from opscope.records.recording import Phase
 
 
 def phases(
     tape: Tape, ops: OpColumns, calls: CallColumns, found: Links
-) -> tuple[Sequence[Phase], Sequence[Phase]]:
+) -> tuple[Column[Phase], Column[Phase]]:
     """Return the phase of each op and of each recorded call.
 
     What runs in a module, or makes an autograd node, is forward. What reads the results of a
@@ -27,7 +28,7 @@ def phases(
     """
     contexts = (*tape.places.contexts(), None)  # the last one is NONE's
     if not (has_backward(tape, ops) or "optimizer" in contexts):
-        return _all_forward(len(ops.flags)), _all_forward(len(calls.place))
+        return Same("forward", len(ops.flags)), Same("forward", len(calls.place))
     source = tape.values.source
     late: set[int] = set()
 
@@ -67,11 +68,6 @@ def phases(
             else outside_engine(calls.module[call], calls.place[call], received)
         )
     return of_ops, of_calls
-
-
-def _all_forward(count: int) -> Sequence[Phase]:
-    forward: list[Phase] = ["forward"]
-    return forward * count
 
 
 def _places(ops: OpColumns, calls: CallColumns) -> array[int]:

@@ -19,7 +19,7 @@ from opscope.capture.identity import HANDED, Values
 from opscope.capture.log import Log
 from opscope.capture.parameters import Parameters
 from opscope.capture.places import Places
-from opscope.capture.tape_columns import CallColumns, OpColumns, unpacked
+from opscope.capture.tape_columns import CallColumns, Numbers, OpColumns, unpacked
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 
@@ -221,7 +221,7 @@ class Tape:
         self.reads = array("i")
         self.made = array("i")
         self.wrote = array("i")
-        self.numbers: dict[int, Any] = {}
+        self.numbers = Numbers()
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
         self.own_detaches = array("i")
@@ -243,7 +243,7 @@ class Tape:
         # The columns to which settling appends.
         self._columns: tuple[Any, ...] = (
             self.ops, self.op_numbers, self.reads, self.made, self.wrote, self.calls,
-            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls,
+            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls, self.numbers,
         )  # fmt: skip
 
     def mark(self) -> Mark:

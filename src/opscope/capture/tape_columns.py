@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+
+class Numbers:
+    """What was given in the place of tensors, by its place among all that was read, in order."""
+
+    __slots__ = ("_places", "_values")
+
+    def __init__(self) -> None:
+        self._places = array("i")
+        self._values: list[Any] = []
+
+    def put(self, place: int, value: Any) -> None:
+        """Add one, after all others."""
+        self._places.append(place)
+        self._values.append(value)
+
+    def get(self, place: int) -> Any:
+        """Return what was given there, None for nothing."""
+        at = bisect_left(self._places, place)
+        is_known = at < len(self._places) and self._places[at] == place
+        return self._values[at] if is_known else None
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __delitem__(self, which: slice) -> None:
+        del self._places[which]
+        del self._values[which]
 
 
 class OpColumns(NamedTuple):

@@ -6,9 +6,11 @@ are asked for. `Table` puts records together from columns.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice, repeat
+from operator import sub
 from typing import Any, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
@@ -63,6 +65,25 @@ class Optional:
 
     def __iter__(self) -> Iterator[int | None]:
         return (None if number == NONE else number for number in self.numbers)
+
+
+class Less:
+    """Differences of numbers."""
+
+    __slots__ = ("_less", "_numbers")
+
+    def __init__(self, numbers: Column[int], less: Column[int]) -> None:
+        self._numbers = numbers
+        self._less = less
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> int:
+        return self._numbers[index] - self._less[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return map(sub, self._numbers, self._less)
 
 
 class Coded:
@@ -239,10 +260,10 @@ class RaggedKnown(Ragged):
         return tuple([number for number in numbers if number != NONE])
 
 
-def codes_of(values: Sequence[Any] | Iterator[Any]) -> tuple[list[int], list[Any]]:
+def codes_of(values: Iterable[Any]) -> tuple[array[int], list[Any]]:
     """Return, for `Coded`, the code of each of some values, and the values by code."""
     known: dict[Any, int] = {}
-    codes = [known.setdefault(value, len(known)) for value in values]
+    codes = array("i", (known.setdefault(value, len(known)) for value in values))
     return codes, list(known)
 
 

@@ -32,6 +32,8 @@ Phase = Literal["forward", "backward", "optimizer", "other"]
 runs, ``"optimizer"`` all under an optimizer's own methods, and ``"other"`` what works on the
 results of these two outside of them, such as clipping of gradients."""
 
+PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "other")
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
