@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -28,7 +29,7 @@ from opscope.exporters.fitting import (
 from opscope.exporters.names import Names
 from opscope.exporters.writer import Writer
 from opscope.records.totals import Totals
-from opscope.views.rows import Row
+from opscope.views.row import Row, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class _Column:
     """How one column is headed, written, ordered and drawn.
 
     ``rank`` says which columns there is room for first where the console is narrow: the lowest.
-    From `_EXTRA` on they are there only where the others have enough.
+    From `_EXTRA` on they are there only where the others have enough. ``field`` is that of a row by which it is ordered.
     """
 
     title: str
@@ -46,6 +47,7 @@ class _Column:
     numeric: bool = False
     style: str = ""
     enough: int = 24
+    field: str = ""
 
 
 def _words(title: str, read: Callable[[Row], str], rank: int, style: str = "") -> _Column:
@@ -68,12 +70,14 @@ def _lists(
 
 
 def _numbers(
-    title: str, read: Callable[[Row], int], write: Callable[[int], str], rank: int, style: str = ""
+    title: str, field: str, write: Callable[[int], str], rank: int, style: str = ""
 ) -> _Column:
+    read: Callable[[Row], int] = attrgetter(field)
+
     def cells(rows: Sequence[Row], writer: Writer) -> Cells:
         return Numbers([Text(writer(write(read(row)))) for row in rows])
 
-    return _Column(title, read, cells, rank, numeric=True, style=style)
+    return _Column(title, read, cells, rank, numeric=True, style=style, field=field)
 
 
 def _or_dash(write: Callable[[int], str]) -> Callable[[int], str]:
@@ -106,11 +110,11 @@ _COLUMNS: dict[str, _Column] = {
     "op": _lists("aten ops", _operators, 10, "dim", enough=14),
     "input": _lists("input", _inputs, 11),
     "output": _lists("output", _outputs, 2, "green", enough=40),
-    "params": _numbers("params", lambda r: r.params, _or_dash(notation.count), 3, "magenta"),
-    "trainable": _numbers("trainable", lambda r: r.trainable, _or_dash(notation.count), 4),
-    "memory": _numbers("memory", lambda r: r.memory, notation.size, 6),
-    "time": _numbers("time", lambda r: r.time_ns, _or_dash(notation.duration), 5),
-    "backward": _numbers("backward", lambda r: r.backward_ns, _or_dash(notation.duration), 8),
+    "params": _numbers("params", "params", _or_dash(notation.count), 3, "magenta"),
+    "trainable": _numbers("trainable", "trainable", _or_dash(notation.count), 4),
+    "memory": _numbers("memory", "memory", notation.size, 6),
+    "time": _numbers("time", "time_ns", _or_dash(notation.duration), 5),
+    "backward": _numbers("backward", "backward_ns", _or_dash(notation.duration), 8),
     "source": _words("source", _short_source, 9, "dim"),
 }
 
@@ -155,6 +159,17 @@ def check_row_limit(row_limit: int | None) -> None:
         raise OptionError(message)
 
 
+def _sorted(rows: Sequence[Row], sort_by: str) -> list[int]:
+    """Return the places of rows as a column sorts them."""
+    column = _COLUMNS[sort_by.removeprefix("-")]
+    descending = column.numeric != sort_by.startswith("-")
+    if isinstance(rows, Rows):  # most of which are not to be shown, and not to be made
+        ranks = rows.ranks(column.field, column.order)
+    else:
+        ranks = list(map(column.order, rows))
+    return sorted(range(len(rows)), key=ranks.__getitem__, reverse=descending)
+
+
 class Summary:
     """A table that fits the console it is printed on.
 
@@ -179,13 +194,11 @@ class Summary:
         self._title = title
         self._sums = sums
         self._tree = level == "module" and sort_by is None
-        ordered = list(rows)
+        order: Sequence[int] = range(len(rows))
         if sort_by is not None:
-            column = _COLUMNS[sort_by.removeprefix("-")]
-            descending = column.numeric != sort_by.startswith("-")
-            ordered.sort(key=column.order, reverse=descending)
-        self._left_out = max(0, len(ordered) - row_limit) if row_limit else 0
-        self._rows = ordered[: row_limit or len(ordered)]
+            order = _sorted(rows, sort_by)
+        self._left_out = max(0, len(rows) - row_limit) if row_limit else 0
+        self._rows = [rows[at] for at in order[: row_limit or len(rows)]]
 
     def table(self, width: int = 120, encoding: str | None = None) -> Table:
         """Return the table as rich's own object.

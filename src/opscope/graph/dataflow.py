@@ -13,28 +13,28 @@ of which nothing is left, are ``overwrite``: nothing flows along such an edge bu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from opscope.graph.memory import Dependency, Memory
 from opscope.records.ends import loose_ends
 from opscope.records.recording import LayerCall, Op, Read, Recording
+from opscope.records.table import column, plain_reads
 
 # View ops that may show memory of the storage which none of their arguments showed.
 _WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "set_"})
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(NamedTuple):
     """Who reads: an op, a call that handed its input on, or the end of a bare program.
 
-    ``index`` is into the recording's ops, layer calls or values; a call that handed several
+    ``number`` is an index into the recording's ops, layer calls or values; a call that handed several
     tensors on reads each for itself, and ``place`` says which.
     """
 
     kind: Literal["op", "call", "end"]
-    index: int
+    number: int
     place: int = 0
 
 
@@ -44,19 +44,37 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
     An op that makes a tensor of Python's numbers depends on what it made.
     """
     memory = Memory(recording)
-    calls = iter([call for call in recording.layer_calls if not call.ops])
+    alone, ops = memory.alone, recording.ops
+    handed = column(recording.layer_calls, "ops")
+    calls = iter([call for call, within in enumerate(handed) if not within])
     call = next(calls, None)
-    for op in recording.ops:
-        while call is not None and call.ops.start <= op.index:
-            yield from _handed(call, memory)
+    rows = zip(plain_reads(ops), column(ops, "outputs"), column(ops, "writes"), strict=True)
+    for op, (reads, outputs, writes) in enumerate(rows):
+        while call is not None and handed[call].start <= op:
+            yield from _handed(recording.layer_calls[call], memory)
             call = next(calls, None)
-        yield Reader("op", op.index), _op(op, recording, memory)
+        # Nearly always nothing has to be known of the memory.
+        if not writes and _are_alone(reads, outputs, alone):
+            found = [Dependency(value, argument, "data") for value, argument, _ in reads]
+        else:
+            found = _op(ops[op], recording, memory)
+        yield Reader("op", op), found
     while call is not None:
-        yield from _handed(call, memory)
+        yield from _handed(recording.layer_calls[call], memory)
         call = next(calls, None)
     for value in loose_ends(recording):
         memory.come_to_be(value)
         yield Reader("end", value), memory.sources(Read(value, "input"))
+
+
+def _are_alone(
+    reads: Iterable[tuple[int, str, bool]], outputs: Iterable[int | None], alone: bytearray
+) -> bool:
+    """Whether nothing else lies in the memory of what an op read and of what it made."""
+    for value, _, overwritten in reads:
+        if overwritten or not alone[value]:
+            return False
+    return all(value is None or alone[value] for value in outputs)
 
 
 def _handed(call: LayerCall, memory: Memory) -> Iterator[tuple[Reader, list[Dependency]]]:

@@ -6,17 +6,20 @@ facts cannot be read off the nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from opscope.records.layers import LayerPass
+from opscope.records.layers import LayerPass, labels
 from opscope.records.recording import Recording
+from opscope.records.table import column, value_bytes
 
 
 def layer_attributes(
-    recording: Recording, passes: Iterable[LayerPass]
+    recording: Recording, passes: Sequence[LayerPass]
 ) -> dict[str, dict[str, Any]]:
     """Return ``shapes``, ``dtypes``, ``bytes``, ``duration_ns``, ``failed``, ``path`` and ``exits`` by label.
+
+    Of the calls; not of the tensors that a program without a model was given, or gave.
 
     ``exits`` are ``[address, run, is_leaf]`` of the modules whose output the layer gives.
     """
@@ -26,18 +29,23 @@ def layer_attributes(
         entry = [recording.modules[run.module].address, run.number, run.index not in parents]
         for leaf in run.outputs:
             given.setdefault(leaf.value, []).append(entry)
-    result = {}
-    for item in passes:
-        call = None if item.call is None else recording.layer_calls[item.call]
-        exits = [entry for value in item.values for entry in given.get(value, ())]
-        result[item.label] = {
-            **_tensors(recording, item.values),
-            "duration_ns": 0 if call is None else call.duration_ns,
-            "failed": call is not None and call.failed,
-            "exits": exits,
-            "path": item.path,
+    values = _Values(recording)
+    calls = recording.layer_calls
+    durations, failures = column(calls, "duration_ns"), column(calls, "failed")
+    rows = zip(
+        labels(passes), *[column(passes, name) for name in ("call", "values", "path")], strict=True
+    )
+    return {
+        label: {
+            **values.known(indices),
+            "duration_ns": durations[call],
+            "failed": failures[call],
+            "exits": [entry for value in indices for entry in given.get(value, ())],
+            "path": path,
         }
-    return result
+        for label, call, indices, path in rows
+        if call is not None
+    }
 
 
 def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
@@ -51,6 +59,7 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
     runs: dict[int, int] = {}
     for run in recording.module_calls:
         runs[run.module] = max(runs.get(run.module, 0), run.number)
+    values = _Values(recording)
     result = {}
     for run in recording.module_calls:
         module = recording.modules[run.module]
@@ -59,7 +68,7 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
             "runs": runs[run.module],
             "leaf": run.index not in parents,
             "layers": len(run.layer_calls),
-            **_tensors(recording, [leaf.value for leaf in run.outputs]),
+            **values.known([leaf.value for leaf in run.outputs]),
             "paths": [leaf.path for leaf in run.outputs],
             "input_shapes": [list(recording.values[x.value].shape) for x in run.inputs],
             "duration_ns": run.duration_ns,
@@ -68,10 +77,17 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _tensors(recording: Recording, indices: Iterable[int]) -> dict[str, Any]:
-    values = [recording.values[index] for index in indices]
-    return {
-        "shapes": [list(value.shape) for value in values],
-        "dtypes": [value.dtype for value in values],
-        "bytes": sum(value.nbytes for value in values),
-    }
+class _Values:
+    """What is known of tensors together."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._shapes = column(recording.values, "shape")
+        self._dtypes = column(recording.values, "dtype")
+        self._bytes = value_bytes(recording.values)
+
+    def known(self, indices: Iterable[int]) -> dict[str, Any]:
+        return {
+            "shapes": [list(self._shapes[index]) for index in indices],
+            "dtypes": [self._dtypes[index] for index in indices],
+            "bytes": sum([self._bytes[index] for index in indices]),
+        }

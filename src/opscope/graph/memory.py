@@ -8,19 +8,20 @@ were written since, so that they would lead to others too, it depends on the wri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from opscope.records.recording import Read, Recording, Value, before_writes
 from opscope.records.regions import Region, last_writers, overlap, region
+from opscope.records.table import column
 
 EdgeKind = Literal["data", "write", "alias", "overwrite"]
 _Write = tuple[int, Region]
 
 
-@dataclass(frozen=True, slots=True)
-class Dependency:
+class Dependency(NamedTuple):
     """One thing that a reader's argument depends on.
 
     Attributes:
@@ -59,6 +60,20 @@ class Memory:
         self._widened: set[int] = set()
         # Of what was written, the writers whose bytes the op was given.
         self._given: dict[int, frozenset[int]] = {}
+
+    @cached_property
+    def alone(self) -> bytearray:
+        """Which values are what they were made as, for ever: none else is in their memory."""
+        storages, origins = column(self._values, "storage"), column(self._values, "origin")
+        counts = Counter(storages)
+        counts[None] = 1
+        result = bytearray(
+            origin in ("fresh", "outside") and counts[storage] == 1
+            for storage, origin in zip(storages, origins, strict=True)
+        )
+        for value in self._twins:
+            result[value] = 0
+        return result
 
     def region_of(self, index: int) -> Region | None:
         """Return the bytes of its storage that a value covers, None for none."""

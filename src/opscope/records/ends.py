@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 
-from opscope.records.recording import Op, Recording, before_writes
+from opscope.records.columns import NONE
+from opscope.records.recording import Recording, before_writes
+from opscope.records.table import column, read_values
 
 
 def loose_ends(recording: Recording) -> tuple[int, ...]:
@@ -14,15 +17,16 @@ def loose_ends(recording: Recording) -> tuple[int, ...]:
     of, but for parameters and buffers; of several those that were still there when the block
     ended, if any was. Of what was written through a slice it is the whole tensor.
     """
-    if any(call.kind == "output" for call in recording.layer_calls):
+    calls = recording.layer_calls
+    if "output" in column(calls, "kind"):
         return ()
     taken = _taken_up(recording)
     found = [
         value
-        for call in recording.layer_calls
-        if call.phase == "forward"
-        for value in call.returned
-        if value not in taken
+        for phase, returned in zip(column(calls, "phase"), column(calls, "returned"), strict=True)
+        if phase == "forward"
+        for value in returned
+        if not taken[value]
         and not _is_of_autograd(recording, value)
         and not _is_bound(recording, value)
     ]
@@ -33,40 +37,68 @@ def loose_ends(recording: Recording) -> tuple[int, ...]:
         left += [
             value
             for value in recording.alive
-            if value not in taken and _was_written_through(recording, value, written - alive)
+            if not taken[value] and _was_written_through(recording, value, written - alive)
         ]
         found = left or found
     return tuple(dict.fromkeys(found))
 
 
-def _taken_up(recording: Recording) -> set[int]:
-    """Return the values of which an op or call made something after the call that returned them.
+def _taken_up(recording: Recording) -> bytearray:
+    """Return which values an op or call made something of after the call that returned them.
 
     Not those that only a backward read, or that were looked at: by ``loss.item()``, ``print(y)``.
     """
-    own = {value: call.ops for call in recording.layer_calls for value in call.returned}
-    taken = {
-        read.value
-        for op in recording.ops
-        if not _only_looks(recording, op)
-        for read in op.reads
-        if op.index not in own.get(read.value, ())
-    }
-    taken.update(value for call in recording.layer_calls for value in call.received)
-    for value in recording.values:  # it has become another
-        if value.origin == "rewritten" and value.handed_from is not None:
-            taken.add(value.handed_from)
+    starts, stops = _own_ops(recording)
+    taken = bytearray(len(recording.values))
+    rows = enumerate(zip(_only_looked(recording), read_values(recording.ops), strict=True))
+    for op, (only_looks, values) in rows:
+        if not only_looks:
+            for value in values:
+                if not starts[value] <= op < stops[value]:
+                    taken[value] = 1
+    for received in column(recording.layer_calls, "received"):
+        for value in received:
+            taken[value] = 1
+    records = recording.values
+    pairs = zip(column(records, "origin"), column(records, "handed_from"), strict=True)
+    for origin, source in pairs:  # it has become another
+        if origin == "rewritten" and source is not None:
+            taken[source] = 1
     return taken
 
 
-def _only_looks(recording: Recording, op: Op) -> bool:
-    if op.phase == "backward" or op.by_autograd:
-        return True
-    if op.failed or op.writes:
-        return False
-    call = None if op.layer_call is None else recording.layer_calls[op.layer_call]
-    is_silent = call is not None and not call.returned and not call.failed
-    return is_silent or all(value is None for value in op.outputs)
+def _own_ops(recording: Recording) -> tuple[array[int], array[int]]:
+    """Return, per value, where the ops of the last call that returned it start and stop."""
+    starts = array("i", [NONE]) * len(recording.values)
+    stops = starts[:]
+    calls = recording.layer_calls
+    for ops, returned in zip(column(calls, "ops"), column(calls, "returned"), strict=True):
+        for value in returned:
+            starts[value], stops[value] = ops.start, ops.stop
+    return starts, stops
+
+
+def _only_looked(recording: Recording) -> Iterator[bool]:
+    """Yield, for each op, whether nothing comes of what it reads."""
+    calls = recording.layer_calls
+    silent = bytearray(
+        not returned and not failed
+        for returned, failed in zip(column(calls, "returned"), column(calls, "failed"), strict=True)
+    )
+    names = ("phase", "by_autograd", "failed", "writes", "layer_call", "outputs")
+    rows = zip(*[column(recording.ops, name) for name in names], strict=True)
+    for phase, by_autograd, failed, writes, call, outputs in rows:
+        if phase == "backward" or by_autograd:
+            yield True
+        elif failed or writes:
+            yield False
+        else:
+            is_silent = call is not None and silent[call]
+            yield bool(is_silent) or _are_absent(outputs)
+
+
+def _are_absent(outputs: Iterable[int | None]) -> bool:
+    return all(value is None for value in outputs)
 
 
 def _is_of_autograd(recording: Recording, value: int) -> bool:

@@ -18,15 +18,19 @@ counted from ``input_1_0``; both numbers advance only at a layer's first pass.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from array import array
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 from opscope.collector import paused
+from opscope.records.columns import Coded, Column, Joined, Same, first
 from opscope.records.ends import loose_ends
 from opscope.records.loops import Turns
-from opscope.records.recording import CallKind, LayerCall, Recording
+from opscope.records.recording import CallKind, Recording
 from opscope.records.stand_ins import stand_ins
+from opscope.records.table import Table, as_tuple, column, read_values
 
 _REFLECTED = frozenset({
     "radd", "rsub", "rmul", "rdiv", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul",
@@ -94,18 +98,16 @@ class LayerPass:
         return f"{self.layer_label}:{self.number}" if self.passes > 1 else self.layer_label
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A pass before it is numbered."""
-
-    identity: Hashable
-    type: str
-    kind: CallKind = "function"
-    call: int | None = None
-    module_call: int | None = None
-    path: str = ""
-    values: tuple[int, ...] = ()
-    parameters: tuple[int, ...] = ()
+def labels(passes: Sequence[LayerPass]) -> Iterator[str]:
+    """Return the label of each pass, see `LayerPass.label`."""
+    base: dict[int, str] = {}
+    names = ("layer", "number", "passes")
+    rows = zip(*[column(passes, name) for name in names], strict=True)
+    for at, (layer, number, count) in enumerate(rows):
+        label = base.get(layer)
+        if label is None:
+            label = base[layer] = passes[at].layer_label
+        yield f"{label}:{number}" if count > 1 else label
 
 
 def layer_type(function: str) -> str:
@@ -123,61 +125,131 @@ def layer_type(function: str) -> str:
 @paused()
 def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
     """Return every pass of every layer, in the order of execution, numbered and labelled."""
-    found = list(_find(recording))
-    passes: dict[Hashable, int] = {}
-    for item in found:
-        passes[item.identity] = passes.get(item.identity, 0) + 1
-    layers: dict[Hashable, tuple[int, int]] = {}
-    types: dict[str, int] = {}
-    visits: dict[Hashable, int] = {}
-    result = []
-    for index, item in enumerate(found):
-        if item.identity not in layers:
-            types[item.type] = types.get(item.type, 0) + 1
-            layers[item.identity] = (len(layers), types[item.type])
-        layer, type_number = layers[item.identity]
-        visits[item.identity] = visits.get(item.identity, 0) + 1
-        result.append(
-            LayerPass(
-                index=index,
-                layer=layer,
-                type_number=type_number,
-                type=item.type,
-                number=visits[item.identity],
-                passes=passes[item.identity],
-                kind=item.kind,
-                call=item.call,
-                module_call=item.module_call,
-                path=item.path,
-                values=item.values,
-                parameters=item.parameters,
-            )
-        )
-    return tuple(result)
+    calls = recording.layer_calls
+    bordered = "input" in column(calls, "kind")
+    inputs = () if bordered else outside_values(recording)
+    outputs = loose_ends(recording)
+    used = _parameters_by_call(recording)
+    found = _Found()
+    for place in range(len(inputs)):
+        found.add(("input", _place(place, inputs)), "input")
+    _add_calls(found, recording, used)
+    for place in range(len(outputs)):
+        found.add(("output", _place(place, outputs)), "output")
+    count, before, after = len(found.layer), len(inputs), len(outputs)
+
+    def field(name: str) -> Column[Any]:
+        """Return a field of the calls, with its default before and after them."""
+        of_calls = column(calls, name)
+        if not before and not after:
+            return of_calls
+        default = LayerPass.__dataclass_fields__[name].default
+        return Joined(Same(default, before), of_calls, Same(default, after))
+
+    kinds = Joined(Same("input", before), column(calls, "kind"), Same("output", after))
+    paths = Joined(
+        [_place(place, inputs) for place in range(before)],
+        column(calls, "path"),
+        [_place(place, outputs) for place in range(after)],
+    )
+    values = Joined(
+        [(value,) for value in inputs],
+        column(calls, "returned"),
+        [(value,) for value in outputs],
+    )
+    columns: dict[str, Column[Any]] = {
+        "index": range(count),
+        "layer": found.layer,
+        "type_number": Coded(found.layer, found.type_number),
+        "type": Coded(found.layer, found.type),
+        "number": found.number,
+        "passes": Coded(found.layer, found.passes),
+        "kind": kinds,
+        "call": Joined(Same(None, before), range(len(calls)), Same(None, after)),
+        "module_call": field("module_call"),
+        "path": paths,
+        "values": values,
+        "parameters": Joined(Same((), before), used, Same((), after)),
+    }
+    return as_tuple(Table(LayerPass, count, columns))
 
 
-def parameters_of_call(
-    recording: Recording, call: LayerCall, copies: dict[int, int]
-) -> tuple[int, ...]:
-    """Return the parameters and buffers that a call's ops read, each once, as the model has them.
+def _place(place: int, values: Sequence[int]) -> str:
+    """Return where a value is among the inputs or outputs of a program without a model."""
+    return str(place) if len(values) > 1 else ""
 
-    Args:
-        recording: What happened.
-        call: The call.
-        copies: The values that stand for parameters, see `stand_ins`.
+
+class _Found:
+    """Numbers passes, in the order of execution.
+
+    Attributes:
+        layer: By pass, the number of its layer.
+        number: By pass, which of its layer's it is.
+        type: By layer, its type.
+        type_number: By layer, its count among those of its type.
+        passes: By layer, how many passes it has.
     """
-    bound = recording.parameter_of_value
-    values = [read.value for op in call.ops for read in recording.ops[op].reads]
-    found = (_parameter_behind(recording, value) for value in (*values, *call.received))
-    numbers = {bound.get(value, copies.get(value)) for value in found}
-    numbers.update(number for op in call.ops for number in recording.ops[op].packed)
-    return tuple(sorted(number for number in numbers if number is not None))
+
+    def __init__(self) -> None:
+        self._layers: dict[Hashable, int] = {}
+        self._types: dict[str, int] = {}
+        self.layer = array("i")
+        self.number = array("i")
+        self.type: list[str] = []
+        self.type_number: list[int] = []
+        self.passes: list[int] = []
+
+    def add(self, identity: Hashable, kind: str) -> None:
+        """Add a pass of the layer that something tells from others, of a type."""
+        layer = self._layers.setdefault(identity, len(self.passes))
+        if layer == len(self.passes):
+            number = self._types[kind] = self._types.get(kind, 0) + 1
+            self.type.append(kind)
+            self.type_number.append(number)
+            self.passes.append(0)
+        self.passes[layer] += 1
+        self.layer.append(layer)
+        self.number.append(self.passes[layer])
 
 
-def _parameter_behind(recording: Recording, value: int) -> int:
-    while (known := recording.values[value]).origin == "handed" and known.handed_from is not None:
-        value = known.handed_from
-    return value
+def _parameters_by_call(recording: Recording) -> Column[tuple[int, ...]]:
+    """Return the parameters (not buffers) that the ops of each call read, as the model has them."""
+    numbers = _parameters_behind(recording)
+    ops, calls = recording.ops, recording.layer_calls
+    given: dict[int, set[int]] = {}
+    for op, values in enumerate(read_values(ops)) if numbers else ():
+        for value in values:
+            if value in numbers:
+                given.setdefault(op, set()).add(numbers[value])
+    for op, packed in enumerate(column(ops, "packed")):
+        if packed:
+            given.setdefault(op, set()).update(packed)
+    if not given and not numbers:
+        return Same((), len(calls))
+    known: dict[tuple[int, ...], int] = {(): 0}
+    codes = array("i")
+    for within, received in zip(column(calls, "ops"), column(calls, "received"), strict=True):
+        used = {number for op in within if op in given for number in given[op]}
+        used.update(numbers[value] for value in received if value in numbers)
+        trained = tuple(
+            number for number in sorted(used) if recording.parameters[number].kind == "parameter"
+        )
+        codes.append(known.setdefault(trained, len(known)))
+    return Coded(codes, list(known))
+
+
+def _parameters_behind(recording: Recording) -> dict[int, int]:
+    """Return the parameter or buffer that each value is, stands for, or was handed on from."""
+    found = {**stand_ins(recording), **recording.parameter_of_value}
+    values = recording.values
+    sources = zip(column(values, "origin"), column(values, "handed_from"), strict=True)
+    for value, (origin, source) in enumerate(sources if found else ()):
+        if origin == "handed" and source is not None:
+            if source in found:
+                found[value] = found[source]
+            else:
+                found.pop(value, None)
+    return found
 
 
 def lifted(recording: Recording) -> dict[int, int]:
@@ -185,18 +257,22 @@ def lifted(recording: Recording) -> dict[int, int]:
 
     That is ``lift_fresh``, with which the tensor first turns up: what ran before is none.
     """
-    lifts = [op for op in recording.ops if op.operator == "aten.lift_fresh.default"]
+    operators = column(recording.ops, "operator")
+    lifts = [op for op, name in enumerate(operators) if name == "aten.lift_fresh.default"]
+    if not lifts:
+        return {}
+    reads, values = read_values(recording.ops), recording.values
     found = {
-        read.value: op.index
+        value: op
         for op in reversed(lifts)  # the first of several counts
-        for read in op.reads
-        if recording.values[read.value].origin == "outside"
+        for value in reads[op]
+        if values[value].origin == "outside"
     }
     if found:
-        for op in recording.ops[: lifts[-1].index]:
-            for read in op.reads:
-                if op.index < found.get(read.value, 0):
-                    del found[read.value]
+        for op, read in enumerate(first(reads, lifts[-1])):
+            for value in read:
+                if op < found.get(value, 0):
+                    del found[value]
     return found
 
 
@@ -207,70 +283,72 @@ def outside_values(recording: Recording) -> tuple[int, ...]:
     that `torch.tensor` made a tensor of.
     """
     bound = recording.parameter_of_value
+    origins = column(recording.values, "origin")
+    outside = [
+        value for value, origin in enumerate(origins) if origin == "outside" and value not in bound
+    ]
+    if not outside:
+        return ()
     made_of_numbers = lifted(recording)
-    made_here = {value.storage for value in recording.values if value.origin == "fresh"} - {None}
+    storages = column(recording.values, "storage")
+    fresh = zip(origins, storages, strict=True)
+    made_here = {storage for origin, storage in fresh if origin == "fresh"} - {None}
     return tuple(
-        value.index
-        for value in recording.values
-        if value.origin == "outside"
-        and value.index not in bound
-        and value.index not in made_of_numbers
-        and value.storage not in made_here
+        value
+        for value in outside
+        if value not in made_of_numbers and storages[value] not in made_here
     )
 
 
-def _find(recording: Recording) -> Iterator[_Found]:
-    bordered = any(call.kind == "input" for call in recording.layer_calls)
-    if not bordered:
-        yield from _border("input", outside_values(recording))
-    yield from _told_apart(recording, list(_calls(recording)))
-    yield from _border("output", loose_ends(recording))
+def _add_calls(found: _Found, recording: Recording, used: Column[tuple[int, ...]]) -> None:
+    """Add every layer call as a pass."""
+    calls = recording.layer_calls
+    identities = array("i")
+    known: dict[Hashable, int] = {}
+    types: list[str] = []
+    rows = zip(
+        *[column(calls, name) for name in ("kind", "function", "place", "path", "ops")],
+        used,
+        strict=True,
+    )
+    type_of = cache(layer_type)
+    for kind, function, place, path, ops, trained in rows:
+        name = type_of(function)
+        identity: Hashable = (kind, name, place, path)
+        if trained and ops:
+            identity = (kind, name, trained)
+        number = known.setdefault(identity, len(known))
+        if number == len(types):
+            types.append(name)
+        identities.append(number)
+    groups = _told_apart(recording, used, identities)
+    for call, identity in enumerate(identities):
+        group = groups.get(call, 0)
+        found.add((identity, group) if group else identity, types[identity])
 
 
-def _border(kind: Literal["input", "output"], values: tuple[int, ...]) -> Iterator[_Found]:
-    """Yield the inputs or outputs of a program without a model, as far as they are known."""
-    for place, value in enumerate(values):
-        path = str(place) if len(values) > 1 else ""
-        yield _Found((kind, path), kind, kind=kind, path=path, values=(value,))
+def _told_apart(
+    recording: Recording, used: Column[tuple[int, ...]], identities: Sequence[int]
+) -> dict[int, int]:
+    """Tell visits of a place apart where other modules run at each turn of a loop.
 
-
-def _calls(recording: Recording) -> Iterator[_Found]:
-    copies = stand_ins(recording)
-    for call in recording.layer_calls:
-        used = parameters_of_call(recording, call, copies)
-        trained = tuple(p for p in used if recording.parameters[p].kind == "parameter")
-        name = layer_type(call.function)
-        by_place = (call.kind, name, call.place, call.path)
-        yield _Found(
-            identity=(call.kind, name, trained) if trained and call.ops else by_place,
-            type=name,
-            kind=call.kind,
-            call=call.index,
-            module_call=call.module_call,
-            path=call.path,
-            values=call.returned,
-            parameters=trained,
-        )
-
-
-def _told_apart(recording: Recording, found: list[_Found]) -> Iterator[_Found]:
-    """Tell visits of a place apart where other modules run at each turn of a loop."""
+    Returns:
+        By call, the number of the group that it is in, if it is not the first of its place.
+    """
+    calls = recording.layer_calls
     with_parameters = {
-        item.call: item.parameters
-        for item in found
-        if item.parameters
-        and item.call is not None
-        and recording.layer_calls[item.call].phase == "forward"  # the first step does more
+        call: parameters
+        for call, (parameters, phase) in enumerate(zip(used, column(calls, "phase"), strict=True))
+        if parameters and phase == "forward"  # the first step does more
     }
+    visits: dict[int, list[int]] = {}
+    rows = zip(identities, column(calls, "kind"), used, strict=True)
+    for call, (identity, kind, parameters) in enumerate(rows):
+        if kind == "function" and not parameters:
+            visits.setdefault(identity, []).append(call)
     turns = Turns(recording, with_parameters)
-    visits: dict[Hashable, list[LayerCall]] = {}
-    for item in found:
-        if item.kind == "function" and not item.parameters and item.call is not None:
-            visits.setdefault(item.identity, []).append(recording.layer_calls[item.call])
     group: dict[int, int] = {}
-    for calls in visits.values():
-        if len(calls) > 1:
-            group.update(turns.groups(calls))
-    for item in found:
-        number = 0 if item.call is None else group.get(item.call, 0)
-        yield replace(item, identity=(item.identity, number)) if number else item
+    for several in visits.values():
+        if len(several) > 1:
+            group.update(turns.groups(several))
+    return group

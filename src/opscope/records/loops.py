@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from opscope.records.recording import LayerCall, Recording
+from opscope.records.recording import Recording
+from opscope.records.table import column
 
 Segment = tuple[Hashable, ...]
 
@@ -39,21 +40,21 @@ class Turns:
     """
 
     def __init__(self, recording: Recording, parameters: Mapping[int, tuple[int, ...]]) -> None:
+        self._run_of_call = column(recording.layer_calls, "module_call")
         found: defaultdict[int | None, list[tuple[int, Hashable]]] = defaultdict(list)
         for run in recording.module_calls:
             # One that called nothing ran before the call that came next.
             found[run.parent].append((_position(run.layer_calls.start) - 1, ("module", run.module)))
         for call, used in parameters.items():
-            inside = recording.layer_calls[call].module_call
-            found[inside].append((_position(call), ("parameters", used)))
+            found[self._run_of_call[call]].append((_position(call), ("parameters", used)))
         self._ran = {run: sorted(entries, key=_at) for run, entries in found.items()}
 
-    def groups(self, visits: Sequence[LayerCall]) -> dict[int, int]:
+    def groups(self, visits: Sequence[int]) -> dict[int, int]:
         """Return, for each visit of one place, the number of the layer that it is a pass of."""
         clusters: list[_Cluster] = []
         layer = _Union()
-        for calls in _by_run(visits):
-            own = list(self._clusters(calls))
+        for run, calls in self._by_run(visits).items():
+            own = list(self._clusters(run, calls))
             first = len(clusters)
             clusters += own
             for i in range(1, len(own)):
@@ -69,14 +70,23 @@ class Turns:
             for call in cluster.calls
         }
 
-    def _clusters(self, calls: Sequence[LayerCall]) -> Iterable[_Cluster]:
-        ran = self._ran.get(calls[0].module_call, [])
+    def _by_run(self, visits: Sequence[int]) -> dict[int | None, list[int]]:
+        runs: defaultdict[int | None, list[int]] = defaultdict(list)
+        for call in visits:
+            runs[self._run_of_call[call]].append(call)
+        return runs
+
+    def _clusters(self, run: int | None, calls: Sequence[int]) -> Iterable[_Cluster]:
+        ran = self._ran.get(run, [])
+        if not ran:
+            yield _Cluster(tuple(calls), (), ())
+            return
         together: list[int] = []
         before: list[Hashable] = []
         since: list[Hashable] = []
         at = 0
         for call in calls:
-            while at < len(ran) and ran[at][0] < _position(call.index):
+            while at < len(ran) and ran[at][0] < _position(call):
                 since.append(ran[at][1])
                 at += 1
             if together and since:
@@ -85,7 +95,7 @@ class Turns:
             if not together:
                 before = since
             since = []
-            together.append(call.index)
+            together.append(call)
         yield _Cluster(tuple(together), tuple(before), tuple(entry for _, entry in ran[at:]))
 
 
@@ -96,13 +106,6 @@ def _position(call: int) -> int:
 
 def _at(entry: tuple[int, Hashable]) -> int:
     return entry[0]
-
-
-def _by_run(visits: Sequence[LayerCall]) -> Iterable[list[LayerCall]]:
-    runs: defaultdict[int | None, list[LayerCall]] = defaultdict(list)
-    for call in visits:
-        runs[call.module_call].append(call)
-    return runs.values()
 
 
 def _is_next_turn(one: _Cluster, other: _Cluster) -> bool:

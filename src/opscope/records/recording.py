@@ -33,6 +33,8 @@ Phase = Literal["forward", "backward", "optimizer", "other"]
 runs, ``"optimizer"`` all under an optimizer's own methods, and ``"other"`` what works on the
 results of these two outside of them, such as clipping of gradients."""
 
+PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "other")
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -186,8 +188,17 @@ class Op:
     @property
     def name(self) -> str:
         """The operator without namespace and overload: ``"convolution"``."""
-        parts = self.operator.split(".")
-        return parts[1] if len(parts) > 1 else parts[0]
+        return name_of(self.operator)
+
+
+def name_of(operator: str) -> str:
+    """Return an operator without namespace and overload.
+
+    >>> name_of("aten.convolution.default")
+    'convolution'
+    """
+    parts = operator.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +449,9 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Recording:
     """All that was recorded between enter and exit.
+
+    The ops, values and layer calls of a trace are no tuples but `opscope.records.table.Table`,
+    which can be read in the same ways and makes each record as it is asked for.
 
     ``places`` holds each calling context's frames, the innermost first; ``alive`` the values that
     the tensors were that were there when the block ended, None where that is not known; and

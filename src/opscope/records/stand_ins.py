@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from opscope.records.recording import Op, Recording
+from opscope.records.recording import Recording, name_of
+from opscope.records.table import column, read_values
 
 # What these give is the same tensor as their first argument, elsewhere or in other numbers.
 _COPIES = frozenset({
@@ -12,9 +13,10 @@ _COPIES = frozenset({
 })  # fmt: skip
 
 
-def _is_copy(op: Op) -> bool:
+def _is_copy(operator: str) -> bool:
     """Whether an op's result stands for its first argument: a copy, a cast, a quantisation."""
-    return op.name in _COPIES or "quantize" in op.name
+    name = name_of(operator)
+    return name in _COPIES or "quantize" in name
 
 
 def stand_ins(recording: Recording) -> dict[int, int]:
@@ -25,6 +27,8 @@ def stand_ins(recording: Recording) -> dict[int, int]:
     """
     known = recording.parameter_of_value
     found: dict[int, int] = {}
+    if not known:
+        return found
 
     def behind(index: int) -> int | None:
         value = recording.values[index]
@@ -32,11 +36,13 @@ def stand_ins(recording: Recording) -> dict[int, int]:
             value = recording.values[value.handed_from]
         return known.get(value.index, found.get(value.index))
 
-    for op in recording.ops:
-        if not op.reads or op.writes or not _is_copy(op):
+    operators, reads = column(recording.ops, "operator"), read_values(recording.ops)
+    copies = {operator: _is_copy(operator) for operator in set(operators)}
+    for op, (operator, values) in enumerate(zip(operators, reads, strict=True)):
+        if not copies[operator] or not values or recording.ops[op].writes:
             continue
-        parameters = [behind(read.value) for read in op.reads]
+        parameters = [behind(value) for value in values]
         first = parameters[0]
         if first is not None and all(number is not None for number in parameters):
-            found.update((value, first) for value in op.outputs if value is not None)
+            found.update((v, first) for v in recording.ops[op].outputs if v is not None)
     return found

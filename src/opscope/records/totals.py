@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opscope.records.columns import Column
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Phase, Recording, Value
+from opscope.records.recording import Phase, Recording
+from opscope.records.table import column, value_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +60,19 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
     parameters = [p for p in recording.parameters if p.kind == "parameter" and p.of_model]
     others = [p for p in recording.parameters if p.kind == "parameter" and not p.of_model]
     buffers = [p for p in recording.parameters if p.kind == "buffer" and p.of_model]
-    packed = {number for op in recording.ops for number in op.packed}
-    passes = tuple(item for item in passes if _is_forward(recording, item))
-    given = [recording.values[value] for item in passes for value in item.values]
+    packed = {number for numbers in column(recording.ops, "packed") for number in numbers}
+    layers, given = _forward(recording, passes)
+    nbytes = value_bytes(recording.values)
+    phases = column(recording.ops, "phase")
     return Totals(
         ops=len(recording.ops),
-        ops_by_phase=dict(Counter(op.phase for op in recording.ops)),
-        layers=len({item.layer for item in passes}),
-        passes=len(passes),
+        ops_by_phase=dict(Counter(phases)),
+        layers=len(set(layers)),
+        passes=len(layers),
         modules=sum(1 for module in recording.modules if module.address),
         tensors=len(given),
-        tensor_bytes=_allocated(recording, given),
-        given_bytes=sum(value.nbytes for value in given),
+        tensor_bytes=_allocated(recording, given, nbytes),
+        given_bytes=sum(map(nbytes.__getitem__, given)),
         parameter_tensors=len(parameters),
         params=sum(p.numel for p in parameters),
         param_bytes=sum(p.nbytes for p in parameters),
@@ -79,13 +84,27 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
     )
 
 
-def _allocated(recording: Recording, given: list[Value]) -> int:
+def _forward(
+    recording: Recording, passes: tuple[LayerPass, ...]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the layer of each pass in the forward phase, and the values that they gave."""
+    phases = column(recording.layer_calls, "phase")
+    layers, given = array("i"), array("i")
+    rows = zip(*[column(passes, name) for name in ("call", "layer", "values")], strict=True)
+    for call, layer, values in rows:
+        if call is None or phases[call] == "forward":
+            layers.append(layer)
+            given.extend(values)
+    return layers, given
+
+
+def _allocated(recording: Recording, given: Sequence[int], nbytes: Column[int]) -> int:
     """Return the bytes of the memory that was made for values, or for what they are views of."""
-    made = {value.storage: value.nbytes for value in recording.values if value.origin == "fresh"}
-    storages = {value.storage for value in given if value.storage is not None}
-    without = [v for v in given if v.storage is None and v.origin in ("fresh", "write")]
-    return sum(made.get(storage, 0) for storage in storages) + sum(v.nbytes for v in without)
-
-
-def _is_forward(recording: Recording, item: LayerPass) -> bool:
-    return item.call is None or recording.layer_calls[item.call].phase == "forward"
+    origins, storages = column(recording.values, "origin"), column(recording.values, "storage")
+    wanted = {storages[value] for value in given}
+    made: dict[int, int] = {}
+    for value, (origin, storage) in enumerate(zip(origins, storages, strict=True)):
+        if origin == "fresh" and storage is not None and storage in wanted:
+            made[storage] = nbytes[value]
+    without = [v for v in given if storages[v] is None and origins[v] in ("fresh", "write")]
+    return sum(made.values()) + sum(map(nbytes.__getitem__, without))

@@ -9,9 +9,11 @@ from typing import Any, TypedDict
 import networkx as nx
 
 from opscope.errors import OptionError, check_choice, check_flag
-from opscope.views.levels import Choice, Level, at_level
+from opscope.graph.build import OpGraph
+from opscope.views.folded import can_fold, folded
+from opscope.views.levels import Choice, Level, Rule, at_level
 from opscope.views.rolled import fold_passes
-from opscope.views.select import Phase, by_data, focus, in_phase, without_kinds
+from opscope.views.select import PHASES, Phase, by_data, focus, in_phase, without_kinds
 
 
 class ViewArguments(TypedDict, total=False):
@@ -93,13 +95,23 @@ def view(
     Raises:
         OptionError: For a level, depth, phase or address that there is not.
     """
-    shown = in_phase(graph if options.overwritten else by_data(graph), options.phase)
-    if options.module is not None:
-        shown = focus(shown, options.module, addresses)
+    check_choice("phase", options.phase, PHASES)
     kinds = {
         "input": options.inputs, "output": options.outputs, "external": options.inputs,
         "parameter": options.parameters, "buffer": options.buffers,
     }  # fmt: skip
-    shown = without_kinds(shown, [kind for kind, is_shown in kinds.items() if not is_shown])
+    hidden = [kind for kind, is_shown in kinds.items() if not is_shown]
+    is_whole = options.module is None and options.phase in ("forward", "all")
+    if options.rolled and is_whole and level != "op" and _is_foldable(graph):
+        rule = Rule(graph.facts, level, depth, collapse=options.collapse, expand=options.expand)
+        return folded(graph, rule, hidden, overwritten=options.overwritten)
+    shown = in_phase(graph if options.overwritten else by_data(graph), options.phase)
+    if options.module is not None:
+        shown = focus(shown, options.module, addresses)
+    shown = without_kinds(shown, hidden)
     shown = at_level(shown, level, depth, collapse=options.collapse, expand=options.expand)
     return fold_passes(shown) if options.rolled else shown
+
+
+def _is_foldable(graph: nx.DiGraph) -> bool:
+    return isinstance(graph, OpGraph) and not graph.is_built and can_fold(graph)

@@ -9,7 +9,7 @@ as that layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import networkx as nx
@@ -17,6 +17,7 @@ import networkx as nx
 from opscope.errors import OptionError, check_choice, check_depth, nearest
 from opscope.views.quotient import Attributes, quotient, unique
 from opscope.views.select import from_parameters
+from opscope.views.steps import after
 
 Level = Literal["op", "layer", "module"]
 LEVELS: tuple[Level, ...] = ("op", "layer", "module")
@@ -46,34 +47,48 @@ def at_level(
         OptionError: For a level or depth that there is not, or an address at which no
             module ran.
     """
-    check_choice("level", level, LEVELS)
-    check_depth(depth)
-    ran = {name.rpartition(":")[0]: None for name in graph.graph["modules"]}
-    for option, choice in (("collapse", collapse), ("expand", expand)):
-        _check_addresses(option, choice, ran)
+    is_plain = depth is None and collapse is None and expand is None
+    if is_plain and level == "layer":
+        later = after(graph, "at_level layer", at_level)
+        if later is not None:
+            return later
+    rule = Rule(graph.graph, level, depth, collapse=collapse, expand=expand)
     if level != "op":
         graph = from_parameters(graph)
-    rule = _Rule(graph, level, depth, _test(collapse), _test(_with_ancestors(expand)))
     return quotient(graph, rule.key, rule.describe)
 
 
-class _Rule:
-    """Decides for each op which node it becomes part of."""
+class Rule:
+    """Decides for each op which node it becomes part of.
+
+    Args:
+        facts: What is known of the graph as a whole, see `opscope.graph.facts`.
+        level: As for `at_level`; so are the others.
+        depth: See there.
+        collapse: See there.
+        expand: See there.
+    """
 
     def __init__(
         self,
-        graph: nx.DiGraph,
+        facts: Mapping[str, Any],
         level: Level,
         depth: int | None,
-        collapse: Callable[[str], bool],
-        expand: Callable[[str], bool],
+        *,
+        collapse: Choice = None,
+        expand: Choice = None,
     ) -> None:
-        self.layers: dict[str, Attributes] = graph.graph["layers"]
-        self.modules: dict[str, Attributes] = graph.graph["modules"]
+        check_choice("level", level, LEVELS)
+        check_depth(depth)
+        self.layers: dict[str, Attributes] = facts["layers"]
+        self.modules: dict[str, Attributes] = facts["modules"]
+        ran = {name.rpartition(":")[0]: None for name in self.modules}
+        for option, choice in (("collapse", collapse), ("expand", expand)):
+            _check_addresses(option, choice, ran)
         self.level = level
         self.depth = depth
-        self.collapse = collapse
-        self.expand = expand
+        self.collapse = _test(collapse)
+        self.expand = _test(_with_ancestors(expand))
         self.boxes: dict[str, list[Any] | None] = {}
 
     def key(self, node: str, attributes: Attributes) -> str:
@@ -81,17 +96,21 @@ class _Rule:
             named = attributes["kind"] in ("input", "output") and attributes["layer"]
             return str(attributes["layer"]) if named and self.level != "op" else node
         end = ".backward" if attributes["phase"] == "backward" else ""
-        box = self._box(attributes["module_stack"])
+        box = self.box(attributes["module_stack"])
         if box is not None:
-            address, run, _ = box
-            runs = self.modules[f"{address}:{run}"]["runs"]
-            return (f"@{address}:{run}" if runs > 1 or ":" in address else f"@{address}") + end
+            return self.name_of_box(box) + end
         if self.level != "op" and attributes["accumulates"] is not None:
             number = f":{attributes['pass']}" if attributes["passes"] > 1 else ""
             return f"{attributes['accumulates']}.grad{number}"
         if self.level == "op" or attributes["layer"] is None:
             return node
         return str(attributes["layer"]) + end
+
+    def name_of_box(self, box: list[Any]) -> str:
+        """Return the name of a module's node, without what says that it is of the backward."""
+        address, run, _ = box
+        runs = self.modules[f"{address}:{run}"]["runs"]
+        return f"@{address}:{run}" if runs > 1 or ":" in address else f"@{address}"
 
     def describe(self, name: str, members: list[Attributes]) -> Attributes:
         first = members[0]
@@ -141,7 +160,7 @@ class _Rule:
 
     def _module(self, members: list[Attributes]) -> Attributes:
         first = members[0]
-        box = self._box(first["module_stack"]) or first["module_stack"][-1]
+        box = self.box(first["module_stack"]) or first["module_stack"][-1]
         address, run, class_name = box
         known = self.modules[f"{address}:{run}"]
         stack = first["module_stack"]
@@ -166,7 +185,7 @@ class _Rule:
             "layers": len(unique(m["layer"] for m in members if m["layer"])),
         }
 
-    def _box(self, stack: list[list[Any]]) -> list[Any] | None:
+    def box(self, stack: list[list[Any]]) -> list[Any] | None:
         """Return the outermost module of a stack that is to be one node."""
         if not stack:
             return None

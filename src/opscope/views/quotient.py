@@ -41,19 +41,19 @@ def quotient(
     for name, group in members.items():
         result.add_node(name, **describe(name, group))
     nodes = graph.nodes
-    merged: dict[tuple[str, str], _Merged] = {}
+    merged: dict[tuple[str, str], Merged] = {}
     for source, target, edge in graph.edges(data=True):
         ends = names[source], names[target]
         if loops or ends[0] != ends[1]:
             known = merged.get(ends)
             if known is None:
-                known = merged[ends] = _Merged(edge)
+                known = merged[ends] = Merged(edge)
             known.add(edge, nodes[source]["pass"], nodes[target]["pass"])
     result.add_edges_from((*ends, known.attributes()) for ends, known in merged.items())
     return result
 
 
-class _Merged:
+class Merged:
     """One edge of a quotient while edges are added to it."""
 
     __slots__ = (

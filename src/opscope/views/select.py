@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any, Literal
 
 import networkx as nx
 
 from opscope.collector import paused
 from opscope.errors import OptionError, check_choice, nearest
+from opscope.views.steps import after
 
 Phase = Literal["forward", "backward", "optimizer", "other", "all"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "other", "all")
@@ -16,11 +18,16 @@ PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "other", "all")
 
 def without_kinds(graph: nx.DiGraph, kinds: Collection[str]) -> nx.DiGraph:
     """Return the graph without the nodes of these kinds, such as ``{"parameter"}``."""
+    if not kinds:
+        return graph
     return _keep(graph, [n for n, kind in graph.nodes(data="kind") if kind not in kinds])
 
 
 def by_data(graph: nx.DiGraph) -> nx.DiGraph:
     """Return the graph without the edges along which no data flows: what is overwritten unread."""
+    later = after(graph, "by_data", by_data)
+    if later is not None:
+        return later
     kinds = graph.edges(data="kind")
     if all(kind != "overwrite" for _, _, kind in kinds):
         return graph
@@ -61,6 +68,9 @@ def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
     check_choice("phase", phase, PHASES)
     if phase == "all":
         return graph
+    later = after(graph, f"in_phase {phase}", partial(in_phase, phase=phase))
+    if later is not None:
+        return later
     phases = dict(graph.nodes(data="phase"))
     ran = {n for n, kind in graph.nodes(data="kind") if kind in _RAN}
     inside = {n for n in ran if phases[n] == phase}

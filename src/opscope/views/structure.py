@@ -5,6 +5,9 @@ from __future__ import annotations
 import networkx as nx
 
 from opscope.records.layers import LayerPass
+from opscope.records.table import column
+from opscope.views.forward_layers import branches
+from opscope.views.steps import Steps
 
 
 def structure(graph: nx.DiGraph, passes: tuple[LayerPass, ...]) -> str:
@@ -14,11 +17,21 @@ def structure(graph: nx.DiGraph, passes: tuple[LayerPass, ...]) -> str:
     largest number of passes; ``"without branching"`` where no layer's value is used by
     several layers.
     """
-    loops = max((item.passes for item in passes), default=1)
+    loops = max(column(passes, "passes"), default=1)
     flow = "purely feedforward" if loops <= 1 else f"recurrent (at most {loops} passes)"
-    forks = any(
+    forks = branches(graph.ops) if _is_forward(graph) else _forks(graph)
+    return f"{flow}, {'with' if forks else 'without'} branching"
+
+
+def _is_forward(graph: nx.DiGraph) -> bool:
+    """Whether it is the layers of the whole forward, and was not looked at."""
+    is_steps = isinstance(graph, Steps) and not graph.is_built
+    return is_steps and graph.names == ("by_data", "in_phase forward", "at_level layer")
+
+
+def _forks(graph: nx.DiGraph) -> bool:
+    return any(
         sum(graph.nodes[reader]["layer"] is not None for reader in graph.successors(node)) > 1
         for node, layer in graph.nodes(data="layer")
         if layer is not None
     )
-    return f"{flow}, {'with' if forks else 'without'} branching"

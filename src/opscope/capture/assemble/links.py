@@ -7,14 +7,18 @@ is read before each op; in backward the engine tells the number of the node that
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
+from opscope.capture.tables.columns import OpColumns
+from opscope.capture.tables.tables import BACKWARD, CallRow, GRAD, NONE, NodeRow, OpRow, Tape
 from opscope.capture.tables.values import OUTSIDE
+from opscope.records.columns import Coded, Column, Flag, Optional, codes_of
+from opscope.records.recording import Phase
 
 _END = re.compile(r"Backward\d*$")
 _NEAR = 8
@@ -64,14 +68,84 @@ def _plain_name(row: OpRow) -> str:
     return parts[1].replace("_", "") if len(parts) > 1 else parts[0]
 
 
-def links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
+class Links:
+    """What is known of all ops, by column, `NONE` where it is not.
+
+    Attributes:
+        number: See `Link`.
+        forward: See `Link`.
+    """
+
+    def __init__(self, number: array[int], known: Sequence[Link] = ()) -> None:
+        self.number = number
+        self.forward = array("i", [NONE if x.forward is None else x.forward for x in known])
+        self._count = len(number)
+        self._parameter = array("i", [NONE if x.parameter is None else x.parameter for x in known])
+        self._recomputed = bytearray(link.recomputed for link in known)
+        codes, self._node_table = codes_of(link.node for link in known)
+        self._nodes = codes
+
+    def columns(self, phase: Column[Phase]) -> dict[str, Column[Any]]:
+        """Return them as fields of the ops' records.
+
+        Args:
+            phase: The phase of each op.
+        """
+        known: dict[str, Column[Any]] = {"sequence_nr": Optional(self.number)}
+        if not self.forward:
+            return known
+        accumulates = array(
+            "i",
+            [
+                parameter if of == "backward" else NONE
+                for parameter, of in zip(self._parameter, phase, strict=True)
+            ],
+        )
+        return known | {
+            "node": Coded(self._nodes, self._node_table),
+            "forward_op": Optional(self.forward),
+            "accumulates": Optional(accumulates),
+            "recomputed": Flag(self._recomputed, 1),
+        }
+
+
+def links(tape: Tape, ops: OpColumns) -> Links:
     """Return what is known of each op, in order.
 
     Args:
         tape: What was recorded.
-        rows: Its ops.
-        calls: Its calls.
+        ops: Its ops.
     """
+    if not has_backward(tape, ops):  # autograd ran nothing
+        return Links(_numbers(tape, ops))
+    known = _links(tape, list(tape.op_rows()), list(tape.call_rows()))
+    number = array("q", [NONE if link.number is None else link.number for link in known])
+    return Links(number, known)
+
+
+def has_backward(tape: Tape, ops: OpColumns) -> bool:
+    """Whether the autograd engine ran any op, or a call of `backward` did."""
+    ran = any(flags & BACKWARD for flags in set(ops.flags))
+    return ran or bool(tape.nodes) or "backward" in tape.places.contexts()
+
+
+def _numbers(tape: Tape, ops: OpColumns) -> array[int]:
+    """Return the number of the node that each op made, NONE for none."""
+    found = array("q", [NONE]) * len(ops.flags)
+    starts, threads = dict(tape.starts), tape.threads
+    last: dict[int, int] = {}
+    for op, (sequence, flags) in enumerate(zip(ops.sequence, ops.flags, strict=True)):
+        if op in starts:
+            last[tape.log.thread] = starts[op]
+        thread = threads.get(op, tape.log.thread)
+        if flags & GRAD and last.get(thread, max(sequence - 1, 0)) < sequence:
+            found[op] = sequence - 1
+        last[thread] = sequence
+    return found
+
+
+def _links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
+    """Return what is known of each op where some ran in a backward."""
     contexts = tape.places.contexts()
     nodes = {row.op: row for row in _node_rows(tape)}
     made = _Nodes(tape, rows)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable
 
-from opscope.capture.assemble.links import Link
-from opscope.capture.tables.tables import BACKWARD, NONE, CallRow, OpRow, Tape
+from opscope.capture.assemble.links import Link, Links, has_backward
+from opscope.capture.tables.columns import CallColumns, OpColumns
+from opscope.capture.tables.tables import BACKWARD, CallRow, NONE, OpRow, Tape
+from opscope.records.columns import Column, Same
 from opscope.records.recording import Phase
 
 
 def phases(
-    tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow], found: Sequence[Link]
-) -> tuple[list[Phase], list[Phase]]:
+    tape: Tape, ops: OpColumns, calls: CallColumns, found: Links
+) -> tuple[Column[Phase], Column[Phase]]:
     """Return the phase of each op and of each recorded call.
 
     What runs in a module, or makes an autograd node, is forward. What reads the results of a
@@ -19,19 +22,20 @@ def phases(
 
     Args:
         tape: What was recorded.
-        rows: Its ops.
+        ops: Its ops.
         calls: Its calls.
         found: What `links` found.
     """
-    contexts = tape.places.contexts()
+    contexts = (*tape.places.contexts(), None)  # the last one is NONE's
+    if not (has_backward(tape, ops) or "optimizer" in contexts):
+        return Same("forward", len(ops.flags)), Same("forward", len(calls.place))
     source = tape.values.source
-    places = _places(rows, calls)
     late: set[int] = set()
 
     def outside_engine(module: int, place: int, read: Iterable[int]) -> Phase:
         if module != NONE:
             return "forward"
-        if place != NONE and contexts[place] == "optimizer":
+        if contexts[place] == "optimizer":
             return "optimizer"
         return (
             "other" if any(value != NONE and source(value) in late for value in read) else "forward"
@@ -39,31 +43,38 @@ def phases(
 
     of_ops: list[Phase] = []
     reads_at = made_at = wrote_at = 0
-    for row, place, link in zip(rows, places, found, strict=True):
-        context = None if place == NONE else contexts[place]
+    rows = zip(
+        ops.flags, ops.module, _places(ops, calls), found.number,
+        ops.reads_end, ops.made_end, ops.wrote_end, strict=True,
+    )  # fmt: skip
+    for flags, module, place, number, reads_end, made_end, wrote_end in rows:
+        context = contexts[place]
         phase: Phase = "forward"
-        if context == "backward" or (row.flags & BACKWARD and context != "optimizer"):
+        if context == "backward" or (flags & BACKWARD and context != "optimizer"):
             phase = "backward"
-        elif row.flags & BACKWARD or link.number is None:
-            phase = outside_engine(row.module, place, tape.reads[reads_at : row.reads_end])
+        elif flags & BACKWARD or number == NONE:
+            phase = outside_engine(module, place, tape.reads[reads_at:reads_end])
         if phase != "forward":
-            late.update(tape.made[made_at : row.made_end], tape.wrote[wrote_at : row.wrote_end])
+            late.update(tape.made[made_at:made_end], tape.wrote[wrote_at:wrote_end])
         of_ops.append(phase)
-        reads_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
-    of_calls = [
-        of_ops[call.ops_start]
-        if call.ops_end > call.ops_start
-        else outside_engine(call.module, call.place, call.received)
-        for call in calls
-    ]
+        reads_at, made_at, wrote_at = reads_end, made_end, wrote_end
+    of_calls: list[Phase] = []
+    for call, (start, stop) in enumerate(zip(calls.ops_start, calls.ops_end, strict=True)):
+        odd = tape.odd_calls.get(call)
+        received = () if odd is None else odd.received
+        of_calls.append(
+            of_ops[start]
+            if stop > start
+            else outside_engine(calls.module[call], calls.place[call], received)
+        )
     return of_ops, of_calls
 
 
-def _places(rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[int]:
+def _places(ops: OpColumns, calls: CallColumns) -> array[int]:
     """Return the place of each op, which is that of its layer call where it has one."""
-    places = [row.place for row in rows]
-    for call in calls:
-        for op in range(call.ops_start, call.ops_end):
+    places = ops.place[:]
+    for place, start, stop in zip(calls.place, calls.ops_start, calls.ops_end, strict=True):
+        for op in range(start, stop):
             if places[op] == NONE:
-                places[op] = call.place
+                places[op] = place
     return places

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from opscope.capture.assemble.links import Link, links
+from opscope.capture.assemble.arguments import Arguments, Forms
+from opscope.capture.assemble.layer_calls import Calls
+from opscope.capture.assemble.links import Link, Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
 from opscope.capture.session import Session
-from opscope.capture.tables.tables import (
-    FAILED,
-    GRAD,
-    INFERENCE,
-    NONE,
-    CallRow,
-    ModuleRun,
-    OpRow,
-    Tape,
-    TensorSlot,
-)
+from opscope.capture.tables.columns import OpColumns
+from opscope.capture.tables.tables import CallRow, FAILED, GRAD, INFERENCE, ModuleRun, NONE, OpRow, Tape, TensorSlot
 from opscope.capture.tables.values import HANDED, NO_STORAGE
 from opscope.capture.watch.modules.known import Known
 from opscope.collector import paused
 from opscope.operators.plans import Met
+from opscope.records.columns import Coded, Column, Flag, Less, Optional, Ragged, RaggedOptional, Same, Sparse
 from opscope.records.recording import (
     Failure,
-    InWords,
-    LayerCall,
     Leaf,
     Module,
     ModuleCall,
@@ -37,13 +29,13 @@ from opscope.records.recording import (
     Origin,
     Parameter,
     Phase,
-    Read,
     Recording,
     SavedTensor,
     UnseenCall,
     Value,
 )
 from opscope.records.several import borders, without_model
+from opscope.records.table import Reads, Table, as_tuple
 
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
 
@@ -54,13 +46,10 @@ def develop(session: Session) -> Recording:
     tape = session.tape
     with session.reading:
         session.settle()
-    op_rows = list(tape.op_rows())
-    call_rows = list(tape.call_rows())
-    found = links(tape, op_rows, call_rows)
+    op_rows, call_rows = tape.op_columns(), tape.call_columns()
+    found = links(tape, op_rows)
     phase, call_phases = phases(tape, op_rows, call_rows, found)
-    calls = _Calls(
-        tape, op_rows, zip(call_rows, call_phases, strict=True), phase, session.started_ns
-    )
+    calls = Calls(tape, op_rows, call_rows, phase, call_phases)
     parameters, bound, packed = _parameters(session)
     ops = _ops(tape, op_rows, calls, found, phase, session.started_ns, packed)
     failure = session.failure
@@ -70,7 +59,7 @@ def develop(session: Session) -> Recording:
         model_name="" if root is None else root.class_name,
         ops=ops,
         values=_values(tape),
-        layer_calls=tuple(calls.records),
+        layer_calls=calls.records(session.started_ns),
         module_calls=tuple(_module_call(run, calls, session.started_ns) for run in tape.runs),
         modules=tuple(_module(known) for known in session.modules.modules),
         parameters=parameters,
@@ -94,202 +83,73 @@ def develop(session: Session) -> Recording:
     return without_model(recording)
 
 
-class _Calls:
-    """The layer calls in order, with one made up for each op that no function ran for."""
-
-    def __init__(
-        self,
-        tape: Tape,
-        op_rows: list[OpRow],
-        call_rows: Iterable[tuple[CallRow, Phase]],
-        phase: list[Phase],
-        start: int,
-    ) -> None:
-        self._phase = phase
-        self._start = start
-        self.records: list[LayerCall] = []
-        self.of_op: list[int | None] = [None] * len(op_rows)
-        self._number: list[int] = []  # per recorded call
-        self._lone: list[int] = []  # the ops that became calls of their own
-        at = 0
-        for row, of_call in call_rows:
-            at = self._add_lone(tape, op_rows, at, row.ops_start)
-            self._number.append(len(self.records))
-            self._add(row, of_call)
-            at = max(at, row.ops_end)
-        self._add_lone(tape, op_rows, at, len(op_rows))
-
-    def number(self, recorded: int) -> int:
-        return self._number[recorded]
-
-    def module_of(self, op: int, row: OpRow) -> int | None:
-        """Return the module call of an op: that of its layer call, which knows best."""
-        call = self.of_op[op]
-        return _optional(row.module) if call is None else self.records[call].module_call
-
-    def place_of(self, op: int, row: OpRow) -> int | None:
-        """Return the place of an op, which is that of its layer call where it has none."""
-        call = self.of_op[op]
-        if row.place == NONE and call is not None:
-            return self.records[call].place
-        return _optional(row.place)
-
-    def before(self, recorded: int, op: int) -> int:
-        """Return how many calls there were when so many calls and ops were recorded."""
-        return recorded + bisect_left(self._lone, op)
-
-    def _add(self, row: CallRow, phase: Phase) -> None:
-        index = len(self.records)
-        self.records.append(
-            LayerCall(
-                index=index,
-                function=row.function,
-                kind=row.kind,
-                path=row.path,
-                module_call=_optional(row.module),
-                place=_optional(row.place),
-                ops=range(row.ops_start, row.ops_end),
-                received=row.received,
-                returned=row.returned,
-                started_ns=row.started - self._start,
-                duration_ns=row.ended - row.started,
-                grad_fn=row.grad_fn,
-                phase=phase,
-                failed=row.failed,
-            )
-        )
-        for op in range(row.ops_start, row.ops_end):
-            self.of_op[op] = index
-
-    def _add_lone(self, tape: Tape, rows: list[OpRow], at: int, stop: int) -> int:
-        for op in range(at, stop):
-            row = rows[op]
-            if self._phase[op] == "backward":
-                continue
-            made = tape.made[rows[op - 1].made_end if op else 0 : row.made_end]
-            wrote = tape.wrote[rows[op - 1].wrote_end if op else 0 : row.wrote_end]
-            returned = tuple(dict.fromkeys(v for v in (*made, *wrote) if v != NONE))
-            self._lone.append(op)
-            self._add(
-                CallRow(
-                    _function_of(row.slots.plan.name), row.module, row.place, op, op + 1,
-                    row.started, row.ended, None, bool(row.flags & FAILED), returned=returned,
-                ),
-                self._phase[op],
-            )  # fmt: skip
-        return max(at, stop)
-
-
-def _function_of(operator: str) -> str:
-    """Return the function's name for an op that no function ran for."""
-    parts = operator.split(".")
-    return parts[1] if len(parts) > 1 else operator
-
-
 def _ops(
     tape: Tape,
-    rows: list[OpRow],
-    calls: _Calls,
-    found: list[Link],
-    phase: list[Phase],
+    rows: OpColumns,
+    calls: Calls,
+    found: Links,
+    phase: Column[Phase],
     start: int,
     packed: Mapping[int | None, tuple[int, ...]],
 ) -> tuple[Op, ...]:
-    result: list[Op] = []
-    own_detaches = set(tape.own_detaches)
+    count = len(rows.flags)
+    forms = Forms(tape, count)
+    arguments = Arguments(tape, rows.reads_end, packed)
+    columns: dict[str, Column[Any]] = {
+        "index": range(count),
+        "operator": Coded(forms.plans, [plan.name for plan in forms.plan_table]),
+        "reads": Reads(rows.reads_end, tape.reads, forms.codes, forms.table),
+        "outputs": RaggedOptional(rows.made_end, tape.made),
+        "writes": Ragged(rows.wrote_end, tape.wrote),
+        "arguments": arguments,
+        "packed": Sparse((), arguments.packed(forms.with_objects), count),
+        "layer_call": Optional(calls.of_op),
+        "module_call": Optional(_modules(rows, calls, found)),
+        "place": Optional(rows.place),
+        "grad_enabled": Flag(rows.flags, GRAD),
+        "inference": Flag(rows.flags, INFERENCE),
+        "phase": phase,
+        **found.columns(phase),
+        "by_autograd": Sparse(False, dict.fromkeys(tape.own_detaches, True), count),
+        "started_ns": Less(rows.started, Same(start, count)),
+        "duration_ns": Less(rows.ended, rows.started),
+        "failed": Flag(rows.flags, FAILED),
+        "custom_function": _in_custom_functions(tape, rows, calls),
+    }
+    return as_tuple(Table(Op, count, columns))
+
+
+def _modules(rows: OpColumns, calls: Calls, found: Links) -> array[int]:
+    """Return the module call of each op: that of its layer call, which knows best."""
+    of_call = calls.columns.module
+    modules = array(
+        "i",
+        [
+            module if call == NONE else of_call[call]
+            for module, call in zip(rows.module, calls.of_op, strict=True)
+        ],
+    )
+    for op, forward in enumerate(found.forward):
+        if forward != NONE:
+            modules[op] = modules[forward]
+    return modules
+
+
+def _in_custom_functions(tape: Tape, rows: OpColumns, calls: Calls) -> Column[bool]:
+    """Return whether each op is in one, where an op without a place is where its call is."""
     in_custom = tape.places.in_custom_functions()
-    read_at = made_at = wrote_at = 0
-    for index, row in enumerate(rows):
-        reads, arguments = _arguments(row, tape, read_at)
-        objects = _objects(arguments) if row.slots.plan.objects else ()
-        link = found[index]
-        module, place = calls.module_of(index, row), calls.place_of(index, row)
-        if link.forward is not None:
-            module = result[link.forward].module_call
-        result.append(
-            Op(
-                index=index,
-                operator=row.slots.plan.name,
-                reads=reads,
-                outputs=tuple(_optional(v) for v in tape.made[made_at : row.made_end]),
-                writes=tuple(tape.wrote[wrote_at : row.wrote_end]),
-                arguments=_without_identity(arguments) if objects else arguments,
-                packed=tuple(n for item in objects for n in packed.get(item.identity, ())),
-                layer_call=calls.of_op[index],
-                module_call=module,
-                place=_optional(row.place),
-                grad_enabled=bool(row.flags & GRAD),
-                inference=bool(row.flags & INFERENCE),
-                phase=phase[index],
-                sequence_nr=link.number,
-                node=link.node,
-                forward_op=link.forward,
-                accumulates=link.parameter if phase[index] == "backward" else None,
-                recomputed=link.recomputed,
-                by_autograd=index in own_detaches,
-                started_ns=row.started - start,
-                duration_ns=row.ended - row.started,
-                failed=bool(row.flags & FAILED),
-                custom_function=place is not None and in_custom[place],
-            )
-        )
-        read_at, made_at, wrote_at = row.reads_end, row.made_end, row.wrote_end
-    return tuple(result)
-
-
-def _arguments(
-    row: OpRow, tape: Tape, at: int
-) -> tuple[tuple[Read, ...], tuple[tuple[str, object], ...]]:
-    """Return an op's reads, each with its argument's name, and its other arguments."""
-    slots = row.slots
-    reads: list[Read] = []
-    others: list[tuple[str, object]] = []
-
-    def take(name: str) -> None:
-        nonlocal at
-        value = tape.reads[at]
-        if value != NONE:
-            reads.append(Read(value, name, name.partition("[")[0] in slots.plan.overwrites))
-        else:
-            others.append((name, tape.numbers.get(at)))
-        at += 1
-
-    for name in slots.tensor_names:
-        take(name)
-    constants = [
-        list(value) if value.__class__ is tuple else value
-        for value in row.constants[: len(slots.constant_names)]
-    ]
-    others.extend(zip(slots.constant_names, constants, strict=True))
-    for (_, name), length in zip(slots.lists, row.constants[len(constants) :], strict=True):
-        if not length:
-            others.append((name, None if length is None else []))
-        for position in range(length or 0):
-            take(f"{name}[{position}]")
-    for name, value in (row.named or {}).items():
-        if not isinstance(value, TensorSlot):
-            others.append((name, value))
-        elif value.count is None:
-            take(name)
-        else:
-            for position in range(value.count):
-                take(f"{name}[{position}]")
-    return tuple(reads), tuple(others)
-
-
-def _objects(arguments: tuple[tuple[str, object], ...]) -> list[Met]:
-    """Return the objects of C++ among an op's arguments."""
-    items = (item if isinstance(item, list) else [item] for _, item in arguments)
-    return [item for several in items for item in several if isinstance(item, Met)]
-
-
-def _without_identity(arguments: tuple[tuple[str, object], ...]) -> tuple[tuple[str, object], ...]:
-    def plain(item: object) -> object:
-        if isinstance(item, list):
-            return [plain(one) for one in item]
-        return InWords(item) if isinstance(item, Met) else item
-
-    return tuple((name, plain(item)) for name, item in arguments)
+    count = len(rows.place)
+    if not any(in_custom):
+        return Same(False, count)
+    in_custom.append(False)  # for NONE
+    places = calls.columns.place
+    return Flag(
+        bytearray(
+            in_custom[places[call] if place == NONE != call else place]
+            for place, call in zip(rows.place, calls.of_op, strict=True)
+        ),
+        1,
+    )
 
 
 def _parameters(
@@ -364,7 +224,7 @@ def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:
     )
 
 
-def _renumber_failure(failure: Failure, calls: _Calls, ops: tuple[Op, ...]) -> Failure:
+def _renumber_failure(failure: Failure, calls: Calls, ops: tuple[Op, ...]) -> Failure:
     """Give a failure the numbers that the layer calls have in the recording."""
     call = None if failure.layer_call is None else calls.number(failure.layer_call)
     if call is None and failure.op is not None:
@@ -374,32 +234,27 @@ def _renumber_failure(failure: Failure, calls: _Calls, ops: tuple[Op, ...]) -> F
 
 def _values(tape: Tape) -> tuple[Value, ...]:
     table = tape.values
-    layouts = [_layout(layout) for layout in table.layout_table]
-    result = []
-    for index, (origin, maker, storage, offset, layout) in enumerate(
-        zip(table.origins, table.makers, table.storages, table.offsets, table.layouts, strict=True)
-    ):
-        shape, stride, dtype, itemsize, device = layouts[layout]
-        handed_from = table.handed_from.get(index)
-        made_by = maker
-        if origin == HANDED:
-            made_by = table.makers[table.source(index)]
-        result.append(
-            Value(
-                index=index,
-                shape=shape,
-                stride=stride,
-                offset=offset,
-                dtype=dtype,
-                itemsize=itemsize,
-                device=device,
-                storage=_optional(storage),
-                origin=_ORIGINS[origin],
-                made_by=_optional(made_by),
-                handed_from=handed_from,
-            )
-        )
-    return tuple(result)
+    layouts = list(zip(*map(_layout, table.layout_table), strict=True)) or [()] * 5
+    count = len(table.origins)
+    makers = table.makers[:]
+    for row in table.handed_from:
+        if table.origins[row] == HANDED:
+            makers[row] = table.makers[table.source(row)]
+    codes = table.layouts[:]
+    columns: dict[str, Column[Any]] = {
+        "index": range(count),
+        "offset": table.offsets[:],
+        "storage": Optional(table.storages[:]),
+        "origin": Coded(table.origins[:], _ORIGINS),
+        "made_by": Optional(makers),
+        "handed_from": Sparse(None, dict(table.handed_from), count),
+    }
+    for name, known in zip(_LAYOUT, layouts, strict=True):
+        columns[name] = Coded(codes, known)
+    return as_tuple(Table(Value, count, columns))
+
+
+_LAYOUT = ("shape", "stride", "dtype", "itemsize", "device")
 
 
 def _layout(layout: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -409,7 +264,7 @@ def _layout(layout: tuple[Any, ...]) -> tuple[Any, ...]:
     return sizes, strides, str(dtype).removeprefix("torch."), dtype.itemsize, str(device)
 
 
-def _module_call(run: ModuleRun, calls: _Calls, start: int) -> ModuleCall:
+def _module_call(run: ModuleRun, calls: Calls, start: int) -> ModuleCall:
     return ModuleCall(
         index=run.index,
         module=run.module,

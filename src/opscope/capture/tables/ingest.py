@@ -96,7 +96,7 @@ class Settling:
                     reads.append(current(item))
                 else:
                     if item is not None:
-                        numbers[len(reads)] = item
+                        numbers.put(len(reads), item)
                     reads.append(NONE)
             if op in constants:
                 values.constants[reads[-1]] = constants[op]

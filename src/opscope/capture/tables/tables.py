@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from opscope.capture.log.contexts.call_sites import Places
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Chain
 from opscope.capture.log.grad_modes import GradModes
 from opscope.capture.log.hooks import Hooks
+from opscope.capture.tables.columns import CallColumns, Numbers, OpColumns, unpacked
 from opscope.capture.tables.parameters import Parameters
 from opscope.capture.tables.values import HANDED, Values
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
@@ -70,7 +72,7 @@ class CallRow(NamedTuple):
 
 
 # Module, place, where its ops start and end, where its returned rows end, start and end in time.
-_CALL = Struct("=5i2q")
+_CALL = Struct("=5i4x2q")  # in which times are at places that eight bytes fit into
 PACK_CALL = _CALL.pack
 
 
@@ -216,7 +218,7 @@ class Tape:
         self.reads = array("i")
         self.made = array("i")
         self.wrote = array("i")
-        self.numbers: dict[int, Any] = {}
+        self.numbers = Numbers()
         self.nodes: list[Any] = []
         self.threads: dict[int, int] = {}
         self.own_detaches = array("i")
@@ -238,7 +240,7 @@ class Tape:
         # The columns to which settling appends.
         self._columns: tuple[Any, ...] = (
             self.ops, self.op_numbers, self.reads, self.made, self.wrote, self.calls,
-            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls,
+            self.call_numbers, self.returned_rows, self.runs, self.unseen_calls, self.numbers,
         )  # fmt: skip
 
     def mark(self) -> Mark:
@@ -286,6 +288,14 @@ class Tape:
         objects = zip(*[iter(self.ops)] * 3, strict=True)
         for found, numbers in zip(objects, _OP.iter_unpack(self.op_numbers), strict=True):
             yield OpRow(*found, *numbers)
+
+    def op_columns(self) -> OpColumns:
+        """Return the numbers of every op, in order."""
+        return OpColumns(*unpacked(self.op_numbers, 6, (3, 4, 5)))
+
+    def call_columns(self) -> CallColumns:
+        """Return the numbers of every layer call, in order."""
+        return CallColumns(*unpacked(self.call_numbers, 5, (3, 4)))
 
     def call_rows(self) -> Iterator[CallRow]:
         """Return every layer call, in order."""

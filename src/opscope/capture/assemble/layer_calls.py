@@ -1,0 +1,161 @@
+"""The layer calls in order, with one made up for each op that no function ran for."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any
+
+from opscope.capture.tape import FAILED, NONE, Tape
+from opscope.capture.tape_columns import CallColumns, OpColumns
+from opscope.records.columns import (
+    Coded,
+    Column,
+    Less,
+    Optional,
+    Ragged,
+    Ranges,
+    Same,
+    Sparse,
+    codes_of,
+)
+from opscope.records.recording import PHASES, LayerCall, Phase
+from opscope.records.table import Table, as_tuple
+
+_WIDTH = 2  # of a row of `Tape.calls`
+
+
+class Calls:
+    """Numbers the layer calls, those of ops alone among them.
+
+    Attributes:
+        of_op: By op, the number of its call, NONE in backward.
+        columns: The numbers of all calls, as in the tape.
+
+    Args:
+        tape: What was recorded.
+        ops: Its ops.
+        calls: Its recorded calls.
+        phase: The phase of each op.
+        call_phase: The phase of each recorded call.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        ops: OpColumns,
+        calls: CallColumns,
+        phase: Column[Phase],
+        call_phase: Column[Phase],
+    ) -> None:
+        self._tape = tape
+        self._recorded = array("i")  # by call, its number in the tape, or NONE
+        self._number = array("i")  # per recorded call
+        self._lone = array("i")  # the ops that became calls of their own
+        self.of_op = array("i", [NONE]) * len(ops.flags)
+        self._phase = bytearray()
+        self._returned = array("i")
+        self._failed: set[int] = set()
+        self.columns = CallColumns(*(array(column.typecode) for column in calls))
+        returned_at = at = 0
+        for number, (start, stop, end) in enumerate(
+            zip(calls.ops_start, calls.ops_end, calls.returned_end, strict=True)
+        ):
+            if start > at:
+                self._add_lone(ops, phase, at, start)
+            index = len(self._recorded)
+            self._number.append(index)
+            self._recorded.append(number)
+            self._phase.append(PHASES.index(call_phase[number]))
+            for op in range(start, stop):
+                self.of_op[op] = index
+            self._returned += tape.returned_rows[returned_at:end]
+            returned_at = end
+            at = max(at, stop)
+            self.columns.returned_end.append(len(self._returned))
+            self.columns.ops_start.append(start)
+            self.columns.ops_end.append(stop)
+            self.columns.module.append(calls.module[number])
+            self.columns.place.append(calls.place[number])
+            self.columns.started.append(calls.started[number])
+            self.columns.ended.append(calls.ended[number])
+        self._add_lone(ops, phase, at, len(ops.flags))
+
+    def number(self, recorded: int) -> int:
+        return self._number[recorded]
+
+    def before(self, recorded: int, op: int) -> int:
+        """Return how many calls there were when so many calls and ops were recorded."""
+        return recorded + bisect_left(self._lone, op)
+
+    def _add_lone(self, ops: OpColumns, phase: Column[Phase], start: int, stop: int) -> None:
+        tape, columns = self._tape, self.columns
+        for op in range(start, stop):
+            if phase[op] == "backward":
+                continue
+            made = tape.made[ops.made_end[op - 1] if op else 0 : ops.made_end[op]]
+            wrote = tape.wrote[ops.wrote_end[op - 1] if op else 0 : ops.wrote_end[op]]
+            index = len(self._recorded)
+            self._lone.append(op)
+            self._recorded.append(NONE)
+            self._phase.append(PHASES.index(phase[op]))
+            if ops.flags[op] & FAILED:
+                self._failed.add(index)
+            self._returned.extend(dict.fromkeys(v for v in (*made, *wrote) if v != NONE))
+            self.of_op[op] = index
+            columns.module.append(ops.module[op])
+            columns.place.append(ops.place[op])
+            columns.ops_start.append(op)
+            columns.ops_end.append(op + 1)
+            columns.returned_end.append(len(self._returned))
+            columns.started.append(ops.started[op])
+            columns.ended.append(ops.ended[op])
+
+    def records(self, began: int) -> tuple[LayerCall, ...]:
+        """Return all of them.
+
+        Args:
+            began: When the trace did.
+        """
+        columns, count = self.columns, len(self._recorded)
+        odd = {self._number[number]: row for number, row in self._tape.odd_calls.items()}
+        failed = self._failed.union(index for index, row in odd.items() if row.failed)
+        known: dict[str, Column[Any]] = {
+            "index": range(count),
+            "function": Coded(*codes_of(self._functions())),
+            "kind": Sparse("function", {i: row.kind for i, row in odd.items()}, count),
+            "path": Sparse("", {i: row.path for i, row in odd.items() if row.path}, count),
+            "module_call": Optional(columns.module),
+            "place": Optional(columns.place),
+            "ops": Ranges(columns.ops_start, columns.ops_end),
+            "received": Sparse((), {i: row.received for i, row in odd.items()}, count),
+            "returned": Ragged(columns.returned_end, self._returned),
+            "started_ns": Less(columns.started, Same(began, count)),
+            "duration_ns": Less(columns.ended, columns.started),
+            "grad_fn": Coded(
+                *codes_of(
+                    None if n == NONE else self._tape.calls[_WIDTH * n + 1] for n in self._recorded
+                )
+            ),
+            "phase": Coded(self._phase, PHASES),
+            "failed": Sparse(False, dict.fromkeys(failed, True), count),
+        }
+        return as_tuple(Table(LayerCall, count, known))
+
+    def _functions(self) -> Iterator[str]:
+        """Return the name of each call's function; of an op alone that of its operator."""
+        lone = iter(self._lone)
+        tape = self._tape
+        return (
+            _function_of(tape.ops[3 * next(lone)].plan.name)
+            if number == NONE
+            else tape.calls[_WIDTH * number]
+            for number in self._recorded
+        )
+
+
+def _function_of(operator: str) -> str:
+    """Return the function's name for an op that no function ran for."""
+    parts = operator.split(".")
+    return parts[1] if len(parts) > 1 else operator
