@@ -9,6 +9,7 @@ from torch import nn
 
 import opscope
 from opscope.analysis import replay
+from opscope.records import recording as recording_room
 
 
 def traced(call, model=None, **options):
@@ -252,3 +253,20 @@ def test_however_a_tensor_lies_in_memory_it_is_compared_bit_for_bit(make):
     assert replay._compare(make(), make()) is None
     if make().numel():
         assert replay._compare(make(), make().clone().mul(3).add(1)) is not None
+
+
+def test_a_tensor_that_is_written_slice_by_slice_is_followed_back_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(recording_room, "before_writes", lambda *found: asked.append(found))
+
+    def fill():
+        whole = torch.zeros(50, 2)
+        for place in range(50):
+            whole[place] = place
+        return whole.sum()
+
+    trace = traced(fill)
+    asked.clear()
+    assert trace.validate()
+    assert sum(value.origin == "rewritten" for value in trace.recording.values) >= 50
+    assert asked == []

@@ -19,7 +19,7 @@ from opscope.capture.unchanged.outside import has_own_dispatch, set_generators
 from opscope.notation import encodable, foreign, sentence
 from opscope.operators.plans import SCRATCH, Plan, is_uninitialised, plan_of
 from opscope.records.ends import loose_ends
-from opscope.records.recording import InWords, Op, Recording, Value, before_writes
+from opscope.records.recording import InWords, Op, Recording, Value, each_before_writes
 from opscope.torch_api import (
     AutoDispatchBelowAutograd,
     DisableTorchFunction,
@@ -174,7 +174,8 @@ class _Replay:
         # Storages on which tensors turn up that no op returned, as autograd's saved ones do.
         self.rewritten = _rewritten(recording)
         self.turn_up = {v.storage for v in recording.values if v.origin == "outside"} - {None}
-        self.last_use = _last_use(recording)
+        self.before_writes = each_before_writes(recording)
+        self.last_use = _last_use(recording, self.before_writes)
         self.plans: dict[str, Plan] = {}
 
     def report(self, ops: Iterable[Op]) -> Report:
@@ -217,7 +218,7 @@ class _Replay:
     def _run(self, op: Op) -> None:
         plan = self.plans.get(op.operator) or self._plan(op)
         for read in op.reads:
-            value = self._before_writes(read.value)
+            value = self.before_writes[read.value]
             if value.index not in self.tensors and value.origin != "outside":
                 raise _Stop(op, f"it reads value {read.value}, which nothing made before it")
         arguments = self._arguments(op, plan)
@@ -314,14 +315,10 @@ class _Replay:
 
     def _tensor(self, index: int) -> torch.Tensor:
         """Return a value; make it again from the originals if it came from outside."""
-        value = self._before_writes(index)
+        value = self.before_writes[index]
         if value.index not in self.tensors:
             self.tensors[value.index] = self._original(value)
         return self.tensors[value.index]
-
-    def _before_writes(self, index: int) -> Value:
-        """Return the value that a tensor was before it was written through another."""
-        return before_writes(self.recording, index)
 
     def _original(self, value: Value) -> torch.Tensor:
         kept = self.originals.tensors.get(value.index)
@@ -387,23 +384,23 @@ def _rewritten(recording: Recording) -> dict[int, list[int]]:
     return found
 
 
-def _last_use(recording: Recording) -> dict[int, list[int]]:
-    """Return, per op, the values that nothing needs after it."""
+def _last_use(recording: Recording, tensors: list[Value]) -> dict[int, list[int]]:
+    """Return, per op, the values that nothing needs after it; see `each_before_writes`."""
     last: dict[int, int] = {}
     for op in recording.ops:
         for read in op.reads:
-            last[before_writes(recording, read.value).index] = op.index
+            last[tensors[read.value].index] = op.index
         for index in (*op.writes, *op.outputs):
             if index is not None:
                 last[index] = op.index
     for op_index, values in _rewritten(recording).items():
         for value in values:
-            index = before_writes(recording, value).index
+            index = tensors[value].index
             last[index] = max(last.get(index, op_index), op_index)
     for call in recording.layer_calls:
         for received, returned in zip(call.received, call.returned, strict=False):
             if not call.ops:  # handed on: there is one tensor behind both
-                given = before_writes(recording, received).index
+                given = tensors[received].index
                 last[given] = last[returned] = len(recording.ops)
     result: dict[int, list[int]] = {}
     for index, end in last.items():

@@ -514,3 +514,17 @@ def before_writes(recording: Recording, index: int) -> Value:
     while value.origin == "rewritten" and value.handed_from is not None:
         value = recording.values[value.handed_from]
     return value
+
+
+def each_before_writes(recording: Recording) -> list[Value]:
+    """Return the same for every value: in one pass, where each may have been written often."""
+    found: list[Value] = []
+    for value in recording.values:
+        earlier = value.handed_from
+        if value.origin != "rewritten" or earlier is None:
+            found.append(value)
+        elif earlier < len(found):
+            found.append(found[earlier])
+        else:
+            found.append(before_writes(recording, earlier))
+    return found
