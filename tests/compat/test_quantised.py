@@ -18,7 +18,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 import opscope
 from opscope.capture.collect.activations import Payloads
 from opscope.capture.collect.replay_inputs import Originals
-from opscope.capture.tables import packed
+from opscope.operators import packed
 from opscope.records.recording import InWords
 
 pytestmark = [  # torch's own, of what it gave up

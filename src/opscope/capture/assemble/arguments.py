@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from opscope.capture.operators import Met, Plan, Slots
-from opscope.capture.tape import NONE, Tape, TensorSlot
+from opscope.capture.tables.tables import NONE, Tape, TensorSlot
+from opscope.operators.plans import Met, Plan, Slots
 from opscope.records.recording import InWords
 
 Named = tuple[tuple[str, object], ...]

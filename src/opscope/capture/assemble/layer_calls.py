@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
-from opscope.capture.tape import FAILED, NONE, Tape
-from opscope.capture.tape_columns import CallColumns, OpColumns
+from opscope.capture.tables.columns import CallColumns, OpColumns
+from opscope.capture.tables.tables import FAILED, NONE, Tape
 from opscope.records.columns import (
     Coded,
     Column,

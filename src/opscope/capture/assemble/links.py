@@ -15,7 +15,7 @@ from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.tables.columns import OpColumns
-from opscope.capture.tables.tables import BACKWARD, CallRow, GRAD, NONE, NodeRow, OpRow, Tape
+from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
 from opscope.capture.tables.values import OUTSIDE
 from opscope.records.columns import Coded, Column, Flag, Optional, codes_of
 from opscope.records.recording import Phase

@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
-from opscope.capture.assemble.links import Link, Links, has_backward
+from opscope.capture.assemble.links import Links, has_backward
 from opscope.capture.tables.columns import CallColumns, OpColumns
-from opscope.capture.tables.tables import BACKWARD, CallRow, NONE, OpRow, Tape
+from opscope.capture.tables.tables import BACKWARD, NONE, Tape
 from opscope.records.columns import Column, Same
 from opscope.records.recording import Phase
 

@@ -9,17 +9,33 @@ from typing import Any
 
 from opscope.capture.assemble.arguments import Arguments, Forms
 from opscope.capture.assemble.layer_calls import Calls
-from opscope.capture.assemble.links import Link, Links, links
+from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
 from opscope.capture.session import Session
 from opscope.capture.tables.columns import OpColumns
-from opscope.capture.tables.tables import CallRow, FAILED, GRAD, INFERENCE, ModuleRun, NONE, OpRow, Tape, TensorSlot
+from opscope.capture.tables.tables import (
+    FAILED,
+    GRAD,
+    INFERENCE,
+    NONE,
+    ModuleRun,
+    Tape,
+)
 from opscope.capture.tables.values import HANDED, NO_STORAGE
 from opscope.capture.watch.modules.known import Known
 from opscope.collector import paused
-from opscope.operators.plans import Met
-from opscope.records.columns import Coded, Column, Flag, Less, Optional, Ragged, RaggedOptional, Same, Sparse
+from opscope.records.columns import (
+    Coded,
+    Column,
+    Flag,
+    Less,
+    Optional,
+    Ragged,
+    RaggedOptional,
+    Same,
+    Sparse,
+)
 from opscope.records.recording import (
     Failure,
     Leaf,

@@ -10,7 +10,7 @@ from weakref import ref
 import torch
 from torch import nn
 
-from opscope.capture.tables.packed import Packed, Size, may_pack, packed_in, tensors_in
+from opscope.operators.packed import Packed, Size, may_pack, packed_in, tensors_in
 
 Kind = Literal["parameter", "buffer"]
 _Held = Literal["parameter", "frozen", "buffer"]  # frozen: is never trained, whatever it says

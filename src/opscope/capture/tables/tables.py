@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from opscope.capture.log.contexts.call_sites import Places
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Chain

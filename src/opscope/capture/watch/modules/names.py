@@ -14,12 +14,12 @@ from weakref import ref
 from torch import nn
 
 from opscope.capture.log.events import Live, Named
-from opscope.capture.tables.packed import may_pack
 from opscope.capture.tables.parameters import Holder
 from opscope.capture.tables.tables import Tape
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS
 from opscope.capture.watch.compiled import wrapped
 from opscope.capture.watch.modules.known import Known, Top
+from opscope.operators.packed import may_pack
 from opscope.torch_api import DisableTorchFunction
 
 _KEYS, _VALUES = methodcaller("keys"), methodcaller("values")
