@@ -19,6 +19,7 @@ import pydot
 
 from opscope import notation
 from opscope.errors import check_choice
+from opscope.graph.edges import edges_of
 from opscope.waiting import Watch, unwatched
 
 Direction = Literal["down", "up", "right", "left"]
@@ -92,7 +93,7 @@ def to_dot(
         if reached and name not in reached and attributes["kind"] in ("op", "layer", "module"):
             look["style"] = "filled,dashed"
         frames.around(attributes).add_node(pydot.Node(ids[name], **look))
-    for source, target, attributes in watched(graph.edges(data=True)):
+    for source, target, attributes in watched(list(edges_of(graph))):
         look = _edge(attributes, graph.nodes[source], graph.nodes[target])
         dot.add_edge(pydot.Edge(ids[source], ids[target], **look))
     return dot

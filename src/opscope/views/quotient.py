@@ -9,6 +9,7 @@ import networkx as nx
 
 from opscope.collector import paused
 from opscope.graph.build import RANK
+from opscope.graph.edges import edges_of
 
 Attributes = dict[str, Any]
 
@@ -42,7 +43,7 @@ def quotient(
         result.add_node(name, **describe(name, group))
     nodes = graph.nodes
     merged: dict[tuple[str, str], Merged] = {}
-    for source, target, edge in graph.edges(data=True):
+    for source, target, edge in edges_of(graph):
         ends = names[source], names[target]
         if loops or ends[0] != ends[1]:
             known = merged.get(ends)

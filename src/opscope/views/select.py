@@ -10,6 +10,7 @@ import networkx as nx
 
 from opscope.collector import paused
 from opscope.errors import OptionError, check_choice, nearest
+from opscope.graph.edges import edges_of
 from opscope.views.steps import after
 
 Phase = Literal["forward", "backward", "optimizer", "other", "all"]
@@ -28,11 +29,11 @@ def by_data(graph: nx.DiGraph) -> nx.DiGraph:
     later = after(graph, "by_data", by_data)
     if later is not None:
         return later
-    kinds = graph.edges(data="kind")
-    if all(kind != "overwrite" for _, _, kind in kinds):
+    unread = [(a, b) for a, b, edge in edges_of(graph) if edge.get("kind") == "overwrite"]
+    if not unread:
         return graph
     result = _keep(graph, list(graph))
-    result.remove_edges_from([(a, b) for a, b, kind in kinds if kind == "overwrite"])
+    result.remove_edges_from(unread)
     return result
 
 
@@ -42,7 +43,7 @@ def from_parameters(graph: nx.DiGraph) -> nx.DiGraph:
     Autocast casts a parameter in the first layer that uses it, and keeps the cast for others:
     they do not depend on that layer. Where parameters are not shown there is no edge.
     """
-    copies = [(a, b, edge) for a, b, edge in graph.edges(data=True) if "stands_for" in edge]
+    copies = [(a, b, edge) for a, b, edge in edges_of(graph) if "stands_for" in edge]
     if not copies:
         return graph
     result = _keep(graph, list(graph))
@@ -99,7 +100,7 @@ def with_gradients(graph: nx.DiGraph, flows: Collection[tuple[str, str]]) -> nx.
     """
     result = _keep(graph, list(graph))
     layers = dict(graph.nodes(data="layer"))
-    for source, target, attributes in result.edges(data=True):
+    for source, target, attributes in edges_of(result):
         ends = layers[source], layers[target]
         forward = graph.nodes[target]["phase"] == "forward"
         attributes["gradient"] = forward and ends in flows
@@ -111,7 +112,7 @@ def copied(graph: nx.DiGraph) -> nx.DiGraph:
     """Return a copy that its user may change: no attribute of it is shared."""
     result = nx.DiGraph(**_copied(graph.graph))
     result.add_nodes_from((node, _copied(data)) for node, data in graph.nodes(data=True))
-    result.add_edges_from((a, b, _copied(data)) for a, b, data in graph.edges(data=True))
+    result.add_edges_from((a, b, _copied(data)) for a, b, data in edges_of(graph))
     return result
 
 
@@ -130,7 +131,7 @@ def _keep(graph: nx.DiGraph, nodes: Collection[str]) -> nx.DiGraph:
     result.add_nodes_from((n, dict(data)) for n, data in graph.nodes(data=True) if n in kept)
     result.add_edges_from(
         (source, target, dict(data))
-        for source, target, data in graph.edges(data=True)
+        for source, target, data in edges_of(graph)
         if source in kept and target in kept
     )
     return result
@@ -176,7 +177,7 @@ def _with_feeding(
     if len(inside) == len(graph):
         return graph
     result = _keep(graph, {*inside, *feeding})
-    result.remove_edges_from([(a, b) for a, b in result.edges if b in feeding])
+    result.remove_edges_from([(a, b) for a, b, _ in edges_of(result) if b in feeding])
     for node in feeding:
         attributes = result.nodes[node]
         label = attributes["layer"] or attributes["label"]
