@@ -77,10 +77,10 @@ class Blind(Log):
     __slots__ = ()
 
     def read(self, tensor):
-        return SIGHT[0]
+        return SNAPSHOT_SIZE[0]
 
     def note(self, tensor):
-        return SIGHT
+        return SNAPSHOT_SIZE
 
 
 class Nowhere(Log):
@@ -93,26 +93,26 @@ class Nowhere(Log):
 
 
 def no_sights(session: Session) -> None:
-    session.tape.log.__class__ = Blind
+    session.tables.log.__class__ = Blind
 
 
 def no_rows(session: Session) -> None:
-    session.tape.log.ops = Ignore()
+    session.tables.log.ops = Ignore()
 
 
 def no_places(session: Session) -> None:
-    session.tape.log.__class__ = Nowhere
+    session.tables.log.__class__ = Nowhere
 
 
 def no_calls(session: Session) -> None:
-    session.tape.log.events = Ignore()
+    session.tables.log.events = Ignore()
 
 
 def no_modules(session: Session) -> None:
     session.modules.install = session.modules.remove = lambda: None
 
 
-SIGHT = look(torch.ones(1))
+SNAPSHOT_SIZE = look(torch.ones(1))
 PARTS: dict[str, Callable[[Session], None]] = {
     "identity and metadata of tensors": no_sights,
     "append the op's row": no_rows,
@@ -192,12 +192,12 @@ def alone(case: Case) -> dict[str, float]:
     def add() -> torch.Tensor:
         return torch.add(x, x)
 
-    def told() -> None:
-        log.told = True
+    def sees_assignments() -> None:
+        log.sees_assignments = True
 
     bare = loop(add)
     read = loop(lambda: log.read(x))
-    told()
+    sees_assignments()
     return {
         "an op, bare": bare,
         "hop from C++ to Python, no op": loop(add, ConstantMode()),
@@ -207,15 +207,15 @@ def alone(case: Case) -> dict[str, float]:
         "opscope": loop(add, opscope.trace()) - bare,
         "an input, known": loop(lambda: log.read(x)),
         "an input, known, layers=False": read,
-        "an output: its sight": loop(lambda: look(x)),
+        "an output: its snapshot": loop(lambda: look(x)),
         "append the op's row": loop(lambda: log.ops.extend(row)),
         "frames of the caller, one": loop(lambda: log.chain(frame)),
-        "settle an op, later": settled(case),
+        "ingest an op, later": settled(case),
     }
 
 
 def settled(case: Case) -> float:
-    """Return the seconds to settle an op of the case, its layer call and module runs included."""
+    """Return the seconds to ingest an op of the case, its layer call and module runs included."""
     took = []
     for _ in range(20):
         session = Session(case.model, layers=True, save=None)
@@ -223,8 +223,8 @@ def settled(case: Case) -> float:
         case.step()
         session.stop(None, None)
         start = perf_counter()
-        session.settle()
-        took.append((perf_counter() - start) / session.tape.op_count)
+        session.ingest()
+        took.append((perf_counter() - start) / session.tables.op_count)
     return median(took)
 
 
@@ -239,7 +239,7 @@ def main() -> None:
         session.start(sys._getframe())
         case.step()
         session.stop(None, None)
-        ops, took = session.tape.log.op_count, in_situ(case, rounds)
+        ops, took = session.tables.log.op_count, in_situ(case, rounds)
         tight = alone(case)
 
     def cost(more: str, less: str = "") -> tuple[str, str]:

@@ -127,7 +127,7 @@ class Sketch:
         )  # fmt: skip
         return value
 
-    def hand_on(self, kind, value, path=""):
+    def pass_through(self, kind, value, path=""):
         """Add an input, an output or a module that returned its input."""
         old = self.values[value]
         new = self.value(old.shape, origin="handed", handed_from=value, made_by=old.made_by,
@@ -263,19 +263,19 @@ def chain(length=3):
 def branch():
     """One value that two layers read, and whose results are added."""
     sketch = Sketch("Branch")
-    x = sketch.hand_on("input", sketch.outside())
+    x = sketch.pass_through("input", sketch.outside())
     with sketch.module("", "Branch", x):
         x = sketch.call("relu", x)
         left, right = sketch.call("sin", x), sketch.call("cos", x)
         y = sketch.call("add", left, right)
-    sketch.hand_on("output", y)
+    sketch.pass_through("output", y)
     return sketch.build()
 
 
 def nested():
     """Two blocks of a linear and an activation each, then a head."""
     sketch = Sketch("Nested")
-    x = sketch.hand_on("input", sketch.outside(2, 3))
+    x = sketch.pass_through("input", sketch.outside(2, 3))
     with sketch.module("", "Nested", x):
         for block in ("blocks.0", "blocks.1"):
             with sketch.module(block, "Block", x):
@@ -285,7 +285,7 @@ def nested():
                 x = sketch.call("add", x, x)
         x = _linear(sketch, "head", x)
     sketch.parameter("head.mean", 3, kind="buffer", read=False)
-    sketch.hand_on("output", x)
+    sketch.pass_through("output", x)
     return sketch.build()
 
 
@@ -309,7 +309,7 @@ def in_place():
 def recurrent(passes=3):
     """A linear and an addition, so many times over, and a ReLU after."""
     sketch = Sketch("Recurrent")
-    x = sketch.hand_on("input", sketch.outside(2, 3))
+    x = sketch.pass_through("input", sketch.outside(2, 3))
     weight = sketch.parameter("fc.weight", 3, 3)
     with sketch.module("", "Recurrent", x):
         for _ in range(passes):
@@ -317,27 +317,27 @@ def recurrent(passes=3):
                 x = sketch.call("linear", x, weight, ops=2)
             x = sketch.call("add", x, place="after fc")
         x = sketch.call("relu", x)
-    sketch.hand_on("output", x)
+    sketch.pass_through("output", x)
     return sketch.build()
 
 
 def hostile():
     """A module, with a parameter and a block around two layers, for each hostile name."""
     sketch = Sketch('<b>&"Net"\n[red]')
-    x = sketch.hand_on("input", sketch.outside(2, 3), path="a<b>&c")
+    x = sketch.pass_through("input", sketch.outside(2, 3), path="a<b>&c")
     with sketch.module("", sketch.model_name, x):
         for name in HOSTILE_NAMES.values():
             weight = sketch.parameter(f"{name}.weight", 3, 3)
             with sketch.module(name, f"Class {name}", x):
                 x = sketch.call("linear", x, weight)
                 x = sketch.call("relu", x)
-    sketch.hand_on("output", x)
+    sketch.pass_through("output", x)
     return sketch.build()
 
 
 def failed():
     sketch = Sketch("Failed")
-    x = sketch.hand_on("input", sketch.outside(2, 3))
+    x = sketch.pass_through("input", sketch.outside(2, 3))
     with sketch.module("", "Failed", x):
         x = sketch.call("relu", x)
         with sketch.module("fc", "Linear", x):

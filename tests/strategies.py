@@ -32,12 +32,12 @@ def recordings(draw):
     sketch = Sketch("Random")
     known = [sketch.outside()]
     if draw(st.booleans()):
-        known.append(sketch.hand_on("input", known[0]))
+        known.append(sketch.pass_through("input", known[0]))
     steps = iter(draw(st.lists(_STEPS, max_size=20)))
     with sketch.module("", "Random", known[-1]):
         _run(sketch, steps, known, ())
     if draw(st.booleans()):
-        sketch.hand_on("output", known[-1])
+        sketch.pass_through("output", known[-1])
     return sketch.build()
 
 
@@ -56,7 +56,7 @@ def _run(sketch, steps, known, path):
                 place = (path, line)
                 known.append(sketch.call(function, *given, ops=ops, makes=makes, place=place))
             else:
-                known.append(sketch.hand_on("identity", given[0]))
+                known.append(sketch.pass_through("identity", given[0]))
         elif name == "parameter":
             address = ".".join((*path, f"p{len(sketch.parameters)}"))
             known.append(sketch.parameter(address, 2, 3, kind=details[0]))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import wrap_torch_function
 
 import opscope
-from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.activations import Activations
 from opscope.exporters import picture
 from opscope.exporters.picture import can_render
 
@@ -247,9 +247,9 @@ def test_a_replay_is_told_in_plain_lines(odd):
     with opscope.trace(model, replayable=True) as trace:
         model({f"x{odd}": torch.rand(1, 2)})
     good = trace.validate()
-    payloads = trace._block.session.find(Payloads)
+    activations = trace._block.session.find(Activations)
     value = trace[f"lin{odd}" if len(odd) < 1000 else 1].record.values[0]
-    payloads.get(value).add_(1)
+    activations.get(value).add_(1)
     bad = trace.validate()
 
     assert good

@@ -10,7 +10,7 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
-from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.activations import Activations
 from opscope.errors import OptionError
 from opscope.watching import STATISTICS, statistics
 
@@ -83,10 +83,10 @@ def test_the_numbers_are_those_worked_out_by_hand(name):
         checked += 1
     assert checked > 8
     assert gradients > 5
-    told = {row["layer"] for row in watch.rows}
+    sees_assignments = {row["layer"] for row in watch.rows}
     floats = {x.label for x in trace if x.phase == "forward" and x.record.kind != "output" and
               any(v.dtype.startswith("float") and v.numel for v in x.outputs)}  # fmt: skip
-    assert told == floats
+    assert sees_assignments == floats
 
 
 NUMBERS = {
@@ -231,9 +231,9 @@ def test_no_tensor_is_kept_but_the_numbers(model):
     model.zero_grad()
     assert [t.shape for t in seen.survivors()] == []
     session = watch._closed[1]._block.session
-    session.settle()
-    payloads = session.find(Payloads)
-    kept = [payloads.get(row) for row in payloads.rows()]
+    session.ingest()
+    activations = session.find(Activations)
+    kept = [activations.get(row) for row in activations.rows()]
     assert kept
     assert all(tensor.numel() <= len(STATISTICS) for tensor in kept)
     assert watch.rows

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from opscope.errors import AmbiguousLayer, LayerNotFound, NotSaved, OptionError
-from opscope.exporters.article import layer_text
+from opscope.exporters.text_report import layer_text
 from opscope.notation import encodable, foreign, sentence
 from opscope.reading import Keys, Reading
 from opscope.records.layers import LayerPass

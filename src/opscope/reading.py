@@ -13,7 +13,7 @@ from opscope.records.totals import Totals, totals
 if TYPE_CHECKING:
     import networkx as nx
 
-    from opscope.views.rows import BackwardOps
+    from opscope.views.table_rows import BackwardOps
 
 Key = str | int
 Keys = Literal["all"] | tuple[Key, ...]
@@ -66,7 +66,7 @@ class Reading:
     @cached_property
     def backward_ops(self) -> BackwardOps:
         """Which ops of the backward belong to which call."""
-        from opscope.views.rows import BackwardOps
+        from opscope.views.table_rows import BackwardOps
 
         return BackwardOps(self.recording)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from opscope import notation
 from opscope.errors import NotSaved, check_choice, check_depth
-from opscope.exporters.article import trace_text
+from opscope.exporters.text_report import trace_text
 from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opscope.errors import NonFiniteError
     from opscope.exporters.console import Summary
     from opscope.exporters.dot import Direction
-    from opscope.exporters.kept import SavedForBackward
+    from opscope.exporters.saved_for_backward import SavedForBackward
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.levels import Choice, Level
     from opscope.views.select import Phase
@@ -248,8 +248,8 @@ class Record:
         """
         from opscope.exporters.console import Summary, check_columns, check_row_limit
         from opscope.views.levels import LEVELS
-        from opscope.views.rows import table_rows
         from opscope.views.select import PHASES
+        from opscope.views.table_rows import table_rows
 
         check_choice("level", level, LEVELS)
         check_depth(depth)
@@ -345,8 +345,8 @@ class Record:
         >>> trace.saved_for_backward.by_layer()
         {'linear_1_1': 48, 'relu_1_2': 24}
         """
-        from opscope.exporters.kept import SavedForBackward
-        from opscope.views.kept import kept_tensors
+        from opscope.exporters.saved_for_backward import SavedForBackward
+        from opscope.views.saved_for_backward import kept_tensors
 
         recording = self.recording
         if recording.saved_tensors is None:

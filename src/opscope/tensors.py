@@ -8,9 +8,9 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import nn
 
-from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.autograd.gradients import Gradients
-from opscope.capture.collect.replay_inputs import Originals
+from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.capture.session import Session
 from opscope.errors import NotSaved
 from opscope.reading import Reading
@@ -84,19 +84,19 @@ class LiveTensors:
     def __init__(self, session: Session, reading: Reading) -> None:
         self._session = session
         self._reading = reading
-        self._values = session.tape.values
-        self._payloads = session.find(Payloads)
+        self._values = session.tables.values
+        self._activations = session.find(Activations)
         self._gradients = session.find(Gradients)
-        self._originals = session.find(Originals)
+        self._originals = session.find(ReplayInputs)
 
     def drop_unwanted(self) -> None:
         """Let go of what was kept in case it should be asked for and was not."""
-        payloads, reading = self._payloads, self._reading
-        kept = payloads is not None and not (payloads.settled or payloads.every_op)
-        if payloads is not None and kept and reading.is_selective:
-            payloads.retain(reading.chosen.values)
+        activations, reading = self._activations, self._reading
+        kept = activations is not None and not (activations.is_reduced or activations.every_op)
+        if activations is not None and kept and reading.is_selective:
+            activations.keep_only(reading.chosen.values)
         if self._gradients is not None and reading.saved_gradients != "all":
-            self._gradients.retain(reading.chosen_gradients.values)
+            self._gradients.keep_only(reading.chosen_gradients.values)
 
     # -------------------------------------------------------------------- activations
 
@@ -107,13 +107,13 @@ class LiveTensors:
             NotSaved: If nothing was, or it is gone.
             OptionError: If the form in which it should be saved cannot be made of it.
         """
-        if self._payloads is None or not self._reading.was_saved(item):
+        if self._activations is None or not self._reading.was_saved(item):
             message = (
                 f"the activation of {item.label} was not saved; trace with save='all' "
                 f"or save=[{item.layer_label!r}]"
             )
             raise NotSaved(message)
-        kept = [self._payloads.find(value) for value in item.values]
+        kept = [self._activations.find(value) for value in item.values]
         if item.kind == "input" and item.call is None and kept == [None]:
             return self._given_to_program(item)
         if any(one is None for one in kept):
@@ -143,7 +143,7 @@ class LiveTensors:
 
     def saved(self, value: int) -> torch.Tensor | None:
         """Return what was saved for a value if it is a tensor and is still there, None else."""
-        return None if self._payloads is None else self._payloads.get(value)
+        return None if self._activations is None else self._activations.get(value)
 
     # ---------------------------------------------------------------------- gradients
 
@@ -177,7 +177,7 @@ class LiveTensors:
     def parameter(self, number: int) -> torch.Tensor | None:
         """Return a parameter or buffer; as it was, if it is gone and was kept."""
         record = self._reading.recording.parameters[number]
-        tensor = self._session.tape.parameters.tensor(number)
+        tensor = self._session.tables.parameters.tensor(number)
         if tensor is None and record.value is not None:
             tensor = self._outside(record.value)
             if tensor is not None and record.kind == "parameter":
@@ -225,7 +225,7 @@ class LiveTensors:
     # ------------------------------------------------------------------ what a replay needs
 
     @property
-    def originals(self) -> Originals:
+    def replay_inputs(self) -> ReplayInputs:
         """Copies of all that came from outside, and the states of random number generators.
 
         Raises:
@@ -242,11 +242,11 @@ class LiveTensors:
         Raises:
             NotSaved: If not all layers were saved, or not as they were.
         """
-        payloads, recording = self._payloads, self._reading.recording
-        if payloads is None or not (payloads.every_op or self._reading.saved == "all"):
+        activations, recording = self._activations, self._reading.recording
+        if activations is None or not (activations.every_op or self._reading.saved == "all"):
             message = "the values were not saved; trace with save='all' or replayable=True"
             raise NotSaved(message)
-        if payloads.options.transform not in _COPIES:
+        if activations.options.transform not in _COPIES:
             message = "the values were not saved as they were; trace without a transform"
             raise NotSaved(message)
         # What was not copied can be read as it is now, unless the program has written it since.
@@ -255,7 +255,7 @@ class LiveTensors:
         written = {records[value].storage for op in recording.ops for value in op.writes}
 
         def known(value: int) -> torch.Tensor | None:
-            kept, record = payloads.get(value), records[value]
+            kept, record = activations.get(value), records[value]
             if kept is not None or record.origin != "outside":
                 return kept
             is_as_it_was = are_copied or record.storage not in written

@@ -12,7 +12,7 @@ from torch import nn
 
 from opscope.analysis.nonfinite import first_nonfinite, locate
 from opscope.block import Block, Exit, Kind, Raised, Where
-from opscope.capture.assemble.recording import develop
+from opscope.capture.assemble.recording import build_recording
 from opscope.capture.collect.collector import Collector
 from opscope.capture.collect.guests import Guest
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
@@ -199,7 +199,7 @@ class Trace(Record):
                 when = "is still being recorded" if is_open else "was never entered"
                 message = f"this trace {when}; read it after `with opscope.trace(...) as trace:`"
                 raise TraceStateError(message)
-            read = self._take(develop(self._block.session))
+            read = self._take(build_recording(self._block.session))
         return read
 
     def _take(self, recording: Recording) -> Layers:
@@ -284,10 +284,10 @@ class Trace(Record):
         from opscope.analysis.replay import replay
         from opscope.exporters.progress import waiting
 
-        originals = self.tensors.originals
+        replay_inputs = self.tensors.replay_inputs
         labels = {item.call: item.label for item in self.passes if item.call is not None}
         with waiting("replaying") as watched:
-            return replay(self.recording, originals, self.tensors.saved, labels, watched)
+            return replay(self.recording, replay_inputs, self.tensors.saved, labels, watched)
 
     def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
         """Return the forward ops as a program: a `torch.fx.GraphModule` of aten overloads.

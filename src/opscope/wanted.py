@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
 from opscope.capture.collect.collector import Collector, Member
 from opscope.capture.collect.guests import MOMENTS, Guest
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
-from opscope.capture.collect.replay_inputs import Originals
+from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.capture.collect.transforms import SaveOptions
-from opscope.capture.tables.tables import Tape
+from opscope.capture.tables.tables import Tables
 from opscope.errors import OptionError
 
 
@@ -40,21 +40,21 @@ class Wanted:
     stop_on_nonfinite: bool
     guests: tuple[Collector, ...]
 
-    def members(self, tape: Tape) -> list[Member]:
+    def members(self, tables: Tables) -> list[Member]:
         """Return the collectors, in the order in which they are called."""
         found: list[Member] = []
         if self.gradients is not None:
             found.append(Gradients(self.gradients))
         if self.saved_for_backward:
-            found.append(SavedTensors(tape.values))
+            found.append(SavedTensors(tables.values))
         if self.save is not None or self.replayable:
             options = SaveOptions() if self.save is None else self.save
-            found.append(Payloads(tape.log, every_op=self.every_op, options=options))
+            found.append(Activations(tables.log, every_op=self.every_op, options=options))
         if self.replayable:
-            found.append(Originals(tape.log))
+            found.append(ReplayInputs(tables.log))
         if self.stop_on_nonfinite:
-            found.append(NonFiniteChecker(tape))
-        return [*found, *(Guest(collector, tape.log) for collector in self.guests)]
+            found.append(NonFiniteChecker(tables))
+        return [*found, *(Guest(collector, tables.log) for collector in self.guests)]
 
 
 def check_collectors(collectors: object) -> tuple[Collector, ...]:

@@ -7,7 +7,7 @@ import torch
 
 import opscope
 from opscope.analysis.contents import Contents
-from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.activations import Activations
 from opscope.records.results import Results
 
 
@@ -17,10 +17,10 @@ def witnessed(options, tensors, steps):
     with opscope.trace(**options) as trace:
         session, pool = trace._block.session, tensors()
         for step in (*steps, None):
-            session.settle()
+            session.ingest()
             for tensor in pool:
-                value = session.tape.values.rows[id(ref(tensor))]
-                seen.append((session.tape.op_count, value, tensor.numpy().copy()))
+                value = session.tables.values.rows[id(ref(tensor))]
+                seen.append((session.tables.op_count, value, tensor.numpy().copy()))
             if step is not None:
                 step(*pool)
     return trace, seen
@@ -59,10 +59,10 @@ STEPS = [fill, copy, zero, item, shift, spread, copy, fill]
 
 
 def contents_of(trace, is_known=lambda value: True):
-    recording, payloads = trace.recording, trace._block.session.find(Payloads)
+    recording, activations = trace.recording, trace._block.session.find(Activations)
 
     def known(value):
-        return payloads.get(value) if is_known(value) else None
+        return activations.get(value) if is_known(value) else None
 
     return Contents(recording, known, Results(recording).memory)
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import opscope
 from opscope.analysis import replay as room
-from opscope.capture.collect.activations import Payloads
-from opscope.capture.collect.replay_inputs import Originals
+from opscope.capture.collect.activations import Activations
+from opscope.capture.collect.replay_inputs import ReplayInputs
 
 
 class Block(nn.Module):
@@ -48,14 +48,14 @@ def trace():
 
 
 class Record:
-    """A recording and its originals, to be changed; an op is the first of its name."""
+    """A recording and its replay inputs, to be changed; an op is the first of its name."""
 
     def __init__(self, trace):
         self.recording = trace.recording
-        kept = trace._block.session.find(Originals)
-        self.originals = Originals(trace._block.session.tape.log)
-        self.originals.storages = dict(kept.storages)
-        self.originals.generators = dict(kept.generators)
+        kept = trace._block.session.find(ReplayInputs)
+        self.replay_inputs = ReplayInputs(trace._block.session.tables.log)
+        self.replay_inputs.storages = dict(kept.storages)
+        self.replay_inputs.generators = dict(kept.generators)
 
     def op(self, name):
         return next(op for op in self.recording.ops if op.name == name)
@@ -134,7 +134,7 @@ def dropped_output(record):
 
 def changed_seed(record):
     torch.manual_seed(12345)
-    record.originals.generators["cpu"] = torch.get_rng_state()
+    record.replay_inputs.generators["cpu"] = torch.get_rng_state()
 
 
 def changed_offset(record):
@@ -159,9 +159,9 @@ def changed_shape_of_a_result(record):
 
 def changed_original(record):
     number = record.outside().storage
-    storage = record.originals.storages[number].clone()
+    storage = record.replay_inputs.storages[number].clone()
     storage[5 * 4] ^= 1  # the lowest bit of one element
-    record.originals.storages[number] = storage
+    record.replay_inputs.storages[number] = storage
 
 
 CORRUPTIONS = {
@@ -189,8 +189,8 @@ CORRUPTIONS = {
 
 def replayed(trace, record):
     labels = {item.call: item.label for item in trace.passes}
-    saved = trace._block.session.find(Payloads).get
-    return room.replay(record.recording, record.originals, saved, labels)
+    saved = trace._block.session.find(Activations).get
+    return room.replay(record.recording, record.replay_inputs, saved, labels)
 
 
 def test_the_record_is_right_before_it_is_corrupted(trace):

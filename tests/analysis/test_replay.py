@@ -228,7 +228,7 @@ def test_one_who_waits_is_handed_each_op_as_it_runs_again():
 
     trace = traced(lambda: torch.ones(2).mul(2).add_(1))
     kept = trace.tensors
-    report = replay.replay(trace.recording, kept.originals, kept.saved, {}, watched)
+    report = replay.replay(trace.recording, kept.replay_inputs, kept.saved, {}, watched)
 
     assert report
     assert seen == list(trace.ops)

@@ -16,8 +16,8 @@ from torch.ao.nn.sparse import quantized as sparse_quantized
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 import opscope
-from opscope.capture.collect.activations import Payloads
-from opscope.capture.collect.replay_inputs import Originals
+from opscope.capture.collect.activations import Activations
+from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.operators import packed
 from opscope.records.recording import InWords
 
@@ -370,7 +370,9 @@ def test_what_is_packed_is_let_go_of_with_the_trace():
             model(ROWS)
         live = [
             weakref.ref(one)
-            for one in trace._block.session.tape.parameters._packed[id(model[0]._packed_params)][1]
+            for one in trace._block.session.tables.parameters._packed[id(model[0]._packed_params)][
+                1
+            ]
         ]
         assert [one() for one in live] != [None]
         del trace
@@ -390,8 +392,8 @@ def test_no_object_is_kept_alive_unless_it_is_to_be_replayed():
         assert not any(isinstance(item, torch.ScriptObject) for item in kept)
         names = [item for item in kept if isinstance(item, InWords)]
         assert names == ["LinearPackedParamsBase"] * 2
-        originals = trace._block.session.find(Originals)
-        assert (originals is not None and len(originals.objects) == 2) is replayable
+        replay_inputs = trace._block.session.find(ReplayInputs)
+        assert (replay_inputs is not None and len(replay_inputs.objects) == 2) is replayable
 
 
 @pytest.mark.parametrize("name", ["linear", "LSTM", "embeddings", "static"])
@@ -415,8 +417,8 @@ def test_what_was_not_kept_is_refused_by_its_name():
     model = by_dynamics(rows())
     with torch.no_grad(), opscope.trace(model, replayable=True) as trace:
         model(ROWS)
-    originals = trace._block.session.find(Originals)
-    originals.objects.clear()
-    report = replay(trace.recording, originals, trace._block.session.find(Payloads).get, {})
+    replay_inputs = trace._block.session.find(ReplayInputs)
+    replay_inputs.objects.clear()
+    report = replay(trace.recording, replay_inputs, trace._block.session.find(Activations).get, {})
     assert not report
     assert "takes a LinearPackedParamsBase, an object of C++ that was not kept" in str(report)

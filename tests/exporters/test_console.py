@@ -10,7 +10,7 @@ from tests.builders import RECORDINGS, Exhibit, nested, recurrent
 from opscope.errors import OptionError
 from opscope.exporters.console import COLUMNS, ColumnName, Summary
 from opscope.records.recording import Value
-from opscope.views.rows import Row, table_rows
+from opscope.views.table_rows import Row, table_rows
 
 
 def summary(recording, level="module", **options):

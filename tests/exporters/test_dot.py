@@ -65,12 +65,12 @@ def tooltips(svg):
 def named(name, class_name="Block"):
     """Return a closed module, and an open one around two layers, of the same name."""
     sketch = Sketch(name)
-    x = sketch.hand_on("input", sketch.outside(), path=name)
+    x = sketch.pass_through("input", sketch.outside(), path=name)
     weight = sketch.parameter(f"{name}.weight", 3, 3)
     with sketch.module("", "Net", x), sketch.module(name, class_name, x):
         x = sketch.call("linear", x, weight)
         x = sketch.call("relu", x)
-    sketch.hand_on("output", x)
+    sketch.pass_through("output", x)
     return Exhibit(sketch.build()).ops
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_printed_is_escaped(name, written, render, parse_dot):
 @renderers
 def test_every_sign_of_ascii_alone_is_a_name_and_a_class(render):
     sketch = Sketch("]")
-    x = sketch.hand_on("input", sketch.outside())
+    x = sketch.pass_through("input", sketch.outside())
     signs = [chr(code) for code in range(33, 127)]
     with sketch.module("", "]", x):
         for sign in signs:

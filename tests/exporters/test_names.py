@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from opscope.exporters.names import Names
 from opscope.exporters.writer import Writer
-from opscope.views.rows import Row
+from opscope.views.table_rows import Row
 
 
 def module(name, kind="Linear", depth=1, **fields):

@@ -357,11 +357,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 def closed(name):
     """Return a recording with a parameter and a layer, boxes, of a module with that name."""
     sketch = Sketch(name)
-    x = sketch.hand_on("input", sketch.outside(), path=name)
+    x = sketch.pass_through("input", sketch.outside(), path=name)
     weight = sketch.parameter(f"{name}.weight", 3, 3)
     with sketch.module("", "Net", x), sketch.module(name, name, x):
         x = sketch.call("linear", x, weight)
-    sketch.hand_on("output", x)
+    sketch.pass_through("output", x)
     return sketch.build()
 
 

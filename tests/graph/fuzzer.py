@@ -615,7 +615,7 @@ class _Writer:
         name = self.pick(lambda t: t.dim() == 1 and t.numel() > 0 and t.dtype != _INDEX)
         return f"{self.new()} = ({name} > 0).long()"
 
-    def hand_on(self) -> str:
+    def pass_through(self) -> str:
         """What may well return its very input, or several of them."""
         name = self.pick(lambda t: t.dtype in _FLOATS)
         if self.random.random() < 0.2:
@@ -675,7 +675,7 @@ _CHANCES: dict[Callable[[_Writer], str], float] = {
     _Writer.multiply: 2,
     _Writer.convert: 2,
     _Writer.decide: 1.5,
-    _Writer.hand_on: 1.5,
+    _Writer.pass_through: 1.5,
     _Writer.normalise: 1.5,
 }
 _STEPS = list(_CHANCES)

@@ -91,7 +91,7 @@ class _Watcher(TorchDispatchMode):
         """Change what it produced; each is an alias that autograd does not know."""
 
     def outside(self, tensor: torch.Tensor) -> None:
-        """Change all of a tensor's storage, at its first sight, when it came from outside."""
+        """Change all of a tensor's storage, at its first snapshot, when it came from outside."""
 
     def nobody(self, memory: torch.Tensor) -> None:
         """Change elements that nobody wrote."""

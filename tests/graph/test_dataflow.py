@@ -458,12 +458,12 @@ def test_a_view_made_before_leads_to_no_more_than_what_is_left_of_it(layers):
     [torch.broadcast_tensors, torch.atleast_1d],
     ids=["broadcast_tensors", "atleast_1d"],
 )
-def test_tensors_that_one_call_hands_on_have_each_its_own_source(hand_on, mode, layers):
+def test_tensors_that_one_call_hands_on_have_each_its_own_source(pass_through, mode, layers):
     a, b = torch.ones(3), torch.ones(3)
 
     def program():
         with mode():
-            left, right = hand_on(a.sin(), b.cos())
+            left, right = pass_through(a.sin(), b.cos())
             left.exp(), right.neg()
 
     found = graph(program, layers=layers)

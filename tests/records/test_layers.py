@@ -89,7 +89,7 @@ def test_a_parameter_that_was_handed_on_still_tells_layers_apart():
     sketch = Sketch()
     x = sketch.outside()
     for name in ("a.weight", "b.weight"):
-        weight = sketch.hand_on("identity", sketch.parameter(name, 3, 3))
+        weight = sketch.pass_through("identity", sketch.parameter(name, 3, 3))
         x = sketch.call("mul", x, weight, place="loop")
 
     assert [item.parameters for item in layer_passes(sketch.build()) if item.type == "mul"] == [

@@ -10,7 +10,7 @@ from opscope.records.origins import Extent
 from opscope.records.recording import Op, Recording, Value
 from opscope.records.regions import region
 
-Known = Callable[[int], torch.Tensor | None]
+ModuleInfo = Callable[[int], torch.Tensor | None]
 
 
 class Contents:
@@ -23,7 +23,7 @@ class Contents:
     """
 
     def __init__(
-        self, recording: Recording, known: Known, memory: Callable[[int], Hashable]
+        self, recording: Recording, known: ModuleInfo, memory: Callable[[int], Hashable]
     ) -> None:
         self._recording = recording
         self._known = known

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
-from opscope.analysis.contents import Contents, Known
+from opscope.analysis.contents import Contents, ModuleInfo
 from opscope.capture.collect.nonfinite.came_in import input_name
 from opscope.capture.collect.nonfinite.looking import describe, kinds_of
 from opscope.errors import NonFiniteError
@@ -37,7 +37,7 @@ _NUMBERS = ("_local_scalar_dense", "item")
 def first_nonfinite(
     recording: Recording,
     passes: Sequence[LayerPass],
-    known: Known,
+    known: ModuleInfo,
     *,
     forward: Callable[..., object] | None = None,
     named: bool = False,
@@ -115,7 +115,7 @@ class _Walk:
     def __init__(
         self,
         recording: Recording,
-        known: Known,
+        known: ModuleInfo,
         forward: Callable[..., object] | None,
         scaler_places: frozenset[int],
     ) -> None:

@@ -31,7 +31,7 @@ from opscope.torch_api import (
 from opscope.waiting import Watch, unwatched
 
 if TYPE_CHECKING:
-    from opscope.capture.collect.replay_inputs import Originals
+    from opscope.capture.collect.replay_inputs import ReplayInputs
 
 Saved = Callable[[int], torch.Tensor | None]
 
@@ -114,7 +114,7 @@ class Report:
 
 def replay(
     recording: Recording,
-    originals: Originals,
+    replay_inputs: ReplayInputs,
     saved: Saved,
     labels: dict[int, str],
     watched: Watch = unwatched,
@@ -123,27 +123,27 @@ def replay(
 
     Args:
         recording: What happened.
-        originals: Copies of what came from outside.
+        replay_inputs: Copies of what came from outside.
         saved: Gives what a value was, None where it was not saved.
         labels: The layers' labels by the index of their call.
         watched: Hands on the ops as they run again, to one who waits for them.
     """
-    run = _Replay(recording, originals, saved, labels)
-    with _as_recorded(originals):
+    run = _Replay(recording, replay_inputs, saved, labels)
+    with _as_recorded(replay_inputs):
         return run.report(watched(recording.ops))
 
 
 @contextmanager
-def _as_recorded(originals: Originals) -> Iterator[None]:
+def _as_recorded(replay_inputs: ReplayInputs) -> Iterator[None]:
     """Below autograd and classes of the user's, with the recorded random state; put back after."""
-    names = {"cpu"}.union(originals.generators, *originals.draws.values()) - {"cpu"}
+    names = {"cpu"}.union(replay_inputs.generators, *replay_inputs.draws.values()) - {"cpu"}
     devices = [int(name.split(":")[1]) for name in names]
     with (
         torch.random.fork_rng(devices),
         AutoDispatchBelowAutograd(),
         DisableTorchFunction(),
     ):
-        set_generators(originals.generators)
+        set_generators(replay_inputs.generators)
         yield
 
 
@@ -159,12 +159,12 @@ class _Replay:
     def __init__(
         self,
         recording: Recording,
-        originals: Originals,
+        replay_inputs: ReplayInputs,
         saved: Saved,
         labels: dict[int, str],
     ) -> None:
         self.recording = recording
-        self.originals = originals
+        self.replay_inputs = replay_inputs
         self.saved = saved
         self.labels = labels
         self.tensors: dict[int, torch.Tensor] = {}
@@ -226,8 +226,8 @@ class _Replay:
         args = (required,) if plan.arguments[:1] == ("self",) else ()
         if required is not None and not args:
             arguments["self"] = required
-        if op.index in self.originals.draws:
-            set_generators(self.originals.draws[op.index])
+        if op.index in self.replay_inputs.draws:
+            set_generators(self.replay_inputs.draws[op.index])
         try:
             with _in_mode(op):
                 result = plan.func(*args, **arguments)
@@ -246,7 +246,7 @@ class _Replay:
         made = dict(zip(op.writes, written, strict=True)) | dict(zip(op.outputs, flat, strict=True))
         for index, tensor in made.items():
             if index is not None and tensor is not None:
-                self._settle(op, index, tensor)
+                self._ingest(op, index, tensor)
         for index in self.rewritten.get(op.index, ()):
             self._check(op, index)
         for index in self.last_use.get(op.index, ()):
@@ -262,7 +262,7 @@ class _Replay:
         plan = self.plans[op.operator] = plan_of(func)
         return plan
 
-    def _settle(self, op: Op, index: int, tensor: torch.Tensor) -> None:
+    def _ingest(self, op: Op, index: int, tensor: torch.Tensor) -> None:
         """Take a value as computed, and compare it with what it was."""
         known = self.tensors.get(index)
         if known is None:
@@ -307,28 +307,28 @@ class _Replay:
         if any(isinstance(item, torch.Generator) for _, item in op.arguments):
             raise _Refusal(_name(op), "draws from a generator of its own")
         found: dict[str, Any] = op.named_arguments(self._tensor)
-        found.update(self.originals.objects.get(op.index, {}))
+        found.update(self.replay_inputs.objects.get(op.index, {}))
         unkept = next((item for item in found.values() if isinstance(item, InWords)), None)
         if unkept is not None:
             raise _Refusal(_name(op), f"takes a {unkept}, an object of C++ that was not kept")
         return {name: found[name] for name in plan.arguments if name in found} | found
 
     def _tensor(self, index: int) -> torch.Tensor:
-        """Return a value; make it again from the originals if it came from outside."""
+        """Return a value; make it again from the replay inputs if it came from outside."""
         value = self.before_writes[index]
         if value.index not in self.tensors:
             self.tensors[value.index] = self._original(value)
         return self.tensors[value.index]
 
     def _original(self, value: Value) -> torch.Tensor:
-        kept = self.originals.tensors.get(value.index)
+        kept = self.replay_inputs.tensors.get(value.index)
         if kept is not None:
             return kept.clone()
         if value.storage is None:
             raise _Refusal(_value(value), "came from outside and was not kept")
         storage = self.storages.get(value.storage)
         if storage is None:
-            kept_storage = self.originals.storages.get(value.storage)
+            kept_storage = self.replay_inputs.storages.get(value.storage)
             if kept_storage is None:
                 raise _Refusal(_value(value), "came from outside and was not kept")
             storage = self.storages[value.storage] = kept_storage.clone()

@@ -1,1 +1,1 @@
-"""Watches torch run: the modes, the hooks, the tape they write, and its development."""
+"""Watches torch run: the modes, the hooks, the tables they write, and its development."""

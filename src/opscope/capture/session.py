@@ -16,11 +16,11 @@ from torch import nn
 from opscope.capture.collect.collector import Member, NoteTaker
 from opscope.capture.log import event_log
 from opscope.capture.log.contexts import call_sites
-from opscope.capture.log.events import End, GradMode
+from opscope.capture.log.events import NONE, End, GradMode
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import Hooks
-from opscope.capture.tables.ingest import Settling
-from opscope.capture.tables.tables import NONE, Tape
+from opscope.capture.tables.ingest import Ingest
+from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged import fused_kernels
 from opscope.capture.unchanged.stacks import OnDispatchStack, OnStack
 from opscope.capture.unchanged.warning_lines import WarningLines
@@ -65,20 +65,20 @@ class Session:
         model: nn.Module | None,
         *,
         layers: bool,
-        members: Callable[[Tape], Sequence[Member]] = lambda _: (),
+        members: Callable[[Tables], Sequence[Member]] = lambda _: (),
     ) -> None:
-        self.tape = Tape()
-        self.members = members(self.tape)
+        self.tables = Tables()
+        self.members = members(self.tables)
         self.layers = layers
         self.seed = 0
         self.duration_ns = 0
         self.started_ns = self._entered_ns = 0
         self.failure: Failure | None = None
-        self._functions = FunctionCalls(self.tape.log) if layers else None
-        self.tape.log.told = layers
-        self.settle = Settling(self.tape)
-        self.reading = Lock()  # what reads a trace first settles it, and several threads may
-        self._interceptor = OnDispatchStack(Interceptor(self.tape))
+        self._functions = FunctionCalls(self.tables.log) if layers else None
+        self.tables.log.sees_assignments = layers
+        self.ingest = Ingest(self.tables)
+        self.reading = Lock()  # what reads a trace first ingests it, and several threads may
+        self._interceptor = OnDispatchStack(Interceptor(self.tables))
         self._function_mode = None if self._functions is None else OnStack(self._functions)
         # Entered and left as the block is entered; left again it puts back what there was then.
         self._torch_function: Any = DisableTorchFunction()
@@ -87,18 +87,18 @@ class Session:
         self.is_on = False
         self._to_do: list[Callable[[], None]] = []
         self._error: tuple[BaseException | None, TracebackType | None] = None, None
-        self.modules = ModuleCalls(self.tape, self._functions, model)
+        self.modules = ModuleCalls(self.tables, self._functions, model)
         self._listen()
 
     def _listen(self) -> None:
         """Have the watchers call the collectors for what they want to be called for."""
-        log_, tape = self.tape.log, self.tape
-        hooks = tape.hooks = Hooks.of(self.members)
+        log_, tables = self.tables.log, self.tables
+        hooks = tables.hooks = Hooks.of(self.members)
         log_.first_seen, log_.returned = hooks.first_seen, hooks.returned
-        tape.values.numbered = hooks.numbered
-        log_.prepares = bool(hooks.before_op or hooks.before_write or hooks.after_op)
+        tables.values.numbered = hooks.numbered
+        log_.has_before_op = bool(hooks.before_op or hooks.before_write or hooks.after_op)
         if any(member.eager for member in self.members):
-            log_.at_once, log_.settle_at = True, 0
+            log_.eager, log_.ingest_at = True, 0
         for member in self.members:
             if isinstance(member, NoteTaker):
                 log_.keep, log_.keep_again = member.take, member.take_again
@@ -133,18 +133,18 @@ class Session:
         self._torch_function.__enter__(), self._torch_function.__exit__()
         self.is_on, self._was_interrupted = True, False
         self._to_do.clear()
-        log_ = self.tape.log
-        log_.in_call = log_.hidden = False
+        log_ = self.tables.log
+        log_.in_call = log_.inside_op = False
         if self.started_ns:
             self._resume()
         else:
             self.seed = torch.initial_seed()
-        self.tape.log.thread = get_ident()
-        self.tape.log.settle = self.settle
-        self.tape.note_start()
-        self.tape.log.write(GradMode(NONE, *grad_mode()))
+        self.tables.log.thread = get_ident()
+        self.tables.log.ingest = self.ingest
+        self.tables.note_start()
+        self.tables.log.write(GradMode(NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
-        self.modules.outermost = self.tape.log.boundary = outermost
+        self.modules.outermost = self.tables.log.boundary = outermost
         for member in self.members:
             member.resume() if self.started_ns else member.start()
         _warning_lines.start(id(self))
@@ -160,28 +160,28 @@ class Session:
     def _resume(self) -> None:
         """Go on after a time in which nothing was watched."""
         self.failure = None
-        self.settle()
-        if not self.tape.log.at_once:
-            self.tape.log.settle_at = self.tape.log.op_count + event_log.FIRST
-        self.tape.values.forget_all()
+        self.ingest()
+        if not self.tables.log.eager:
+            self.tables.log.ingest_at = self.tables.log.op_count + event_log.FIRST
+        self.tables.values.forget_all()
         with DisableTorchFunction():
-            self.tape.parameters.measure()
+            self.tables.parameters.measure()
 
     def join(self, rows: Mapping[int, int]) -> None:
         """Take what was kept of rows for that of others, which are the same tensors."""
-        for tell in self.tape.hooks.joined:
+        for tell in self.tables.hooks.joined:
             tell(rows)
 
     def scaler_places(self) -> frozenset[int]:
         """Return the places of what a `GradScaler` ran, if there is one."""
         with self.reading:
-            self.settle()
-        contexts = self.tape.places.contexts()
+            self.ingest()
+        contexts = self.tables.places.contexts()
         return frozenset(place for place, found in enumerate(contexts) if found == "scaler")
 
     def can_stop(self) -> bool:
         """Whether this is the thread that it watches, the only one that can take modes off."""
-        return self.tape.log.thread == get_ident()
+        return self.tables.log.thread == get_ident()
 
     def stop(self, error: BaseException | None, trace_back: TracebackType | None) -> None:
         """End watching, whatever happened, and keep what is known of a failure.
@@ -236,10 +236,10 @@ class Session:
         if self._entered_ns:
             took = perf_counter_ns() - self._entered_ns
             self.duration_ns, self._entered_ns = self.duration_ns + took, 0
-        self.tape.log.in_call = self.tape.log.hidden = False
+        self.tables.log.in_call = self.tables.log.inside_op = False
         if self._error[0] is not None:
-            self.settle()
-            self.tape.log.op_count = self.tape.op_count
+            self.ingest()
+            self.tables.log.op_count = self.tables.op_count
 
     def _leave_modes(self) -> None:
         self._put_back()
@@ -263,7 +263,7 @@ class Session:
 
     def _note_state(self) -> None:
         """Note what is there when the block ends, and what the model has by which name."""
-        log_, tape = self.tape.log, self.tape
+        log_, tables = self.tables.log, self.tables
         self.modules.outermost = log_.boundary = None
         if not self.modules.is_bordered:  # what it gives is what is left of it
             alive = [live for live in log_.known.values() if live() is not None]
@@ -271,10 +271,10 @@ class Session:
             kept = next((taker.take_written(alive) for taker in takers), None)
             log_.write(End(alive, kept))
         with DisableTorchFunction():  # a user's mode around the block is not to see it
-            tape.parameters.measure()
+            tables.parameters.measure()
             self.modules.look_again()
             for member in self.members:
-                member.stop(tape.parameters.buffers(), log_.known.values())
+                member.stop(tables.parameters.buffers(), log_.known.values())
 
     def _note_failure(self) -> None:
         error, trace_back = self._error
@@ -284,9 +284,9 @@ class Session:
     def _let_go(self) -> None:
         """Let go of what would keep a trace that nobody has, and of the error, last of all."""
         self._put_back()
-        self.tape.log.settle = event_log.never
+        self.tables.log.ingest = event_log.never
         self._error = None, None
-        for mark in (self.tape.failed_ops, self.tape.failed_calls, self.tape.failed_runs):
+        for mark in (self.tables.failed_ops, self.tables.failed_calls, self.tables.failed_runs):
             mark.forget()
 
     def _describe(
@@ -295,7 +295,7 @@ class Session:
         trace_back: TracebackType | None,
         still_running: int | None,
     ) -> Failure:
-        tape = self.tape
+        tables = self.tables
         try:
             message = str(error)
         except KeyboardInterrupt:
@@ -310,8 +310,8 @@ class Session:
         return Failure(
             exception=type(error).__name__,
             message=message,
-            op=tape.failed_ops.of(error),
-            layer_call=tape.failed_calls.of(error),
-            module_call=tape.failed_runs.of(error) if still_running is None else still_running,
+            op=tables.failed_ops.of(error),
+            layer_call=tables.failed_calls.of(error),
+            module_call=tables.failed_runs.of(error) if still_running is None else still_running,
             frame=own[-1] if own else None,
         )

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from opscope.exporters.writer import Writer
-from opscope.views.rows import Row
+from opscope.views.table_rows import Row
 
 _LEAST = 18  # characters
 _DEEPEST = 40  # levels that are ever drawn

@@ -2,7 +2,7 @@
 
 A region is an arithmetic description first (offset, sizes, strides in bytes) and a bit
 set, one Python integer with a bit per unit of memory, only where the description does not
-settle the question. Both answers are exact.
+ingest the question. Both answers are exact.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Table(Sequence[T]):
     def __iter__(self) -> Iterator[T]:
         if self._length <= _HELD:
             return map(self.__getitem__, range(self._length))
-        # A column may go on: a trace that is entered again adds to those of its tape.
+        # A column may go on: a trace that is entered again adds to those of its tables.
         return islice(map(self._kind, *self._fields), self._length)
 
     def __eq__(self, other: object) -> bool:

@@ -62,7 +62,7 @@ class Rule:
     """Decides for each op which node it becomes part of.
 
     Args:
-        facts: What is known of the graph as a whole, see `opscope.graph.facts`.
+        facts: What is known of the graph as a whole, see `opscope.graph.attributes`.
         level: As for `at_level`; so are the others.
         depth: See there.
         collapse: See there.

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from opscope.capture.log.contexts.entries import Entries
 from tests.memory_saving import Chain, leaf, mlp
 from torch import nn
 from torch.autograd import Function
@@ -11,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 import opscope
 from opscope.capture.assemble.links import _node_rows, _Nodes
 from opscope.capture.assemble.spans import Spans
+from opscope.capture.log.contexts.entries import Entries
 
 
 class Twice(Function):
@@ -36,10 +36,10 @@ class Around(Function):
 def spans_of(trace):
     """Return the names of the ops in the span of each custom function whose node ran, in order."""
     trace.ops  # noqa: B018 (has it read)
-    tape = trace._block.session.tape
-    rows, nodes = list(tape.op_rows()), {row.op: row for row in _node_rows(tape)}
-    spans = Spans(tape, rows, list(tape.call_rows()), nodes, Entries(tape.places))
-    made = _Nodes(tape, rows)
+    tables = trace._block.session.tables
+    rows, nodes = list(tables.op_rows()), {row.op: row for row in _node_rows(tables)}
+    spans = Spans(tables, rows, list(tables.call_rows()), nodes, Entries(tables.places))
+    made = _Nodes(tables, rows)
     found = {}
     for op, node in nodes.items():
         maker = made.find(node, op)

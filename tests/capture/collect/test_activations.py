@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.capture.collect.activations import Payloads
+from opscope.capture.collect.activations import Activations
 
 
 class Copying(TorchDispatchMode):
@@ -175,8 +175,8 @@ def test_what_was_not_selected_is_let_go_of_when_the_block_ends():
     model, x = relu_model(), torch.rand(3, 4)
     with opscope.trace(model, save=["linear_2"]) as trace:
         model(x)
-    payloads = trace._block.session.find(Payloads)
-    assert len(payloads.rows()) == 1
+    activations = trace._block.session.find(Activations)
+    assert len(activations.rows()) == 1
 
 
 @pytest.mark.parametrize("replayable", [False, True])

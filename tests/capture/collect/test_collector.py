@@ -292,4 +292,4 @@ def test_a_class_that_inherits_from_the_protocol_hears_what_it_overrides():
     with opscope.trace(collectors=[Count(), Count()]) as trace:
         torch.relu(X)
     assert trace.collected == (1, 1)
-    assert trace._block.session.tape.hooks.before_op == ()
+    assert trace._block.session.tables.hooks.before_op == ()

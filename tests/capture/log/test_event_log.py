@@ -12,7 +12,7 @@ from torch import nn
 
 import opscope
 from opscope.capture.log.event_log import FIRST, Log, look
-from opscope.capture.log.events import SIGHT, Seen
+from opscope.capture.log.events import SNAPSHOT_SIZE, Seen
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_it_is_the_same_after_only_autograd_held_the_tensor():
 
 def test_a_tensor_is_looked_at_once_until_its_data_is_replaced():
     log, x = Log(), torch.zeros(4)
-    log.told = True
+    log.sees_assignments = True
     assert log.read(x) is log.read(x) is weakref.ref(x)
     assert log.events == [Seen, 0, *look(x)]
     assert look(x)[2:] == (x.shape, x.stride(), x.dtype, x.device, 0)
@@ -70,8 +70,8 @@ def test_data_that_was_replaced_unheard_is_noticed(moved):
     assert log.events == [Seen, 0, *look(x)]
     x.data = moved(x)
     log.read(x)
-    assert log.events[-SIGHT:] == [*look(x)]
-    assert len(log.events) == 2 * (2 + SIGHT)
+    assert log.events[-SNAPSHOT_SIZE:] == [*look(x)]
+    assert len(log.events) == 2 * (2 + SNAPSHOT_SIZE)
 
 
 def test_what_was_known_of_tensors_that_are_gone_is_dropped():
@@ -88,12 +88,12 @@ def test_a_short_trace_is_settled_when_it_is_read_and_not_before(layers):
     built = zoo.build("resnet18")
     with torch.no_grad(), opscope.trace(built.module, layers=layers) as trace:
         built.run()
-    tape = trace._block.session.tape
-    assert tape.op_count == 0
-    assert tape.log.op_count > 50
-    assert len(trace.ops) == tape.op_count == tape.log.op_count
-    assert not tape.log.ops
-    assert not tape.log.events
+    tables = trace._block.session.tables
+    assert tables.op_count == 0
+    assert tables.log.op_count > 50
+    assert len(trace.ops) == tables.op_count == tables.log.op_count
+    assert not tables.log.ops
+    assert not tables.log.events
 
 
 def test_a_long_trace_is_settled_as_it_grows(layers):
@@ -101,7 +101,7 @@ def test_a_long_trace_is_settled_as_it_grows(layers):
         x = torch.zeros(2)
         for _ in range(FIRST + 10):
             x = x + 1
-    assert trace._block.session.tape.op_count >= FIRST
+    assert trace._block.session.tables.op_count >= FIRST
     assert len(trace.ops) == FIRST + 11
     assert all(a.outputs[0] == b.reads[0].value for a, b in pairwise(trace.ops))
 
@@ -112,7 +112,7 @@ def test_what_is_not_settled_keeps_no_tensor_alive(layers):
     watching = opscope.trace(built.module, layers=layers)
     with witness.Mortality() as seen, torch.no_grad(), watching as trace:
         built.run()
-    assert trace._block.session.tape.op_count == 0
+    assert trace._block.session.tables.op_count == 0
     assert seen.survivors() == []
 
 
@@ -158,8 +158,8 @@ def test_the_garbage_collector_visits_two_objects_an_op(layers):
                 x = model(x.view(3, 2) + 1)
         for generation in (0, 1):  # what holds nothing that is visited is found out
             gc.collect(generation)
-        assert trace._block.session.tape.op_count == 0
-        assert trace._block.session.tape.log.op_count == ops + 1
+        assert trace._block.session.tables.op_count == 0
+        assert trace._block.session.tables.log.op_count == ops + 1
         return len(gc.get_objects()) - before
 
     gc.disable()

@@ -39,7 +39,7 @@ def test_what_a_program_writes_is_whole_events_one_after_the_other(layers):
     with opscope.trace(model, layers=layers, save="all") as trace:
         with torch.no_grad():
             model(torch.ones(1, 2)).tolist()
-        log = trace._block.session.tape.log
+        log = trace._block.session.tables.log
         at, found = 0, []
         while at < len(log.events):
             found.append(log.events[at])

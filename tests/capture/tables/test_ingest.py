@@ -1,4 +1,4 @@
-"""When a trace is settled makes no difference to what it says."""
+"""When a trace is ingested makes no difference to what it says."""
 
 import dataclasses
 
@@ -11,28 +11,28 @@ from torch import nn
 import opscope
 
 
-def recorded(program, *, every=None, at_once=False, **options):
-    """Return what is recorded of a program that is settled so often, without the times."""
-    trace = watched(every=every, at_once=at_once, **options)
+def recorded(program, *, every=None, eager=False, **options):
+    """Return what is recorded of a program that is ingested so often, without the times."""
+    trace = watched(every=every, eager=eager, **options)
     torch.manual_seed(0)
     with trace:
         program()
     return timeless(trace.recording)
 
 
-def watched(*, every=None, at_once=False, **options):
-    """Return a trace that is settled every so many ops, or after each op and event."""
+def watched(*, every=None, eager=False, **options):
+    """Return a trace that is ingested every so many ops, or after each op and event."""
     trace = opscope.trace(**options)
     session = trace._block.session
-    log, settle = session.tape.log, session.settle
+    log, ingest = session.tables.log, session.ingest
 
     def settle_again():
-        settle()
-        log.settle_at = 0 if at_once else log.op_count + every
+        ingest()
+        log.ingest_at = 0 if eager else log.op_count + every
 
-    if every is not None or at_once:
-        session.settle = settle_again
-        log.at_once, log.settle_at = at_once, 0 if at_once else every
+    if every is not None or eager:
+        session.ingest = settle_again
+        log.eager, log.ingest_at = eager, 0 if eager else every
     return trace
 
 
@@ -55,7 +55,7 @@ def timeless(recording):
     return dataclasses.replace(recording, duration_ns=0, seed=0, **changed)
 
 
-SETTLED = {"each op": {"at_once": True}, "one": {"every": 1}, "seven": {"every": 7}}
+SETTLED = {"each op": {"eager": True}, "one": {"every": 1}, "seven": {"every": 7}}
 
 
 @pytest.mark.parametrize("how", SETTLED)

@@ -42,7 +42,7 @@ def test_a_call_of_torch_is_a_layer_with_its_ops(call, kind, ops):
     assert layer.ops[-1].name == ops[-1]
 
 
-HANDED = {
+PASSED_THROUGH = {
     "dropout": lambda x: nn.functional.dropout(x, training=False),
     "contiguous": lambda x: x.contiguous(),
     "to": lambda x: x.to(torch.float32),
@@ -51,7 +51,7 @@ HANDED = {
 }
 
 
-@pytest.mark.parametrize(("kind", "call"), HANDED.items())
+@pytest.mark.parametrize(("kind", "call"), PASSED_THROUGH.items())
 def test_a_call_that_hands_its_input_on_is_a_layer_without_ops(kind, call):
     x = torch.ones(3, 3)
     with opscope.trace() as trace:

@@ -6,16 +6,17 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from opscope.capture.tables.tables import NONE, Tape, TensorSlot
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.tables import Tables, TensorSlot
 from opscope.operators.plans import Met, Plan, Slots
 from opscope.records.recording import InWords
 
 Named = tuple[tuple[str, object], ...]
-_WIDTH = 3  # of a row of `Tape.ops`
+_WIDTH = 3  # of a row of `Tables.ops`
 
 
 class Forms:
-    """The few ways in which all ops of a tape were called.
+    """The few ways in which all ops of the tables were called.
 
     Attributes:
         plans: By op, the number of its operator among ``plan_table``.
@@ -25,14 +26,14 @@ class Forms:
         with_objects: The ops of operators that take objects of C++.
     """
 
-    def __init__(self, tape: Tape, count: int) -> None:
+    def __init__(self, tables: Tables, count: int) -> None:
         self.table: list[tuple[tuple[str, bool], ...]] = []
         self._known: dict[Any, tuple[int, int]] = {}
         plans: dict[int, int] = {}
         self.plan_table: list[Plan] = []
         self.plans = array("i")
         self.codes = array("i")
-        for slots, constants, named in _rows(tape, count):
+        for slots, constants, named in _rows(tables, count):
             key: Any = slots
             if slots.lists or named:
                 key = slots, constants[len(slots.constant_names) :], _slots_among(named)
@@ -59,18 +60,18 @@ class Arguments:
     """By op, all arguments that are no tensors; a column of the recording.
 
     Args:
-        tape: What was recorded.
-        reads_end: By op, where what it read ends among `Tape.reads`.
+        tables: What was recorded.
+        reads_end: By op, where what it read ends among `Tables.reads`.
         packed: By what tells an object of C++ from others, the parameters in it.
     """
 
     __slots__ = ("_numbers", "_ops", "_packed", "_reads", "_reads_end")
 
     def __init__(
-        self, tape: Tape, reads_end: Sequence[int], packed: Mapping[int | None, tuple[int, ...]]
+        self, tables: Tables, reads_end: Sequence[int], packed: Mapping[int | None, tuple[int, ...]]
     ) -> None:
-        # Not the tape itself, which may hold what was saved.
-        self._ops, self._reads, self._numbers = tape.ops, tape.reads, tape.numbers
+        # Not the tables itself, which may hold what was saved.
+        self._ops, self._reads, self._numbers = tables.ops, tables.reads, tables.numbers
         self._reads_end = reads_end
         self._packed = packed
 
@@ -127,8 +128,10 @@ class Arguments:
                 yield from numbers([name] if value.count is None else _places(name, value.count))
 
 
-def _rows(tape: Tape, count: int) -> Iterator[tuple[Slots, tuple[Any, ...], dict[str, Any] | None]]:
-    return zip(*[iter(tape.ops[: _WIDTH * count])] * _WIDTH, strict=True)
+def _rows(
+    tables: Tables, count: int
+) -> Iterator[tuple[Slots, tuple[Any, ...], dict[str, Any] | None]]:
+    return zip(*[iter(tables.ops[: _WIDTH * count])] * _WIDTH, strict=True)
 
 
 def _places(name: str, length: int | None) -> list[str]:

@@ -7,8 +7,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
+from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import CallColumns, OpColumns
-from opscope.capture.tables.tables import FAILED, NONE, Tape
+from opscope.capture.tables.tables import FAILED, Tables
 from opscope.records.columns import (
     Coded,
     Column,
@@ -23,7 +24,7 @@ from opscope.records.columns import (
 from opscope.records.recording import PHASES, LayerCall, Phase
 from opscope.records.table import Table, as_tuple
 
-_WIDTH = 2  # of a row of `Tape.calls`
+_WIDTH = 2  # of a row of `Tables.calls`
 
 
 class Calls:
@@ -31,10 +32,10 @@ class Calls:
 
     Attributes:
         of_op: By op, the number of its call, NONE in backward.
-        columns: The numbers of all calls, as in the tape.
+        columns: The numbers of all calls, as in the tables.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         ops: Its ops.
         calls: Its recorded calls.
         phase: The phase of each op.
@@ -43,14 +44,14 @@ class Calls:
 
     def __init__(
         self,
-        tape: Tape,
+        tables: Tables,
         ops: OpColumns,
         calls: CallColumns,
         phase: Column[Phase],
         call_phase: Column[Phase],
     ) -> None:
-        self._tape = tape
-        self._recorded = array("i")  # by call, its number in the tape, or NONE
+        self._tables = tables
+        self._recorded = array("i")  # by call, its number in the tables, or NONE
         self._number = array("i")  # per recorded call
         self._lone = array("i")  # the ops that became calls of their own
         self.of_op = array("i", [NONE]) * len(ops.flags)
@@ -70,7 +71,7 @@ class Calls:
             self._phase.append(PHASES.index(call_phase[number]))
             for op in range(start, stop):
                 self.of_op[op] = index
-            self._returned += tape.returned_rows[returned_at:end]
+            self._returned += tables.returned_rows[returned_at:end]
             returned_at = end
             at = max(at, stop)
             self.columns.returned_end.append(len(self._returned))
@@ -90,12 +91,12 @@ class Calls:
         return recorded + bisect_left(self._lone, op)
 
     def _add_lone(self, ops: OpColumns, phase: Column[Phase], start: int, stop: int) -> None:
-        tape, columns = self._tape, self.columns
+        tables, columns = self._tables, self.columns
         for op in range(start, stop):
             if phase[op] == "backward":
                 continue
-            made = tape.made[ops.made_end[op - 1] if op else 0 : ops.made_end[op]]
-            wrote = tape.wrote[ops.wrote_end[op - 1] if op else 0 : ops.wrote_end[op]]
+            made = tables.made[ops.made_end[op - 1] if op else 0 : ops.made_end[op]]
+            wrote = tables.wrote[ops.wrote_end[op - 1] if op else 0 : ops.wrote_end[op]]
             index = len(self._recorded)
             self._lone.append(op)
             self._recorded.append(NONE)
@@ -119,7 +120,7 @@ class Calls:
             began: When the trace did.
         """
         columns, count = self.columns, len(self._recorded)
-        odd = {self._number[number]: row for number, row in self._tape.odd_calls.items()}
+        odd = {self._number[number]: row for number, row in self._tables.extra_calls.items()}
         failed = self._failed.union(index for index, row in odd.items() if row.failed)
         known: dict[str, Column[Any]] = {
             "index": range(count),
@@ -135,7 +136,8 @@ class Calls:
             "duration_ns": Less(columns.ended, columns.started),
             "grad_fn": Coded(
                 *codes_of(
-                    None if n == NONE else self._tape.calls[_WIDTH * n + 1] for n in self._recorded
+                    None if n == NONE else self._tables.calls[_WIDTH * n + 1]
+                    for n in self._recorded
                 )
             ),
             "phase": Coded(self._phase, PHASES),
@@ -146,11 +148,11 @@ class Calls:
     def _functions(self) -> Iterator[str]:
         """Return the name of each call's function; of an op alone that of its operator."""
         lone = iter(self._lone)
-        tape = self._tape
+        tables = self._tables
         return (
-            _function_of(tape.ops[3 * next(lone)].plan.name)
+            _function_of(tables.ops[3 * next(lone)].plan.name)
             if number == NONE
-            else tape.calls[_WIDTH * number]
+            else tables.calls[_WIDTH * number]
             for number in self._recorded
         )
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
+from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import OpColumns
-from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
+from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
 from opscope.capture.tables.values import OUTSIDE
 from opscope.records.columns import Coded, Column, Flag, Optional, codes_of
 from opscope.records.recording import Phase
@@ -109,57 +110,57 @@ class Links:
         }
 
 
-def links(tape: Tape, ops: OpColumns) -> Links:
+def links(tables: Tables, ops: OpColumns) -> Links:
     """Return what is known of each op, in order.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         ops: Its ops.
     """
-    if not has_backward(tape, ops):  # autograd ran nothing
-        return Links(_numbers(tape, ops))
-    known = _links(tape, list(tape.op_rows()), list(tape.call_rows()))
+    if not has_backward(tables, ops):  # autograd ran nothing
+        return Links(_numbers(tables, ops))
+    known = _links(tables, list(tables.op_rows()), list(tables.call_rows()))
     number = array("q", [NONE if link.number is None else link.number for link in known])
     return Links(number, known)
 
 
-def has_backward(tape: Tape, ops: OpColumns) -> bool:
+def has_backward(tables: Tables, ops: OpColumns) -> bool:
     """Whether the autograd engine ran any op, or a call of `backward` did."""
     ran = any(flags & BACKWARD for flags in set(ops.flags))
-    return ran or bool(tape.nodes) or "backward" in tape.places.contexts()
+    return ran or bool(tables.nodes) or "backward" in tables.places.contexts()
 
 
-def _numbers(tape: Tape, ops: OpColumns) -> array[int]:
+def _numbers(tables: Tables, ops: OpColumns) -> array[int]:
     """Return the number of the node that each op made, NONE for none."""
     found = array("q", [NONE]) * len(ops.flags)
-    starts, threads = dict(tape.starts), tape.threads
+    starts, threads = dict(tables.starts), tables.threads
     last: dict[int, int] = {}
     for op, (sequence, flags) in enumerate(zip(ops.sequence, ops.flags, strict=True)):
         if op in starts:
-            last[tape.log.thread] = starts[op]
-        thread = threads.get(op, tape.log.thread)
+            last[tables.log.thread] = starts[op]
+        thread = threads.get(op, tables.log.thread)
         if flags & GRAD and last.get(thread, max(sequence - 1, 0)) < sequence:
             found[op] = sequence - 1
         last[thread] = sequence
     return found
 
 
-def _links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
+def _links(tables: Tables, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
     """Return what is known of each op where some ran in a backward."""
-    contexts = tape.places.contexts()
-    nodes = {row.op: row for row in _node_rows(tape)}
-    made = _Nodes(tape, rows)
+    contexts = tables.places.contexts()
+    nodes = {row.op: row for row in _node_rows(tables)}
+    made = _Nodes(tables, rows)
     found = ((op, made.find(node, op)) for op, node in nodes.items())
     behind = {op: maker for op, maker in found if maker is not None}
-    entries = Entries(tape.places)
-    spans = Spans(tape, rows, calls, nodes, entries)
-    twins = Reruns(tape, rows, spans, nodes, behind, entries).twins()
+    entries = Entries(tables.places)
+    spans = Spans(tables, rows, calls, nodes, entries)
+    twins = Reruns(tables, rows, spans, nodes, behind, entries).twins()
     result: list[Link] = []
     for index, row in enumerate(rows):
         node, forward = nodes.get(index), behind.get(index)
         if not row.flags & BACKWARD:
             if row.place != NONE and contexts[row.place] == "backward":
-                forward = _first_read(tape, rows, index)
+                forward = _first_read(tables, rows, index)
             result.append(Link(number=made.number(index), forward=forward))
             continue
         if index in twins:
@@ -179,35 +180,35 @@ def _links(tape: Tape, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[
     return result
 
 
-def _first_read(tape: Tape, rows: Sequence[OpRow], op: int) -> int | None:
+def _first_read(tables: Tables, rows: Sequence[OpRow], op: int) -> int | None:
     """Return the op that made what an op reads first: the loss, of which backward starts."""
     at = rows[op - 1].reads_end if op else 0
-    if at == rows[op].reads_end or tape.reads[at] == NONE:
+    if at == rows[op].reads_end or tables.reads[at] == NONE:
         return None
-    values = tape.values
-    row = values.source(tape.reads[at])
+    values = tables.values
+    row = values.source(tables.reads[at])
     return None if values.origins[row] == OUTSIDE else values.makers[row]
 
 
-def _node_rows(tape: Tape) -> Iterator[NodeRow]:
-    return map(NodeRow._make, zip(*[iter(tape.nodes)] * len(NodeRow._fields), strict=True))
+def _node_rows(tables: Tables) -> Iterator[NodeRow]:
+    return map(NodeRow._make, zip(*[iter(tables.nodes)] * len(NodeRow._fields), strict=True))
 
 
 class _Nodes:
     """The nodes that ops made, by thread and number."""
 
-    def __init__(self, tape: Tape, rows: Sequence[OpRow]) -> None:
+    def __init__(self, tables: Tables, rows: Sequence[OpRow]) -> None:
         self._rows = rows
-        self._threads = tape.threads
-        self._thread = tape.log.thread
+        self._threads = tables.threads
+        self._thread = tables.log.thread
         self._made: dict[tuple[int, int], _Made] = {}
         self._numbers: dict[int, int] = {}
         last: dict[int, tuple[int, int]] = {}  # per thread the op before, and the number it read
-        starts = dict(tape.starts)
+        starts = dict(tables.starts)
         for index, row in enumerate(rows):
             if index in starts:
-                last[tape.log.thread] = index, starts[index]
-            thread = tape.threads.get(index, tape.log.thread)
+                last[tables.log.thread] = index, starts[index]
+            thread = tables.threads.get(index, tables.log.thread)
             before, known = last.get(thread, (index, max(row.sequence - 1, 0)))
             for number in range(known, row.sequence):
                 exact = number == row.sequence - 1 and bool(row.flags & GRAD)

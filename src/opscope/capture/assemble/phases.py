@@ -6,14 +6,15 @@ from array import array
 from collections.abc import Iterable
 
 from opscope.capture.assemble.links import Links, has_backward
+from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import CallColumns, OpColumns
-from opscope.capture.tables.tables import BACKWARD, NONE, Tape
+from opscope.capture.tables.tables import BACKWARD, Tables
 from opscope.records.columns import Column, Same
 from opscope.records.recording import Phase
 
 
 def phases(
-    tape: Tape, ops: OpColumns, calls: CallColumns, found: Links
+    tables: Tables, ops: OpColumns, calls: CallColumns, found: Links
 ) -> tuple[Column[Phase], Column[Phase]]:
     """Return the phase of each op and of each recorded call.
 
@@ -21,15 +22,15 @@ def phases(
     backward or an optimizer outside of both is neither: clipping, averaging of weights.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         ops: Its ops.
         calls: Its calls.
         found: What `links` found.
     """
-    contexts = (*tape.places.contexts(), None)  # the last one is NONE's
-    if not (has_backward(tape, ops) or "optimizer" in contexts):
+    contexts = (*tables.places.contexts(), None)  # the last one is NONE's
+    if not (has_backward(tables, ops) or "optimizer" in contexts):
         return Same("forward", len(ops.flags)), Same("forward", len(calls.place))
-    source = tape.values.source
+    source = tables.values.source
     late: set[int] = set()
 
     def outside_engine(module: int, place: int, read: Iterable[int]) -> Phase:
@@ -53,14 +54,14 @@ def phases(
         if context == "backward" or (flags & BACKWARD and context != "optimizer"):
             phase = "backward"
         elif flags & BACKWARD or number == NONE:
-            phase = outside_engine(module, place, tape.reads[reads_at:reads_end])
+            phase = outside_engine(module, place, tables.reads[reads_at:reads_end])
         if phase != "forward":
-            late.update(tape.made[made_at:made_end], tape.wrote[wrote_at:wrote_end])
+            late.update(tables.made[made_at:made_end], tables.wrote[wrote_at:wrote_end])
         of_ops.append(phase)
         reads_at, made_at, wrote_at = reads_end, made_end, wrote_end
     of_calls: list[Phase] = []
     for call, (start, stop) in enumerate(zip(calls.ops_start, calls.ops_end, strict=True)):
-        odd = tape.odd_calls.get(call)
+        odd = tables.extra_calls.get(call)
         received = () if odd is None else odd.received
         of_calls.append(
             of_ops[start]

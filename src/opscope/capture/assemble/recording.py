@@ -1,4 +1,4 @@
-"""From the tape to records: what the watchers wrote becomes one frozen `Recording`."""
+"""From the tables to records: what the watchers wrote becomes one frozen `Recording`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ from opscope.capture.assemble.layer_calls import Calls
 from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
+from opscope.capture.log.events import NONE
 from opscope.capture.session import Session
 from opscope.capture.tables.columns import OpColumns
-from opscope.capture.tables.tables import (
-    FAILED,
-    GRAD,
-    INFERENCE,
-    NONE,
-    ModuleRun,
-    Tape,
-)
-from opscope.capture.tables.values import HANDED, NO_STORAGE
-from opscope.capture.watch.modules.known import Known
+from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, ModuleRun, Tables
+from opscope.capture.tables.values import PASSED_THROUGH
+from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.collector import paused
 from opscope.records.columns import (
     Coded,
@@ -57,38 +51,38 @@ _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "
 
 
 @paused()
-def develop(session: Session) -> Recording:
+def build_recording(session: Session) -> Recording:
     """Return all that a session recorded, as plain data."""
-    tape = session.tape
+    tables = session.tables
     with session.reading:
-        session.settle()
-    op_rows, call_rows = tape.op_columns(), tape.call_columns()
-    found = links(tape, op_rows)
-    phase, call_phases = phases(tape, op_rows, call_rows, found)
-    calls = Calls(tape, op_rows, call_rows, phase, call_phases)
+        session.ingest()
+    op_rows, call_rows = tables.op_columns(), tables.call_columns()
+    found = links(tables, op_rows)
+    phase, call_phases = phases(tables, op_rows, call_rows, found)
+    calls = Calls(tables, op_rows, call_rows, phase, call_phases)
     parameters, bound, packed = _parameters(session)
-    ops = _ops(tape, op_rows, calls, found, phase, session.started_ns, packed)
+    ops = _ops(tables, op_rows, calls, found, phase, session.started_ns, packed)
     failure = session.failure
     root = session.modules.root
-    grad_enabled, inference = tape.grad_modes.at_first or (False, False)
+    grad_enabled, inference = tables.grad_modes.at_first or (False, False)
     recording = Recording(
         model_name="" if root is None else root.class_name,
         ops=ops,
-        values=_values(tape),
+        values=_values(tables),
         layer_calls=calls.records(session.started_ns),
-        module_calls=tuple(_module_call(run, calls, session.started_ns) for run in tape.runs),
+        module_calls=tuple(_module_call(run, calls, session.started_ns) for run in tables.runs),
         modules=tuple(_module(known) for known in session.modules.modules),
         parameters=parameters,
-        places=tape.places.frames(),
+        places=tables.places.frames(),
         duration_ns=session.duration_ns,
         seed=session.seed,
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
         saved_tensors=_saved_tensors(session),
         parameter_of_value=bound,
-        alive=None if tape.alive is None else tuple(tape.alive),
-        grad_regions=tape.grad_modes.records(tape.op_count),
+        alive=None if tables.alive is None else tuple(tables.alive),
+        grad_regions=tables.grad_modes.records(tables.op_count),
         unseen_calls=tuple(
-            UnseenCall(function, row, _optional(run)) for run, function, row in tape.unseen_calls
+            UnseenCall(function, row, _optional(run)) for run, function, row in tables.unseen_calls
         ),
         grad_enabled=grad_enabled,
         inference=inference,
@@ -100,7 +94,7 @@ def develop(session: Session) -> Recording:
 
 
 def _ops(
-    tape: Tape,
+    tables: Tables,
     rows: OpColumns,
     calls: Calls,
     found: Links,
@@ -109,14 +103,14 @@ def _ops(
     packed: Mapping[int | None, tuple[int, ...]],
 ) -> tuple[Op, ...]:
     count = len(rows.flags)
-    forms = Forms(tape, count)
-    arguments = Arguments(tape, rows.reads_end, packed)
+    forms = Forms(tables, count)
+    arguments = Arguments(tables, rows.reads_end, packed)
     columns: dict[str, Column[Any]] = {
         "index": range(count),
         "operator": Coded(forms.plans, [plan.name for plan in forms.plan_table]),
-        "reads": Reads(rows.reads_end, tape.reads, forms.codes, forms.table),
-        "outputs": RaggedOptional(rows.made_end, tape.made),
-        "writes": Ragged(rows.wrote_end, tape.wrote),
+        "reads": Reads(rows.reads_end, tables.reads, forms.codes, forms.table),
+        "outputs": RaggedOptional(rows.made_end, tables.made),
+        "writes": Ragged(rows.wrote_end, tables.wrote),
         "arguments": arguments,
         "packed": Sparse((), arguments.packed(forms.with_objects), count),
         "layer_call": Optional(calls.of_op),
@@ -126,11 +120,11 @@ def _ops(
         "inference": Flag(rows.flags, INFERENCE),
         "phase": phase,
         **found.columns(phase),
-        "by_autograd": Sparse(False, dict.fromkeys(tape.own_detaches, True), count),
+        "by_autograd": Sparse(False, dict.fromkeys(tables.own_detaches, True), count),
         "started_ns": Less(rows.started, Same(start, count)),
         "duration_ns": Less(rows.ended, rows.started),
         "failed": Flag(rows.flags, FAILED),
-        "custom_function": _in_custom_functions(tape, rows, calls),
+        "custom_function": _in_custom_functions(tables, rows, calls),
     }
     return as_tuple(Table(Op, count, columns))
 
@@ -151,9 +145,9 @@ def _modules(rows: OpColumns, calls: Calls, found: Links) -> array[int]:
     return modules
 
 
-def _in_custom_functions(tape: Tape, rows: OpColumns, calls: Calls) -> Column[bool]:
+def _in_custom_functions(tables: Tables, rows: OpColumns, calls: Calls) -> Column[bool]:
     """Return whether each op is in one, where an op without a place is where its call is."""
-    in_custom = tape.places.in_custom_functions()
+    in_custom = tables.places.in_custom_functions()
     count = len(rows.place)
     if not any(in_custom):
         return Same(False, count)
@@ -175,7 +169,7 @@ def _parameters(
 
     These are by what tells the object from others.
     """
-    table = session.tape.parameters
+    table = session.tables.parameters
     first_value: dict[int, int] = {}
     for row, number in table.of_row.items():
         first_value.setdefault(number, row)
@@ -218,11 +212,11 @@ def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:
     found = session.find(SavedTensors)
     if found is None:
         return None
-    storages = session.tape.values.storages
+    storages = session.tables.values.storages
     makers: dict[int, int] = {}
     for row, storage in enumerate(storages):
         makers.setdefault(storage, row)
-    bound = {storages[row]: number for row, number in session.tape.parameters.of_row.items()}
+    bound = {storages[row]: number for row, number in session.tables.parameters.of_row.items()}
     return tuple(
         SavedTensor(
             node=row.node,
@@ -231,9 +225,9 @@ def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:
             shape=row.shape,
             dtype=str(row.dtype).removeprefix("torch."),
             nbytes=row.nbytes,
-            storage=None if row.storage == NO_STORAGE else row.storage,
-            maker=None if row.storage == NO_STORAGE else makers.get(row.storage),
-            parameter=None if row.storage == NO_STORAGE else bound.get(row.storage),
+            storage=None if row.storage == NONE else row.storage,
+            maker=None if row.storage == NONE else makers.get(row.storage),
+            parameter=None if row.storage == NONE else bound.get(row.storage),
             packed=row.packed,
         )
         for row in found.rows
@@ -248,13 +242,13 @@ def _renumber_failure(failure: Failure, calls: Calls, ops: tuple[Op, ...]) -> Fa
     return replace(failure, layer_call=call)
 
 
-def _values(tape: Tape) -> tuple[Value, ...]:
-    table = tape.values
+def _values(tables: Tables) -> tuple[Value, ...]:
+    table = tables.values
     layouts = list(zip(*map(_layout, table.layout_table), strict=True)) or [()] * 5
     count = len(table.origins)
     makers = table.makers[:]
     for row in table.handed_from:
-        if table.origins[row] == HANDED:
+        if table.origins[row] == PASSED_THROUGH:
             makers[row] = table.makers[table.source(row)]
     codes = table.layouts[:]
     columns: dict[str, Column[Any]] = {
@@ -304,7 +298,7 @@ def _module_call(run: ModuleRun, calls: Calls, start: int) -> ModuleCall:
     )
 
 
-def _module(known: Known) -> Module:
+def _module(known: ModuleInfo) -> Module:
     return Module(
         index=known.index,
         address=known.address,

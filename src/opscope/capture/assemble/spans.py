@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, CallRow, NodeRow, OpRow, Tape
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
 
 
 class Span(NamedTuple):
@@ -38,7 +39,7 @@ class Spans:
     """The spans of what was recorded.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         rows: Its ops.
         calls: Its layer calls.
         nodes: By op that the engine ran, the node.
@@ -47,13 +48,13 @@ class Spans:
 
     def __init__(
         self,
-        tape: Tape,
+        tables: Tables,
         rows: Sequence[OpRow],
         calls: Sequence[CallRow],
         nodes: dict[int, NodeRow],
         entries: Entries,
     ) -> None:
-        self._tape = tape
+        self._tables = tables
         self._rows = rows
         self._calls = calls
         self._nodes = nodes
@@ -109,11 +110,11 @@ class Spans:
 
     def result(self, span: Span) -> int:
         """Return the op that made what a call returned: the last whose result is read later."""
-        made = self._tape.made
+        made = self._tables.made
         for op in reversed(span.ops):
             row, before = self._rows[op], self._rows[op - 1] if op else None
             given = made[0 if before is None else before.made_end : row.made_end]
-            wrote = self._tape.wrote[0 if before is None else before.wrote_end : row.wrote_end]
+            wrote = self._tables.wrote[0 if before is None else before.wrote_end : row.wrote_end]
             context = self._context(op)
             if any(
                 self._last_readers.get((value, context), -1) >= span.ops.stop
@@ -190,7 +191,7 @@ class Spans:
     @cached_property
     def _around_runs(self) -> list[tuple[_Call, ...]]:
         found: list[tuple[_Call, ...]] = []
-        for run in self._tape.runs:
+        for run in self._tables.runs:
             outer = () if run.parent == NONE else found[run.parent]
             found.append((*self._entered(run.site, run.parent), *outer))
         return found
@@ -211,7 +212,7 @@ class Spans:
     def _last_readers(self) -> dict[tuple[int, Any], int]:
         """By value and context, the last op that read it, or the next after what handed it on."""
         found: dict[tuple[int, Any], int] = {}
-        reads, source, start = self._tape.reads, self._tape.values.source, 0
+        reads, source, start = self._tables.reads, self._tables.values.source, 0
         for op, row in enumerate(self._rows):
             context = self._context(op)
             for value in reads[start : row.reads_end]:

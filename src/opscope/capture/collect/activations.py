@@ -12,7 +12,7 @@ from torch.overrides import enable_reentrant_dispatch
 
 from opscope.capture.collect.collector import NoteTaker
 from opscope.capture.collect.transforms import SaveOptions, in_class_of, parts_of, saved_form
-from opscope.capture.log.event_log import Log, is_transformed, physical
+from opscope.capture.log.event_log import Log, is_transformed, unwrap_functorch
 from opscope.capture.log.events import Live
 from opscope.capture.unchanged.outside import has_own_dispatch, unseen
 from opscope.torch_api import DisableFuncTorch, DisableTorchDispatch, DisableTorchFunction
@@ -21,7 +21,7 @@ LOST = object()
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-class Kept:
+class SavedValue:
     """What was saved of one tensor.
 
     Attributes:
@@ -40,7 +40,7 @@ class Kept:
         self.writes = writes
 
 
-class Payloads(NoteTaker):
+class Activations(NoteTaker):
     """The tensors saved in one trace, by row.
 
     What is saved is the tensor, or a detached alias of it. It shares the tensor's memory
@@ -55,19 +55,19 @@ class Payloads(NoteTaker):
 
     def __init__(self, log: Log, *, every_op: bool, options: SaveOptions) -> None:
         self.every_op = every_op
-        self.settled = False
+        self.is_reduced = False
         self._log = ref(log)  # which refers to `take`
         self.options = options
         self._is_as_it_is = options == SaveOptions()
-        self._rows: dict[int, Kept] = {}
+        self._rows: dict[int, SavedValue] = {}
         # By ``id`` of the weak reference to a storage, that, and what shares it.
-        self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[Kept]]] = {}
+        self._sharing: dict[int, tuple[ref[torch.UntypedStorage], list[SavedValue]]] = {}
         self._versions: dict[int, tuple[ref[torch.Tensor], int]] = {}
         # How often each storage was written, and what was saved last of each tensor.
         self._writes: dict[int, int] = {}
-        self._last: dict[int, tuple[Live, Kept]] = {}
+        self._last: dict[int, tuple[Live, SavedValue]] = {}
 
-    def take_again(self, tensor: torch.Tensor) -> Kept:
+    def take_again(self, tensor: torch.Tensor) -> SavedValue:
         """Save a tensor as it is now, unless that was done."""
         live, kept = self._last.get(id(ref(tensor)), (None, None))
         if live is not None and kept is not None and live() is tensor:
@@ -77,9 +77,9 @@ class Payloads(NoteTaker):
                 return kept
         return self.take(tensor)
 
-    def take_written(self, known: Iterable[Live]) -> list[Kept | None]:
+    def take_written(self, known: Iterable[Live]) -> list[SavedValue | None]:
         """Save those of some tensors whose memory was written since they came to be."""
-        found: list[Kept | None] = []
+        found: list[SavedValue | None] = []
         for live in known:
             tensor = live()
             is_written = False
@@ -93,11 +93,11 @@ class Payloads(NoteTaker):
         """Drop what was known of tensors that are gone."""
         self._last = {key: pair for key, pair in self._last.items() if pair[0]() is not None}
 
-    def take(self, tensor: torch.Tensor) -> Kept:
+    def take(self, tensor: torch.Tensor) -> SavedValue:
         """Save a tensor as it is now."""
         if is_transformed(tensor):
             with DisableFuncTorch():
-                return self.take(physical(tensor))
+                return self.take(unwrap_functorch(tensor))
         if self._is_as_it_is and tensor.__class__ in _PLAIN:  # nearly always
             with DisableTorchFunction(), DisableTorchDispatch():
                 storage = _storage_of(tensor)
@@ -119,17 +119,17 @@ class Payloads(NoteTaker):
         storage: ref[torch.UntypedStorage] | None,
         *,
         shares: bool,
-    ) -> Kept:
+    ) -> SavedValue:
         """Return what was saved of a tensor, and note whose memory that is."""
         writes = self._writes.get(id(storage), 0)
-        kept = Kept(value, id(storage) if shares else None, writes)
+        kept = SavedValue(value, id(storage) if shares else None, writes)
         if shares and storage is not None:
             self._sharing.setdefault(id(storage), (storage, []))[1].append(kept)
         live = ref(tensor)
         self._last[id(live)] = live, kept
         return kept
 
-    def noted(self, row: int, note: Kept) -> None:
+    def noted(self, row: int, note: SavedValue) -> None:
         """Note whose value was saved."""
         self._rows.setdefault(row, note)
 
@@ -150,7 +150,7 @@ class Payloads(NoteTaker):
 
     before_region = before_write  # what it writes is known only afterwards
 
-    def _part(self, kept: Kept, *, in_op: bool = False) -> None:
+    def _part(self, kept: SavedValue, *, in_op: bool = False) -> None:
         """Give a saved tensor memory of its own."""
         alias, kept.storage = kept.value, None
         with DisableTorchFunction():
@@ -192,9 +192,9 @@ class Payloads(NoteTaker):
                 self._part(kept)
         self._sharing.clear()
         self._versions.clear()
-        self.settled = False
+        self.is_reduced = False
 
-    def _was_written(self, kept: Kept) -> bool:
+    def _was_written(self, kept: SavedValue) -> bool:
         """Whether the memory of a saved tensor was written after the block."""
         if kept.storage is None:
             return False
@@ -202,10 +202,10 @@ class Payloads(NoteTaker):
         tensor = None if live is None else live()
         return tensor is not None and tensor._version != version
 
-    def retain(self, rows: Iterable[int]) -> None:
+    def keep_only(self, rows: Iterable[int]) -> None:
         """Drop all but these rows, once and for all."""
         wanted = set(rows)
-        self.settled = True
+        self.is_reduced = True
         self._rows = {row: kept for row, kept in self._rows.items() if row in wanted}
         self._sharing = {key: (storage, []) for key, (storage, _) in self._sharing.items()}
         for kept in self._rows.values():
@@ -216,7 +216,7 @@ class Payloads(NoteTaker):
         """Return the rows that are saved."""
         return set(self._rows)
 
-    def find(self, row: int) -> Kept | None:
+    def find(self, row: int) -> SavedValue | None:
         """Return what was saved for a row.
 
         None if nothing was, or if its memory was freed, or written after the block.

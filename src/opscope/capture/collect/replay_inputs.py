@@ -8,14 +8,14 @@ from weakref import ref
 import torch
 
 from opscope.capture.collect.collector import Member
-from opscope.capture.log.event_log import Log, Sight
+from opscope.capture.log.event_log import Log, Snapshot
 from opscope.capture.log.hooks import RunningOp
 from opscope.capture.tables.values import Values
 from opscope.capture.unchanged.outside import generators, has_own_dispatch, unseen
 from opscope.torch_api import DisableTorchFunction
 
 
-class Originals(Member):
+class ReplayInputs(Member):
     """Copies of the storages that the program did not make itself, and of random states.
 
     A storage is copied once, whole, so that tensors that shared memory share it again.
@@ -36,7 +36,7 @@ class Originals(Member):
         self.generators: dict[str, torch.Tensor] = {}
         self.draws: dict[int, dict[str, torch.Tensor]] = {}
         self.objects: dict[int, dict[str, Any]] = {}
-        # What has no number yet: by the weak references in a sight, and those to keep the keys.
+        # What has no number yet: by the weak references in a snapshot, and those to keep the keys.
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._tensors: dict[int, torch.Tensor] = {}
         self._copied: dict[int, object] = {}
@@ -45,7 +45,7 @@ class Originals(Member):
         """Take down the state of the default generators."""
         self.generators = generators()
 
-    def first_seen(self, tensor: torch.Tensor, snapshot: Sight) -> None:
+    def first_seen(self, tensor: torch.Tensor, snapshot: Snapshot) -> None:
         """Copy a tensor from outside, unless its storage was copied before."""
         live, storage = snapshot[:2]
         with unseen(tensor), DisableTorchFunction(), torch.no_grad():
@@ -59,7 +59,7 @@ class Originals(Member):
         """Copy again what is seen again: the program went on unseen, and may have written it."""
         self._copied.clear()
 
-    def numbered(self, snapshot: Sight, row: int, storage: int) -> None:
+    def numbered(self, snapshot: Snapshot, row: int, storage: int) -> None:
         """Give a copy the numbers that the tensor and its storage have got."""
         number = storage
         live, storage = snapshot[:2]

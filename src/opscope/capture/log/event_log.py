@@ -2,7 +2,7 @@
 
 Next to an op caches are cold, and a step of Python costs many times what it does in a loop.
 So only what would be gone is taken down there: who was read and made, sizes, the frames of
-the caller, the time. `settling` makes rows of the tape of it, many ops at once.
+the caller, the time. `ingest` makes rows of the tables of it, many ops at once.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.log.events import SIGHT, Call, Chain, Live, Seen, Written
+from opscope.capture.log.events import SNAPSHOT_SIZE, Call, Chain, Live, Seen, Written
 from opscope.capture.log.hooks import Error, ReturnedCall, first_error
 from opscope.torch_api import DisableFuncTorch, functorch_unwrapped, is_functorch_wrapped
 
-# How many ops wait until the trace is read: to settle them takes time, which a model that runs
-# should not. Of a longer trace the rest is settled a few at a time, so that what waits is not
+# How many ops wait until the trace is read: to ingest them takes time, which a model that runs
+# should not. Of a longer trace the rest is ingested a few at a time, so that what waits is not
 # much for the garbage collector.
 FIRST, BATCH = 4096, 256
 _FEW = 512
 
 # A tensor at one moment: itself, its storage, sizes, strides, dtype, device and offset.
-Sight = tuple[Any, ...]
-ABSENT: Sight = (None,) * SIGHT
+Snapshot = tuple[Any, ...]
+ABSENT: Snapshot = (None,) * SNAPSHOT_SIZE
 
 
 def never() -> None:
-    """Stand in for `Settling`."""
+    """Stand in for `Ingest`."""
 
 
 def stay(frame: FrameType | None) -> None:
@@ -46,14 +46,14 @@ class LogRow(NamedTuple):
         named: The named ones, with slots for tensors.
         place: The frames that called it; or the module run that it stands for; or None.
         run: The innermost module run.
-        flags: See `tape`.
+        flags: See `tables`.
         sequence: Autograd's number for the next node, before the op.
         started: In nanoseconds.
         ended: In nanoseconds.
         kept: What was saved of what it wrote and then returned, None for what was not.
         reads: How much of what it read follows the row: tensors, None and numbers.
-        made: How much then follows of the sights of what it returned, `ABSENT` among them.
-        wrote: How much of the sights of what it wrote.
+        made: How much then follows of the snapshots of what it returned, `ABSENT` among them.
+        wrote: How much of the snapshots of what it wrote.
     """
 
     slots: Any
@@ -72,7 +72,7 @@ class LogRow(NamedTuple):
 
 
 class Log:
-    """All that is not settled yet, and what is running now.
+    """All that is not ingested yet, and what is running now.
 
     A tensor is written as a weak reference to it, of which there is one for each tensor: as
     long as that is held, its ``id`` is of this tensor only. One that was not seen before, or
@@ -85,61 +85,34 @@ class Log:
         events: What happened between ops, flat: see `events`.
         constants: By op, copies of what it was given that nothing else holds.
         known: By ``id`` of it, the weak reference to each tensor that was seen.
-        storages: The storage that each then had, unless ``told``.
-        layouts: Likewise the rest of its last sight.
+        storages: The storage that each then had, unless ``sees_assignments``.
+        layouts: Likewise the rest of its last snapshot.
         op_count: How many ops there were since the trace began.
         in_call: Whether a layer call is running.
         run: The innermost module run, -1 outside.
         run_count: How many there were.
         boundary: The frame at which a calling context ends.
-        told: Whether `forget` is called at each ``.data = ``, which only a function mode sees.
-        hidden: Whether an op is running, and modules that run are inside of it.
+        sees_assignments: Whether `forget` is called at each ``.data = ``, which only a function mode sees.
+        inside_op: Whether an op is running, and modules that run are inside of it.
         thread: The thread that is watched.
         in_backward: The runs of modules that go on in a backward, the innermost last: by thread
             and graph task, the ``id`` of each module and the run's number.
-        settle: Settles all there is.
-        at_once: Whether that is to be done after each op and event.
-        settle_at: The number of ops at which to settle next.
+        ingest: Settles all there is.
+        eager: Whether that is to be done after each op and event.
+        ingest_at: The number of ops at which to ingest next.
         unwind: Ends the module runs that are no longer running below a frame.
         written: What ops of the layer call that is running wrote: the number of the op, and the
             weak references to the tensor and to its storage.
         keep: Makes a note of a tensor that a call returns, if a collector takes notes.
         keep_again: The same, of one of which there may be one as it is now.
         keeps_every_op: Whether a note is made of what any op gives.
-        prepares: Whether ops are looked at before they run.
-        first_seen: Called with each tensor from outside and its sight, before an op can change it.
+        has_before_op: Whether ops are looked at before they run.
+        first_seen: Called with each tensor from outside and its snapshot, before an op can change it.
         returned: Called with each function and module that returned.
     """
 
     __slots__ = (
-        "__weakref__",
-        "at_once",
-        "boundary",
-        "constants",
-        "events",
-        "first_seen",
-        "hidden",
-        "in_backward",
-        "in_call",
-        "keep",
-        "keep_again",
-        "keeps_every_op",
-        "known",
-        "layouts",
-        "op_count",
-        "ops",
-        "prepares",
-        "returned",
-        "run",
-        "run_count",
-        "settle",
-        "settle_at",
-        "storages",
-        "sweep_at",
-        "thread",
-        "told",
-        "unwind",
-        "written",
+        "__weakref__", "boundary", "constants", "eager", "events", "first_seen", "has_before_op", "in_backward", "in_call", "ingest", "ingest_at", "inside_op", "keep", "keep_again", "keeps_every_op", "known", "layouts", "op_count", "ops", "returned", "run", "run_count", "sees_assignments", "storages", "sweep_at", "thread", "unwind", "written",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -154,27 +127,27 @@ class Log:
         self.run = -1
         self.run_count = 0
         self.boundary: FrameType | None = None
-        self.told = False
-        self.hidden = False
+        self.sees_assignments = False
+        self.inside_op = False
         self.thread = 0
         self.in_backward: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        self.settle: Callable[[], None] = never
-        self.at_once = False
-        self.settle_at = FIRST
+        self.ingest: Callable[[], None] = never
+        self.eager = False
+        self.ingest_at = FIRST
         self.sweep_at = _FEW
         self.unwind: Callable[[FrameType | None], None] = stay
         self.written: list[Any] = []
         self.keep: Callable[[torch.Tensor], Any] | None = None
         self.keep_again: Callable[[torch.Tensor], Any] | None = None
-        self.keeps_every_op = self.prepares = False
-        self.first_seen: tuple[Callable[[torch.Tensor, Sight], None], ...] = ()
+        self.keeps_every_op = self.has_before_op = False
+        self.first_seen: tuple[Callable[[torch.Tensor, Snapshot], None], ...] = ()
         self.returned: tuple[Callable[[ReturnedCall], Error], ...] = ()
 
     def write(self, event: tuple[Any, ...]) -> None:
         """Write an event, of the schemas of `events`."""
         self.events += (event.__class__, self.op_count, *event)
-        if self.at_once:
-            self.settle()
+        if self.eager:
+            self.ingest()
 
     def write_call(
         self,
@@ -193,13 +166,13 @@ class Log:
             Call, self.op_count, function, returned, notes, grad_fn, self.run, chain, op_start,
             started, ended, error,
         )  # fmt: skip
-        if self.at_once:
-            self.settle()
+        if self.eager:
+            self.ingest()
 
     def read(self, tensor: torch.Tensor) -> Live:
         """Return what to write for a tensor that is about to be read, or was handed over."""
         live = ref(tensor)
-        if self.told:
+        if self.sees_assignments:
             if id(live) in self.known:
                 return live
         elif (layout := self.layouts.get(id(live))) is not None:
@@ -216,25 +189,25 @@ class Log:
                 return live
         if is_transformed(tensor):
             with DisableFuncTorch():
-                return self.read(physical(tensor))
-        sight = look(tensor)
+                return self.read(unwrap_functorch(tensor))
+        snapshot = look(tensor)
         for look_at in self.first_seen:
-            look_at(tensor, sight)
-        self.write(Seen(*sight))
-        self._know(sight)  # last: what is interrupted before is seen once more
+            look_at(tensor, snapshot)
+        self.write(Seen(*snapshot))
+        self._know(snapshot)  # last: what is interrupted before is seen once more
         return live
 
-    def note(self, tensor: torch.Tensor) -> Sight:
+    def note(self, tensor: torch.Tensor) -> Snapshot:
         """Return what to write for a tensor that an op made or wrote."""
-        sight = look(tensor)
-        self._know(sight)
-        return sight
+        snapshot = look(tensor)
+        self._know(snapshot)
+        return snapshot
 
-    def _know(self, sight: Sight) -> None:
-        live = sight[0]
+    def _know(self, snapshot: Snapshot) -> None:
+        live = snapshot[0]
         self.known[id(live)] = live
-        if not self.told:
-            self.storages[id(live)], self.layouts[id(live)] = sight[1], sight[2:]
+        if not self.sees_assignments:
+            self.storages[id(live)], self.layouts[id(live)] = snapshot[1], snapshot[2:]
 
     def tell(self, kind: Literal["function", "module"], name: str, of: Any, result: Any) -> None:
         """Tell collectors that a function or a module returned; raises what one has to say."""
@@ -244,11 +217,11 @@ class Log:
             raise error
 
     def forget(self, tensor: torch.Tensor) -> None:
-        """Have the next sight of this tensor be a new one: its metadata was replaced."""
+        """Have the next snapshot of this tensor be a new one: its metadata was replaced."""
         self.known.pop(id(ref(tensor)), None)
 
     def forget_all(self) -> None:
-        """Have the next sight of every tensor be a new one."""
+        """Have the next snapshot of every tensor be a new one."""
         self.known.clear()
         self.storages.clear()
         self.layouts.clear()
@@ -276,7 +249,7 @@ class Log:
         if is_due:
             known = {key: live for key, live in self.known.items() if live() is not None}
             storages, layouts = self.storages, self.layouts
-            if not self.told:
+            if not self.sees_assignments:
                 storages = {key: storages[key] for key in known if key in storages}
                 layouts = {key: layouts[key] for key in known if key in layouts}
             # At once: what is known of a tensor that is gone would be taken for another's.
@@ -290,17 +263,17 @@ is_transformed = is_functorch_wrapped
 _SIZES_ARE_NUMBERS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-def physical(tensor: torch.Tensor) -> torch.Tensor:
+def unwrap_functorch(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor that ops see of one that torch.func wrapped; any other as it is."""
     while is_transformed(tensor):
         tensor = functorch_unwrapped(tensor)
     return tensor
 
 
-def look(tensor: torch.Tensor) -> Sight:
-    """Return the sight of a tensor."""
+def look(tensor: torch.Tensor) -> Snapshot:
+    """Return the snapshot of a tensor."""
     try:
-        sight: Sight = (
+        snapshot: Snapshot = (
             ref(tensor), ref(tensor.untyped_storage()), tuple(tensor.shape), tensor.stride(),
             tensor.dtype, tensor.device, tensor.storage_offset(),
         )  # fmt: skip
@@ -308,10 +281,10 @@ def look(tensor: torch.Tensor) -> Sight:
         # Sparse, oneDNN, jagged and uninitialised tensors have no such storage.
         return (ref(tensor), None, *_layout_without_storage(tensor), 0)
     if tensor.__class__ not in _SIZES_ARE_NUMBERS and not all(
-        isinstance(size, int) for size in (*sight[2], *sight[3], sight[6])
+        isinstance(size, int) for size in (*snapshot[2], *snapshot[3], snapshot[6])
     ):
-        return (ref(tensor), None, *_in_numbers(sight[2:6], tensor), 0)
-    return sight
+        return (ref(tensor), None, *_in_numbers(snapshot[2:6], tensor), 0)
+    return snapshot
 
 
 def _in_numbers(layout: tuple[Any, ...], tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -13,6 +13,8 @@ import torch
 
 from opscope.records.containers import Structure
 
+NONE = -1  # in a column of numbers: no op, call, run, row, storage or site
+
 Live = ref[torch.Tensor]
 # By turns the code of a frame and a position in it, the innermost frame first.
 Chain = tuple[Any, ...]
@@ -137,4 +139,4 @@ KINDS: tuple[type, ...] = (
 )  # fmt: skip
 # How much of the log an event takes.
 WIDTHS: dict[type, int] = {kind: 2 + len(kind._fields) for kind in KINDS}  # type: ignore[attr-defined]
-SIGHT = len(Seen._fields)
+SNAPSHOT_SIZE = len(Seen._fields)

@@ -1,4 +1,4 @@
-"""The numbers of a tape by column, to go over very many rows."""
+"""The numbers of the tables by column, to go over very many rows."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from opscope.capture.log import events
 from opscope.capture.log.contexts.call_sites import function_name
-from opscope.capture.log.events import WIDTHS, Chain, Live, Nested, Written
+from opscope.capture.log.events import NONE, WIDTHS, Chain, Live, Nested, Written
 from opscope.capture.log.grad_modes import Step
-from opscope.capture.tables.tables import NONE, CallRow, ModuleRun, Tape
+from opscope.capture.tables.tables import CallRow, ModuleRun, Tables
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure, tensor_paths
 from opscope.records.recording import CallKind
 
@@ -23,36 +23,36 @@ class Handlers:
     """Writes to tables what the events of a log say.
 
     Args:
-        tape: The tables.
+        tables: The tables.
 
     Attributes:
         running: The outermost run of each module that is running.
     """
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
         self.running: dict[int, ModuleRun] = {}
         self._runs_of: dict[int, int] = {}  # how often each module has run
 
     def go_back(self, running: dict[int, ModuleRun]) -> None:
         """Be as it was when these ran, which are the last in the tables."""
         self.running = dict(running)
-        self._runs_of = {run.module: run.number for run in self._tape.runs}
+        self._runs_of = {run.module: run.number for run in self._tables.runs}
 
-    def _seen(self, *sight: Any) -> None:
+    def _seen(self, *snapshot: Any) -> None:
         """Have a row for a tensor from outside."""
-        self._tape.values.found(sight)
+        self._tables.values.found(snapshot)
 
     def _end(self, alive: Sequence[Live], notes: Sequence[Any] | None) -> None:
         """Note what the tensors are that are there when the block ends."""
-        tape = self._tape
-        tape.alive = list(map(tape.values.current, alive))
-        for row, note in zip(tape.alive, notes or (), strict=False):
-            tape.tell_noted(row, note)
+        tables = self._tables
+        tables.alive = list(map(tables.values.current, alive))
+        for row, note in zip(tables.alive, notes or (), strict=False):
+            tables.tell_noted(row, note)
 
     def _named(self, lives: Sequence[Live]) -> None:
         """Take tensors for parameters from here on."""
-        values, parameters = self._tape.values, self._tape.parameters
+        values, parameters = self._tables.values, self._tables.parameters
         parameters.waiting.difference_update(map(id, lives))
         for live in lives:
             row = values.rows.get(id(live))
@@ -61,21 +61,21 @@ class Handlers:
 
     def _grad_mode(self, run: int, enabled: bool, inference: bool) -> None:
         """Note the grad mode in which the block, or the model, is entered."""
-        modes = self._tape.grad_modes
+        modes = self._tables.grad_modes
         modes.enabled, modes.inference = enabled, inference
         if run == NONE:
-            modes.begin(self._tape.op_count)
+            modes.begin(self._tables.op_count)
 
     def _set_grad_mode(self, run: int, enabled: bool, step: Step, hidden: bool) -> None:
         """Note that the program set it."""
-        modes, op = self._tape.grad_modes, self._tape.op_count
+        modes, op = self._tables.grad_modes, self._tables.op_count
         modes.change(op, run, enabled=enabled, step=step, hidden=hidden)
 
     def _unseen_call(self, run: int, func: Any, live: Live) -> None:
         """Note a call that no op shows."""
-        tape = self._tape
-        row = tape.values.current(live)
-        tape.unseen_calls.append((run, function_name(func), row))
+        tables = self._tables
+        row = tables.values.current(live)
+        tables.unseen_calls.append((run, function_name(func), row))
 
     def _call(
         self,
@@ -91,27 +91,29 @@ class Handlers:
         error: BaseException | None,
     ) -> None:
         """Append the call of a torch function that ran ops."""
-        tape = self._tape
-        current = tape.values.current
+        tables = self._tables
+        current = tables.values.current
         if isinstance(items, Written):
-            found = [tape.values.written_since(live, op_start) for live in items.tensors]
+            found = [tables.values.written_since(live, op_start) for live in items.tensors]
             returned = tuple(row for row in found if row is not None)
             if isinstance(kept, list):
                 pairs = zip(found, kept, strict=True)
                 kept = [saved for row, saved in pairs if row is not None]
         else:
             returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
-        place = tape.site(chain, run)
+        place = tables.site(chain, run)
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         if error is not None:
-            tape.failed_calls.note(error, tape.call_count)
-            end = tape.op_count
-            tape.add_call(CallRow(name, run, place, op_start, end, started, ended, node, True))
+            tables.failed_calls.note(error, tables.call_count)
+            end = tables.op_count
+            tables.add_call(CallRow(name, run, place, op_start, end, started, ended, node, True))
             return
-        if kept is not None or tape.hooks.called:
+        if kept is not None or tables.hooks.called:
             is_one = kept is not None and not isinstance(kept, list)
-            tape.tell_returned(returned, [kept] if is_one else kept)
-        tape.write_call(name, node, returned, run, place, op_start, tape.op_count, started, ended)
+            tables.tell_returned(returned, [kept] if is_one else kept)
+        tables.write_call(
+            name, node, returned, run, place, op_start, tables.op_count, started, ended
+        )
 
     def _handed_call(
         self,
@@ -125,13 +127,13 @@ class Handlers:
         ended: int,
     ) -> None:
         """Append the call of a torch function that returned what it was given."""
-        tape = self._tape
-        rows = tuple(map(tape.values.current, items))
+        tables = self._tables
+        rows = tuple(map(tables.values.current, items))
         row = CallRow(
-            function_name(func), run, tape.site(chain, run), tape.op_count, tape.op_count,
+            function_name(func), run, tables.site(chain, run), tables.op_count, tables.op_count,
             started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
         )  # fmt: skip
-        tape.hand_on(row, kept)
+        tables.pass_through(row, kept)
 
     def _enter(
         self,
@@ -143,62 +145,62 @@ class Handlers:
         kept: list[Any] | None,
     ) -> None:
         """Begin the run of a module: where it was called, and what it was given."""
-        tape, places = self._tape, self._tape.places
+        tables, places = self._tables, self._tables.places
         number = self._runs_of[module] = self._runs_of.get(module, 0) + 1
-        run = ModuleRun(len(tape.runs), module, number, parent)
-        tape.runs.append(run)
-        run.start, run.op_start = started, tape.op_count
-        run.grad_enabled, run.inference = tape.grad_modes.enabled, tape.grad_modes.inference
-        site = places.of(chain, NONE if parent == NONE else tape.runs[parent].place, module)
+        run = ModuleRun(len(tables.runs), module, number, parent)
+        tables.runs.append(run)
+        run.start, run.op_start = started, tables.op_count
+        run.grad_enabled, run.inference = tables.grad_modes.enabled, tables.grad_modes.inference
+        site = places.of(chain, NONE if parent == NONE else tables.runs[parent].place, module)
         run.site = site
         outer = self.running.setdefault(module, run)
         if outer is not run:  # recursion: another pass through the same context
             run.place = outer.place
-        elif module == tape.root:
+        elif module == tables.root:
             run.is_root, run.place = True, places.root(module, site)
         else:
             run.place = site
         run.inputs, run.given = self._leaves(items, LONE_ARGUMENT)
         if run.is_root:
-            run.inputs = [(path, tape.given_to_model(row)) for path, row in run.inputs]
+            run.inputs = [(path, tables.given_to_model(row)) for path, row in run.inputs]
             run.inputs = self._pass_border(run, "input", run.inputs, kept)
-        run.call_start = tape.call_count
+        run.call_start = tables.call_count
 
     def _leave(
         self, index: int, items: Items, ended: int, failed: bool, kept: list[Any] | None
     ) -> None:
         """End it: what it gave, with a call of its own where that is just what it was given."""
-        tape = self._tape
-        run = tape.runs[index]
-        run.end, run.op_end, run.failed = ended, tape.op_count, failed
+        tables = self._tables
+        run = tables.runs[index]
+        run.end, run.op_end, run.failed = ended, tables.op_count, failed
         if self.running.get(run.module) is run:
             del self.running[run.module]
         run.outputs, run.gave = self._leaves(items, LONE)
-        if run.outputs and run.op_start == run.op_end and run.call_start == tape.call_count:
+        if run.outputs and run.op_start == run.op_end and run.call_start == tables.call_count:
             received = {row for _, row in run.inputs}
             if all(row in received for _, row in run.outputs):
                 self._identity(run, kept)
-        if kept is not None or tape.hooks.called:  # it may be what no call returned
-            tape.tell_returned([row for _, row in run.outputs], kept)
-        run.call_end = tape.call_count
+        if kept is not None or tables.hooks.called:  # it may be what no call returned
+            tables.tell_returned([row for _, row in run.outputs], kept)
+        run.call_end = tables.call_count
         if run.is_root:
             self._pass_border(run, "output", run.outputs, kept)
 
     def _leaves(self, items: Items, lone: Structure) -> tuple[list[tuple[str, int]], Structure]:
         """Return the row of each tensor with its path, and the structure they are in."""
-        current = self._tape.values.current
+        current = self._tables.values.current
         if not isinstance(items, Nested):
             return [("", current(items))], lone
         rows = map(current, items.tensors)
         return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
     def _identity(self, run: ModuleRun, kept: list[Any] | None) -> None:
-        op = self._tape.op_count
+        op = self._tables.op_count
         row = CallRow(
             "identity", run.index, run.place, op, op, run.start, run.end, None,
             kind="identity", received=tuple(row for _, row in run.outputs),
         )  # fmt: skip
-        new = self._tape.hand_on(row, kept)
+        new = self._tables.pass_through(row, kept)
         run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
 
     def _pass_border(
@@ -209,7 +211,7 @@ class Handlers:
         kept: list[Any] | None,
     ) -> list[tuple[str, int]]:
         """Record each tensor that enters or leaves the model as a call of its own."""
-        op, now = self._tape.op_count, run.start if kind == "input" else run.end
+        op, now = self._tables.op_count, run.start if kind == "input" else run.end
         result = []
         taken: set[str] = set()
         for number, (written, row) in enumerate(leaves):
@@ -221,7 +223,7 @@ class Handlers:
                 kind, run.parent, run.place, op, op, now, now, None,
                 received=(row,), kind=kind, path=path,
             )  # fmt: skip
-            result.append((path, self._tape.hand_on(call, kept and [kept[number]])[0]))
+            result.append((path, self._tables.pass_through(call, kept and [kept[number]])[0]))
         return result
 
 

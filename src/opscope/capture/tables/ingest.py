@@ -8,66 +8,60 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from opscope.capture.log.event_log import BATCH, LogRow, Sight
-from opscope.capture.log.events import SIGHT, Live, Nested
+from opscope.capture.log.event_log import BATCH, LogRow, Snapshot
+from opscope.capture.log.events import NONE, SNAPSHOT_SIZE, Live, Nested
 from opscope.capture.tables.handlers import HANDLERS, Handlers
-from opscope.capture.tables.tables import (
-    BACKWARD,
-    IN_CALL,
-    NONE,
-    PACK_OP,
-    Mark,
-    ModuleRun,
-    Tape,
-)
+from opscope.capture.tables.tables import BACKWARD, IN_CALL, PACK_OP, Mark, ModuleRun, Tables
 
 Items = Live | Nested
 _WIDTH = len(LogRow._fields)
 
 
-class Settling:
-    """Moves what is in the log of a tape into its columns."""
+class Ingest:
+    """Moves what is in the log of the tables into its columns."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
-        self._handlers = Handlers(tape)
-        # How far all was when a settling began that has not ended, and where that runs or ran.
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._handlers = Handlers(tables)
+        # How far all was when a ingest began that has not ended, and where that runs or ran.
         self._mark: tuple[Mark, dict[int, ModuleRun], set[int]] | None = None
         self._frame: FrameType | None = None
 
     def __call__(self) -> None:
         """Settle all there is; what an interrupt left unfinished is done again."""
-        tape, log = self._tape, self._tape.log
+        tables, log = self._tables, self._tables.log
         if self._mark is not None:
             if _is_running(self._frame):  # an object that goes may run ops as it does
                 return
             self._go_back(*self._mark)
         self._frame = sys._getframe()
-        self._mark = tape.mark(), dict(self._handlers.running), set(tape.parameters.waiting)
+        self._mark = tables.mark(), dict(self._handlers.running), set(tables.parameters.waiting)
         rows, events = log.ops, log.events
         row_count, event_count = len(rows), len(events)
-        self._settle(rows, events)
+        self._ingest(rows, events)
         # In one go, and only now: what was not finished is still there.
         log.ops, log.events, self._mark = rows[row_count:], events[event_count:], None
         self._frame = None
         if log.constants:
-            log.constants = {op: item for op, item in log.constants.items() if op >= tape.op_count}
-        if not log.at_once:
-            log.settle_at = log.op_count + BATCH
+            log.constants = {
+                op: item for op, item in log.constants.items() if op >= tables.op_count
+            }
+        if not log.eager:
+            log.ingest_at = log.op_count + BATCH
         if log.sweep():
-            for sweep in tape.hooks.swept:
+            for sweep in tables.hooks.swept:
                 sweep()
-        tape.values.sweep()
+        tables.values.sweep()
 
     def _go_back(self, mark: Mark, running: dict[int, ModuleRun], waiting: set[int]) -> None:
-        tape = self._tape
-        tape.go_back(mark)
-        tape.parameters.waiting.clear()
-        tape.parameters.waiting.update(waiting)
+        tables = self._tables
+        tables.go_back(mark)
+        tables.parameters.waiting.clear()
+        tables.parameters.waiting.update(waiting)
         self._handlers.go_back(running)
 
-    def _settle(self, rows: list[Any], events: list[Any]) -> None:
-        tape = self._tape
+    def _ingest(self, rows: list[Any], events: list[Any]) -> None:
+        tables = self._tables
         at = end = 0
         while end < len(events):
             start = end
@@ -75,14 +69,14 @@ class Settling:
             end += width
             at = self._ops(rows, at, events[start + 1])
             handle(self._handlers, *events[start + 2 : end])
-        self._ops(rows, at, tape.op_count + len(rows))
+        self._ops(rows, at, tables.op_count + len(rows))
 
     def _ops(self, rows: list[Any], at: int, op_end: int) -> int:
         """Settle the rows from a position on, up to an op; return where the next row begins."""
-        tape, values, constants = self._tape, self._tape.values, self._tape.log.constants
-        reads, made, wrote, numbers = tape.reads, tape.made, tape.wrote, tape.numbers
+        tables, values, constants = self._tables, self._tables.values, self._tables.log.constants
+        reads, made, wrote, numbers = tables.reads, tables.made, tables.wrote, tables.numbers
         current = values.current
-        while at < len(rows) and (op := tape.op_count) < op_end:
+        while at < len(rows) and (op := tables.op_count) < op_end:
             (
                 slots, constant, named, place, run, flags, sequence, started, ended, kept, read_end,
                 made_end, wrote_end,
@@ -100,37 +94,44 @@ class Settling:
                     reads.append(NONE)
             if op in constants:
                 values.constants[reads[-1]] = constants[op]
-            given = [tuple(rows[i : i + SIGHT]) for i in range(read_end, made_end, SIGHT)]
-            written = [tuple(rows[i : i + SIGHT]) for i in range(made_end, wrote_end, SIGHT)]
+            given = [
+                tuple(rows[i : i + SNAPSHOT_SIZE]) for i in range(read_end, made_end, SNAPSHOT_SIZE)
+            ]
+            written = [
+                tuple(rows[i : i + SNAPSHOT_SIZE])
+                for i in range(made_end, wrote_end, SNAPSHOT_SIZE)
+            ]
             at = wrote_end
-            wrote.extend([values.made(sight, op, written=True) for sight in written])
-            made.extend([NONE if sight[0] is None else values.made(sight, op) for sight in given])
-            tape.ops += (slots, constant, named)
-            tape.op_numbers += PACK_OP(
-                run, NONE if place is None else tape.site(place, run, flags),
+            wrote.extend([values.made(snapshot, op, written=True) for snapshot in written])
+            made.extend(
+                [NONE if snapshot[0] is None else values.made(snapshot, op) for snapshot in given]
+            )
+            tables.ops += (slots, constant, named)
+            tables.op_numbers += PACK_OP(
+                run, NONE if place is None else tables.site(place, run, flags),
                 flags, len(reads), len(made), len(wrote), sequence, started, ended,
             )  # fmt: skip
-            tape.op_count = op + 1
-            if kept is not None or tape.hooks.gave:
+            tables.op_count = op + 1
+            if kept is not None or tables.hooks.gave:
                 self._tell(flags, written, given, kept)
         return at
 
     def _tell(
         self,
         flags: int,
-        written: Sequence[Sight],
-        given: Sequence[Sight],
+        written: Sequence[Snapshot],
+        given: Sequence[Snapshot],
         notes: Sequence[Any] | None,
     ) -> None:
         """Tell collectors which values the last op gave, and give them back their notes."""
-        tape, look_at = self._tape, self._tape.hooks.gave
+        tables, look_at = self._tables, self._tables.hooks.gave
         if flags & (IN_CALL | BACKWARD):  # the layer's call tells of what it returns
             look_at = ()
         for number, (live, *_) in enumerate((*written, *given)):
             if live is None:
                 continue
-            row = tape.values.rows[id(live)]
-            tape.tell_noted(row, notes[number] if notes else None)
+            row = tables.values.rows[id(live)]
+            tables.tell_noted(row, notes[number] if notes else None)
             if look_at and (tensor := live()) is not None:
                 for look in look_at:
                     look(tensor, row)

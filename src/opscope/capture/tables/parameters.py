@@ -50,7 +50,7 @@ class Parameters:
         of_model: The numbers of those that the model has.
         gone: Whether any of them was gone when they were last measured.
         waiting: Tensors that became parameters while the program ran, until what ran before is
-            settled: the ``id`` of the weak reference to each.
+            ingested: the ``id`` of the weak reference to each.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""What the watchers wrote, settled: flat columns, and nothing derived.
+"""What the watchers wrote, ingested: flat columns, and nothing derived.
 
 Ops and layer calls are rows of fixed width: their numbers packed into bytes, their objects in
 one flat list each, so that the garbage collector has little to visit and a long record stays
-small. `settling` makes the rows of the log; `develop` turns a tape into records.
+small. `ingest` makes the rows of the log; `build_recording` turns the tables into records.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opscope.capture.log.contexts.call_sites import Places
 from opscope.capture.log.event_log import Log
-from opscope.capture.log.events import Chain
+from opscope.capture.log.events import NONE, Chain
 from opscope.capture.log.grad_modes import GradModes
 from opscope.capture.log.hooks import Hooks
 from opscope.capture.tables.columns import CallColumns, Numbers, OpColumns, unpacked
 from opscope.capture.tables.parameters import Parameters
-from opscope.capture.tables.values import HANDED, Values
+from opscope.capture.tables.values import PASSED_THROUGH, Values
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 from opscope.torch_api import next_sequence_number
@@ -27,12 +27,11 @@ from opscope.torch_api import next_sequence_number
 if TYPE_CHECKING:
     from opscope.operators.plans import Slots
 
-NONE = -1
 GRAD, INFERENCE, BACKWARD, FAILED, IN_CALL = 1, 2, 4, 8, 16
 
 
 class OpRow(NamedTuple):
-    """One op: the objects of `Tape.ops`, then the numbers that `PACK_OP` packs."""
+    """One op: the objects of `Tables.ops`, then the numbers that `PACK_OP` packs."""
 
     slots: Slots
     constants: tuple[Any, ...]
@@ -76,7 +75,7 @@ PACK_CALL = _CALL.pack
 
 
 class NodeRow(NamedTuple):
-    """One row of `Tape.nodes`: the autograd node that an op of the engine ran for.
+    """One row of `Tables.nodes`: the autograd node that an op of the engine ran for.
 
     ``number`` is autograd's, ``parameter`` the one whose gradient the node accumulates, and
     ``task`` the engine's number for the backward.
@@ -171,7 +170,7 @@ class ModuleRun:
 
 
 class Mark(NamedTuple):
-    """How far a tape is: what settling goes back to if it is interrupted."""
+    """How far the tables is: what ingest goes back to if it is interrupted."""
 
     counts: tuple[int, int]
     lengths: tuple[int, ...]
@@ -179,11 +178,11 @@ class Mark(NamedTuple):
     grad_modes: Any
 
 
-class Tape:
+class Tables:
     """All columns of one trace, and what is wanted of it besides.
 
     Attributes:
-        log: What is not settled yet.
+        log: What is not ingested yet.
         starts: For each time that the block was entered, the next op, and autograd's number for
             the next node: those below it were made unseen.
         nodes: For ops that the autograd engine ran, rows of `NodeRow`.
@@ -230,25 +229,25 @@ class Tape:
         self.calls: list[Any] = []  # function and grad_fn
         self.call_numbers = bytearray()
         self.returned_rows = array("i")
-        self.odd_calls: dict[int, CallRow] = {}
+        self.extra_calls: dict[int, CallRow] = {}
         self.root = NONE
         self.runs: list[ModuleRun] = []
         self.failed_ops = FailureMark()
         self.failed_calls = FailureMark()
         self.failed_runs = FailureMark()
-        # The columns to which settling appends.
+        # The columns to which ingest appends.
         self._columns: tuple[Any, ...] = (
             self.ops, self.op_numbers, self.reads, self.made, self.wrote, self.calls,
             self.call_numbers, self.returned_rows, self.runs, self.unseen_calls, self.numbers,
         )  # fmt: skip
 
     def mark(self) -> Mark:
-        """Return how far all is that is settled, see `go_back`."""
+        """Return how far all is that is ingested, see `go_back`."""
         counts, lengths = (self.op_count, self.call_count), tuple(map(len, self._columns))
         return Mark(counts, lengths, self.values.mark(), self.grad_modes.mark())
 
     def go_back(self, mark: Mark) -> None:
-        """Be again as far as it was, when an interrupt came before all was settled."""
+        """Be again as far as it was, when an interrupt came before all was ingested."""
         self.op_count, self.call_count = mark.counts
         for column, length in zip(self._columns, mark.lengths, strict=True):
             del column[length:]
@@ -257,7 +256,7 @@ class Tape:
 
     def add_call(self, row: CallRow) -> None:
         """Append a layer call."""
-        self.odd_calls[self.call_count] = row
+        self.extra_calls[self.call_count] = row
         self.write_call(
             row.function, row.grad_fn, row.returned, row.module, row.place, row.ops_start,
             row.ops_end, row.started, row.ended,
@@ -303,7 +302,7 @@ class Tape:
         pairs = zip(objects, _CALL.iter_unpack(self.call_numbers), strict=True)
         for index, ((function, grad_fn), numbers) in enumerate(pairs):
             module, place, start, stop, end, started, ended = numbers
-            odd = self.odd_calls.get(index)
+            odd = self.extra_calls.get(index)
             yield odd or CallRow(
                 function, module, place, start, stop, started, ended, grad_fn,
                 returned=tuple(self.returned_rows[at:end]),
@@ -344,14 +343,14 @@ class Tape:
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""
         values = self.values
-        while values.origins[row] == HANDED:
-            call = self.odd_calls.get(values.makers[row])
+        while values.origins[row] == PASSED_THROUGH:
+            call = self.extra_calls.get(values.makers[row])
             if call is None or call.kind != "input":
                 break
             row = values.handed_from[row]
         return row
 
-    def hand_on(self, row: CallRow, kept: Sequence[Any] | None) -> tuple[int, ...]:
+    def pass_through(self, row: CallRow, kept: Sequence[Any] | None) -> tuple[int, ...]:
         """Append a call that only handed on what ``row.received`` says; return the new rows."""
         new = tuple(self.values.handed(value, self.call_count) for value in row.received)
         self.tell_returned(new, kept)

@@ -16,13 +16,12 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.log.event_log import Log, Sight, hint
-from opscope.capture.log.events import Live
+from opscope.capture.log.event_log import Log, Snapshot, hint
+from opscope.capture.log.events import NONE, Live
 from opscope.capture.tables.parameters import Parameters
 from opscope.records.regions import Region, overlap, region
 
-OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN = range(6)
-NO_STORAGE = -1
+OUTSIDE, FRESH, VIEW, WRITE, PASSED_THROUGH, REWRITTEN = range(6)
 _FIRST_SWEEP = 4096
 
 
@@ -35,7 +34,7 @@ class Values:
         storages: Per row, its storage's number, or NO_STORAGE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
-        numbered: Called with the sight of each tensor from outside, and its numbers.
+        numbered: Called with the snapshot of each tensor from outside, and its numbers.
         constants: By row, copies of what was made of a few Python numbers.
         layout_table: Distinct ``(shape, stride, dtype, device)``.
         handed_from: For HANDED rows, the row that was handed on; for REWRITTEN ones what the
@@ -46,7 +45,7 @@ class Values:
     def __init__(self, parameters: Parameters, log: Log) -> None:
         self._parameters = parameters
         self._log = log
-        self.numbered: tuple[Callable[[Sight, int, int], None], ...] = ()
+        self.numbered: tuple[Callable[[Snapshot, int, int], None], ...] = ()
         self.constants: dict[int, torch.Tensor] = {}
         self.origins = bytearray()
         self.makers = array("i")
@@ -66,9 +65,9 @@ class Values:
         self._sweep_at = _FIRST_SWEEP
         self._first = (0, 0)  # the mark from which on tensors are known
 
-    def found(self, sight: Sight) -> int:
+    def found(self, snapshot: Snapshot) -> int:
         """Return a new row, for a tensor that came from outside."""
-        return self._add(sight, OUTSIDE, -1)
+        return self._add(snapshot, OUTSIDE, -1)
 
     def current(self, live: Live) -> int:
         """Return the row of a known tensor as it is now.
@@ -94,19 +93,19 @@ class Values:
         is_written = self.origins[row] in (WRITE, REWRITTEN) and self.makers[row] >= op
         return row if is_written else None
 
-    def made(self, sight: Sight, op: int, *, written: bool = False) -> int:
+    def made(self, snapshot: Snapshot, op: int, *, written: bool = False) -> int:
         """Return the row of a tensor that an op returned or wrote."""
-        row = self.rows.get(id(sight[0]))
+        row = self.rows.get(id(snapshot[0]))
         if row is None:
-            return self._add(sight, WRITE if written else FRESH, op)
-        if self.makers[row] == op and self.origins[row] != HANDED:
+            return self._add(snapshot, WRITE if written else FRESH, op)
+        if self.makers[row] == op and self.origins[row] != PASSED_THROUGH:
             return row
         # Changed in place, or handed back as it was: a new value of the same tensor.
-        return self._add(sight, WRITE if written else VIEW, op)
+        return self._add(snapshot, WRITE if written else VIEW, op)
 
     def handed(self, row: int, call: int) -> int:
         """Return a new row for a tensor that a call without ops handed on."""
-        return self._same_tensor(row, HANDED, call)
+        return self._same_tensor(row, PASSED_THROUGH, call)
 
     def _same_tensor(self, row: int, origin: int, maker: int) -> int:
         """Return a new row for the tensor of another row."""
@@ -141,7 +140,7 @@ class Values:
 
     def source(self, row: int) -> int:
         """Return the row behind one that was only handed on."""
-        while self.origins[row] == HANDED:
+        while self.origins[row] == PASSED_THROUGH:
             row = self.handed_from[row]
         return row
 
@@ -155,9 +154,9 @@ class Values:
         return len(self.origins), len(self._storage_refs)
 
     def go_back(self, mark: tuple[int, int]) -> None:
-        """Be again as far as it was, when an interrupt came before all was settled.
+        """Be again as far as it was, when an interrupt came before all was ingested.
 
-        What is settled again gets the same rows, so that it does no harm where these are known
+        What is ingested again gets the same rows, so that it does no harm where these are known
         elsewhere.
         """
         rows, storages = mark
@@ -188,12 +187,12 @@ class Values:
         try:
             storage = tensor.untyped_storage()
         except (RuntimeError, NotImplementedError):
-            return NO_STORAGE, tensor.numel() * tensor.element_size()
-        return self._storage_rows.get(id(ref(storage)), NO_STORAGE), storage.nbytes()
+            return NONE, tensor.numel() * tensor.element_size()
+        return self._storage_rows.get(id(ref(storage)), NONE), storage.nbytes()
 
-    def _add(self, sight: Sight, origin: int, op: int) -> int:
-        live, storage, shape, stride, dtype, device, offset = sight
-        number = NO_STORAGE
+    def _add(self, snapshot: Snapshot, origin: int, op: int) -> int:
+        live, storage, shape, stride, dtype, device, offset = snapshot
+        number = NONE
         if storage is not None:
             number = self._storage_rows.setdefault(id(storage), len(self._storage_refs))
             if number == len(self._storage_refs):
@@ -210,19 +209,19 @@ class Values:
         except TypeError:  # a size that is a symbol
             sizes, steps = (tuple(map(hint, numbers)) for numbers in (shape, stride))
             self.layouts.append(table.setdefault((sizes, steps, dtype, device), len(table)))
-            number, offset = NO_STORAGE, 0
+            number, offset = NONE, 0
         self.storages.append(number)
         self.offsets.append(offset)
         self._tensors.append(live)
         self.rows[id(live)] = row
-        if origin == WRITE and number != NO_STORAGE:
+        if origin == WRITE and number != NONE:
             self._writes.setdefault(number, []).append(row)
         self._writes_seen.append(len(self._writes.get(number, ())))
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
             self._parameters.sighted(live, row)
         if origin == OUTSIDE:
             for tell in self.numbered:
-                tell(sight, row, number)
+                tell(snapshot, row, number)
         return row
 
     def sweep(self) -> None:

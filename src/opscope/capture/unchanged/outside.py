@@ -67,16 +67,16 @@ def applied(function: Callable[[Any], Any], argument: Any, log: Log | None) -> A
     """
     functions = [pop_function_mode() for _ in range(count_function_modes())]
     modes = [pop_dispatch_mode() for _ in range(count_dispatch_modes())]
-    hidden = log is not None and log.hidden
+    hidden = log is not None and log.inside_op
     states, grad = generators(), torch.is_grad_enabled()
     if log is not None:
-        log.hidden = True  # modules that it runs are none of the program's
+        log.inside_op = True  # modules that it runs are none of the program's
     try:
         with EnableTorchFunction():
             return function(argument)
     finally:
         if log is not None:
-            log.hidden = hidden
+            log.inside_op = hidden
         set_generators(states)
         torch.set_grad_enabled(grad)
         for mode in reversed(modes):

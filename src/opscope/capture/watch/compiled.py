@@ -29,7 +29,7 @@ import opscope.capture
 from opscope.capture.log.containers import Contents
 from opscope.capture.log.event_log import LogRow
 from opscope.capture.log.hooks import RunningOp, first_error
-from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, Tape, TensorSlot
+from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, Tables, TensorSlot
 from opscope.capture.watch.dispatch import Interceptor
 from opscope.operators.plans import Plan
 from opscope.records.containers import tensor_paths
@@ -87,7 +87,7 @@ def _backend(called: nn.Module) -> Any:
 
 
 class Compiling:
-    """Keeps hooks out of Dynamo's sight while this thread compiles, from start to stop.
+    """Keeps hooks out of Dynamo's snapshot while this thread compiles, from start to stop.
 
     Args:
         install: Puts the hooks on.
@@ -152,7 +152,7 @@ class Region:
     the tensors given, the parameters and the buffers.
 
     Args:
-        tape: Where to write.
+        tables: Where to write.
         mode: The dispatch mode, which steps aside.
         module: The module.
         given: What was passed to it.
@@ -160,18 +160,18 @@ class Region:
 
     def __init__(
         self,
-        tape: Tape,
+        tables: Tables,
         mode: Interceptor,
         module: nn.Module,
         given: Contents,
     ) -> None:
-        self._tape = tape
+        self._tables = tables
         self._mode = mode
         paths = (path or "input" for path in tensor_paths(given.structure))
         tensors = dict(zip(paths, given.tensors, strict=True))
         tensors |= dict(module.named_buffers())
         with DisableTorchFunction():
-            for look_at in tape.hooks.before_region:  # which it writes is known only afterwards
+            for look_at in tables.hooks.before_region:  # which it writes is known only afterwards
                 look_at(tensors.values())
             self._versions = {
                 name: (tensor, tensor._version)
@@ -179,9 +179,9 @@ class Region:
                 if not tensor.is_inference()
             }
             tensors |= dict(module.named_parameters())
-            self._reads = {name: tape.log.read(tensor) for name, tensor in tensors.items()}
+            self._reads = {name: tables.log.read(tensor) for name, tensor in tensors.items()}
         self._started = perf_counter_ns()
-        tape.log.hidden = True
+        tables.log.inside_op = True
         if mode.on_stack is not None:
             mode.on_stack.step_aside()
 
@@ -189,7 +189,7 @@ class Region:
         """Put the dispatch mode back."""
         if self._mode.on_stack is not None:  # it was not left meanwhile
             self._mode.on_stack.come_back()
-        self._tape.log.hidden = False
+        self._tables.log.inside_op = False
 
     def record(
         self, outputs: list[torch.Tensor], run: int, error: BaseException | None
@@ -199,11 +199,11 @@ class Region:
         Returns:
             The error to raise once all is put back, if it gave bad numbers that are seen.
         """
-        log, ended = self._tape.log, perf_counter_ns()
+        log, ended = self._tables.log, perf_counter_ns()
         flags = GRAD * torch.is_grad_enabled() | INFERENCE * torch.is_inference_mode_enabled()
         if error is not None:
             flags |= FAILED
-            self._tape.failed_ops.note(error, log.op_count)
+            self._tables.failed_ops.note(error, log.op_count)
         with DisableTorchFunction():
             written = [t for t, version in self._versions.values() if t._version != version]
             made = [part for tensor in outputs for part in log.note(tensor)]
@@ -225,9 +225,9 @@ class Region:
             )
         log.ops += (*row, *self._reads.values(), *made, *wrote)
         log.op_count += 1
-        if log.at_once:
-            log.settle()
-        hooks = self._tape.hooks
+        if log.eager:
+            log.ingest()
+        hooks = self._tables.hooks
         if not hooks.after_region or error is not None:
             return None
         changed = {id(tensor) for tensor in written}
@@ -237,11 +237,11 @@ class Region:
         return first_error(look_at(op, written) for look_at in hooks.after_region)
 
 
-def step_aside(tape: Tape, module: nn.Module, given: Contents) -> Region | None:
+def step_aside(tables: Tables, module: nn.Module, given: Contents) -> Region | None:
     """Take the dispatch mode off the stack, if it is the one on top, for a compiled module."""
     mode = current_dispatch_mode()
-    if isinstance(mode, Interceptor) and mode.writes_to(tape):
-        return Region(tape, mode, module, given)
+    if isinstance(mode, Interceptor) and mode.writes_to(tables):
+        return Region(tables, mode, module, given)
     return None
 
 

@@ -19,7 +19,7 @@ from opscope.capture.tables.tables import (
     GRAD,
     IN_CALL,
     INFERENCE,
-    Tape,
+    Tables,
     TensorSlot,
 )
 from opscope.capture.unchanged.stacks import OnDispatchStack
@@ -54,16 +54,16 @@ class Interceptor(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tables: Tables) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.on_stack: OnDispatchStack | None = None
-        self._tape = tape
-        self._log = tape.log
+        self._tables = tables
+        self._log = tables.log
         self._plans: dict[int, Plan] = {}
 
-    def writes_to(self, tape: Tape) -> bool:
-        """Whether it is the one that writes this tape."""
-        return self._tape is tape
+    def writes_to(self, tables: Tables) -> bool:
+        """Whether it is the one that writes this tables."""
+        return self._tables is tables
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -94,7 +94,7 @@ class Interceptor(TorchDispatchMode):
             flags = IN_CALL
         if current_graph_task() != -1:
             flags |= BACKWARD
-            place = note_node(self._tape, sys._getframe().f_back)
+            place = note_node(self._tables, sys._getframe().f_back)
         elif not flags:
             place = log.chain(sys._getframe(1))
         if not count_function_modes():
@@ -138,7 +138,7 @@ class Interceptor(TorchDispatchMode):
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
         """Run `detach`, and note it where autograd does so to keep a tensor for itself."""
         if not is_key_excluded(AD_IN_PLACE_OR_VIEW):
-            self._tape.own_detaches.append(self._log.op_count)
+            self._tables.own_detaches.append(self._log.op_count)
         detached: torch.Tensor = torch.ops.aten.detach.default(tensor)
         return detached
 
@@ -151,7 +151,7 @@ class Interceptor(TorchDispatchMode):
         place: Chain | None,
         flags: int,
     ) -> Any:
-        tape, log = self._tape, self._log
+        tables, log = self._tables, self._log
         slots = plan.positional.get(len(args)) or plan.slots(len(args))
         reads = self._read_tensors(slots, args)
         constants = () if slots.constants is None else slots.constants(args)
@@ -167,7 +167,7 @@ class Interceptor(TorchDispatchMode):
         elif _inference():
             flags |= INFERENCE
         op = None
-        if log.prepares:
+        if log.has_before_op:
             op = self._prepare(plan, args, kwargs, place)
         sequence = next_sequence_number()
         made: Sequence[Any] = ()
@@ -175,7 +175,7 @@ class Interceptor(TorchDispatchMode):
         kept = None
         started = ended = perf_counter_ns()
         try:
-            log.hidden = True
+            log.inside_op = True
             result = call(*args, **kwargs) if kwargs else call(*args)
             ended = perf_counter_ns()
             if result.__class__ is _Tensor and not plan.writes and log.keep is None:
@@ -185,29 +185,29 @@ class Interceptor(TorchDispatchMode):
         except BaseException as error:
             flags |= FAILED
             ended = perf_counter_ns()
-            tape.failed_ops.note(error, log.op_count)
+            tables.failed_ops.note(error, log.op_count)
             raise
         finally:
-            log.hidden = False
+            log.inside_op = False
             log.ops += (
                 slots, constants, named, place, log.run, flags, sequence, started, ended,
                 kept, len(reads), len(made), len(wrote), *reads, *made, *wrote,
             )  # fmt: skip
             log.op_count += 1
-            if log.op_count >= log.settle_at:
-                log.settle()
-        if op is not None and tape.hooks.after_op:
+            if log.op_count >= log.ingest_at:
+                log.ingest()
+        if op is not None and tables.hooks.after_op:
             op.result = result
-            bad = first_error(look_at(op) for look_at in tape.hooks.after_op)
+            bad = first_error(look_at(op) for look_at in tables.hooks.after_op)
             if bad is not None:
-                tape.failed_ops.note(bad, log.op_count - 1)
+                tables.failed_ops.note(bad, log.op_count - 1)
                 raise bad
         return result
 
     def _read_tensors(self, slots: Slots, args: tuple[Any, ...]) -> list[Any]:
         """Return what the log says of the tensors among the arguments."""
         log = self._log
-        known, told = log.known, log.told
+        known, sees_assignments = log.known, log.sees_assignments
         reads: list[Any] = []
         for position in slots.tensors:
             tensor = args[position]
@@ -219,7 +219,7 @@ class Interceptor(TorchDispatchMode):
             except TypeError:  # a number, which may stand for a tensor
                 reads.append(tensor)
                 continue
-            reads.append(live if told and id(live) in known else log.read(tensor))
+            reads.append(live if sees_assignments and id(live) in known else log.read(tensor))
         return reads
 
     def _prepare(
@@ -230,7 +230,7 @@ class Interceptor(TorchDispatchMode):
         place: Chain | None,
     ) -> RunningOp | None:
         """Have collectors look at an op that is about to run, and return it if they also do after."""
-        hooks, op = self._tape.hooks, None
+        hooks, op = self._tables.hooks, None
         if hooks.before_op or hooks.after_op:
             op = RunningOp(plan, args, kwargs or _EMPTY, chain=place)
             bad = first_error(look_at(op) for look_at in hooks.before_op)
@@ -250,16 +250,16 @@ class Interceptor(TorchDispatchMode):
         place: Chain | None,
         flags: int,
     ) -> tuple[list[Any], list[Any], Sequence[Any] | None]:
-        """Return the sights of what an op made and wrote, and what is saved of that."""
+        """Return the snapshots of what an op made and wrote, and what is saved of that."""
         note = self._log.note
         written = plan.written(args, kwargs) if plan.writes else ()
         made: list[Any] = []
         wrote: list[Any] = []
         for tensor in written:
-            sight = note(tensor)
-            wrote += sight
+            snapshot = note(tensor)
+            wrote += snapshot
             if self._log.in_call:
-                self._log.written += (self._log.op_count, sight[0], sight[1])
+                self._log.written += (self._log.op_count, snapshot[0], snapshot[1])
         for one in _flat(result):
             made += ABSENT if one is None else note(one)
         return made, wrote, self._keep(written, result, place, flags)

@@ -6,8 +6,8 @@ from threading import get_ident
 from types import FrameType
 from typing import Any
 
-from opscope.capture.log.events import Chain
-from opscope.capture.tables.tables import NONE, Tape
+from opscope.capture.log.events import NONE, Chain
+from opscope.capture.tables.tables import Tables
 from opscope.torch_api import (
     RUN_BACKWARD,
     AccumulateGrad,
@@ -16,31 +16,31 @@ from opscope.torch_api import (
 )
 
 
-def note_node(tape: Tape, frame: FrameType | None) -> Chain | None:
+def note_node(tables: Tables, frame: FrameType | None) -> Chain | None:
     """Note which autograd node the engine runs; return the frames of Python code in it.
 
     There is such code in hooks, custom functions and checkpoints.
     """
-    log, op = tape.log, tape.log.op_count
+    log, op = tables.log, tables.log.op_count
     thread, task = get_ident(), current_graph_task()
     node = current_autograd_node()
     if node is not None:
         kind, number, parameter = node.__class__, node._sequence_nr(), NONE
         if kind is AccumulateGrad:
             number = NONE
-            parameter = tape.parameters.number(node.variable)
-        tape.nodes.extend((op, kind, number, parameter, task))
+            parameter = tables.parameters.number(node.variable)
+        tables.nodes.extend((op, kind, number, parameter, task))
     if thread != log.thread:  # each device has a thread of its own
-        tape.threads[op] = thread
+        tables.threads[op] = thread
     if runs := log.in_backward.get((thread, task)):
-        tape.backward_run_of[op] = runs[-1][1]
+        tables.backward_run_of[op] = runs[-1][1]
     chain: list[Any] = []
     at = frame
     while at is not None and at.f_code is not RUN_BACKWARD:
         chain += (at.f_code, at.f_lasti)
         at = at.f_back
-    if task not in tape.tasks:
-        tape.tasks[task] = at is not None and (thread != log.thread or _is_in_engine(at.f_back))
+    if task not in tables.tasks:
+        tables.tasks[task] = at is not None and (thread != log.thread or _is_in_engine(at.f_back))
     return tuple(chain) or None
 
 

@@ -80,7 +80,7 @@ class FunctionCalls(TorchFunctionMode):
             ended = perf_counter_ns()
             chain = log.chain(_not_ours(sys._getframe(1)))
             log.write_call(func, [], None, None, chain, op, started, ended, error)
-            log.settle()  # and lets go of the error
+            log.ingest()  # and lets go of the error
             raise
         log.in_call = False  # nothing can interrupt between this and the above
         frame = sys._getframe(1)
@@ -100,8 +100,8 @@ class FunctionCalls(TorchFunctionMode):
             log.events += (
                 Call, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
             )  # fmt: skip
-            if log.at_once:
-                log.settle()
+            if log.eager:
+                log.ingest()
             if log.returned:
                 log.tell("function", function_name(func), func, result)
             return result

@@ -201,7 +201,7 @@ class Doubled(Function):
         return gradient * 2
 
 
-class Kept(Function):
+class SavedValue(Function):
     """Keeps the graph of its forward."""
 
     @staticmethod
@@ -220,7 +220,7 @@ class Kept(Function):
     ("function", "layer"),
     [
         (WithStatistics, "exp"), (Several, "mean"), (Unchanged, "view"), (Doubled, "mul_"),
-        (Kept, "detach"),
+        (SavedValue, "detach"),
     ],
 )  # fmt: skip
 def test_the_layer_that_was_returned_is_the_last_whose_result_is_used(function, layer, layers):
@@ -552,7 +552,7 @@ def test_modules_in_backwards_of_other_threads_are_not_ours():
     with opscope.trace(model) as trace:
         Waits.apply(leaf() * 1).sum().backward()
     thread.join()
-    assert trace._block.session.tape.backward_runs == []
+    assert trace._block.session.tables.backward_runs == []
     assert not any(op.recomputed for op in trace.ops)
 
 

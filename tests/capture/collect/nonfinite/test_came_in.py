@@ -50,7 +50,7 @@ def test_tensors_are_what_they_came_in_as():
     model = Model()
     with opscope.trace(model, stop_on_nonfinite=True) as trace:
         model(torch.ones(1, 2), {"y": torch.ones(2)})
-        came_in = CameIn(trace._block.session.tape)
+        came_in = CameIn(trace._block.session.tables)
         came_in.model = lambda: model
         found = {name: came_in.arrival(tensor)[:2] for name, tensor in model.seen.items()}
         whole = came_in.arrival(model.seen["a view of it"]).text

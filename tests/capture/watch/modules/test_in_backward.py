@@ -12,12 +12,12 @@ import opscope
 
 def noted(trace):
     """Return, per op that ran in a module in a backward, the addresses, the innermost first."""
-    tape, modules = trace._block.session.tape, trace.recording.modules
+    tables, modules = trace._block.session.tables, trace.recording.modules
     found = []
-    for op, innermost in sorted(tape.backward_run_of.items()):
+    for op, innermost in sorted(tables.backward_run_of.items()):
         addresses, run = [], innermost
         while run != -1:
-            module, run = tape.backward_runs[run]
+            module, run = tables.backward_runs[run]
             addresses.append(None if module == -1 else modules[module].address)
         found.append((trace.ops[op].name, addresses))
     return found
@@ -41,7 +41,7 @@ def test_a_checkpoint_that_stops_early_leaves_no_module_running(reentrant):
     model = nn.Sequential(mlp(), mlp())
     with opscope.trace(model) as trace:
         checkpoint(model, leaf() * 1, use_reentrant=reentrant).sum().backward()
-        assert trace._block.session.tape.log.in_backward == {}
+        assert trace._block.session.tables.log.in_backward == {}
     assert {addresses[-1] for _, addresses in noted(trace)} == {""}
     assert len(in_forward(trace)) == 11
 
@@ -99,16 +99,16 @@ def test_what_a_backward_runs_inside_of_a_module_is_in_no_module():
     assert "mul" in names
     inner = [op.index for op in trace.ops if op.node == "ExpBackward0"]
     assert inner
-    assert not set(inner) & set(trace._block.session.tape.backward_run_of)
+    assert not set(inner) & set(trace._block.session.tables.backward_run_of)
 
 
 def test_nothing_is_noted_where_nothing_runs_again():
     model = mlp()
     with opscope.trace(model) as trace:
         model(leaf()).sum().backward()
-    assert trace._block.session.tape.backward_runs == []
-    assert trace._block.session.tape.backward_run_of == {}
-    assert list(trace._block.session.tape.tasks.values()) == [False]
+    assert trace._block.session.tables.backward_runs == []
+    assert trace._block.session.tables.backward_run_of == {}
+    assert list(trace._block.session.tables.tasks.values()) == [False]
 
 
 def test_a_backward_inside_of_another_is_known_as_such():
@@ -116,4 +116,4 @@ def test_a_backward_inside_of_another_is_known_as_such():
     with opscope.trace(model) as trace:
         Chain.apply(leaf() * 1, tuple(model), *model.parameters()).sum().backward()
         model(leaf()).sum().backward()
-    assert list(trace._block.session.tape.tasks.values()) == [False, True, False]
+    assert list(trace._block.session.tables.tasks.values()) == [False, True, False]

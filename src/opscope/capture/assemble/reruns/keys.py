@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from opscope.capture.assemble.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.tables import BACKWARD, NONE, OpRow, Tape
-from opscope.capture.tables.values import NO_STORAGE
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.tables import BACKWARD, OpRow, Tables
 
 # Autograd adds these where it records, and a checkpoint where it keeps what is saved.
 _NO_STEP = "aten.detach.default"
@@ -51,14 +51,16 @@ class Keys:
     """The keys of what was recorded.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         rows: Its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
         entries: What the calling contexts pass through.
     """
 
-    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans, entries: Entries) -> None:
-        self._tape = tape
+    def __init__(
+        self, tables: Tables, rows: Sequence[OpRow], spans: Spans, entries: Entries
+    ) -> None:
+        self._tables = tables
         self._rows = rows
         self._spans = spans
         self._entries = entries
@@ -92,16 +94,16 @@ class Keys:
     def reads(self, op: int) -> list[int]:
         """Return the values that an op read."""
         start, end = self._rows[op - 1].reads_end if op else 0, self._rows[op].reads_end
-        source = self._tape.values.source
-        return [source(value) for value in self._tape.reads[start:end] if value != NONE]
+        source = self._tables.values.source
+        return [source(value) for value in self._tables.reads[start:end] if value != NONE]
 
     def tensors(self, op: int) -> set[Any]:
         """Return what an op read, but for parameters, as places in memory."""
-        values = self._tape.values
+        values = self._tables.values
         return {
             (values.storages[value], values.offsets[value], values.layouts[value])
             for value in self.reads(op)
-            if values.storages[value] != NO_STORAGE and self._parameter(value) is None
+            if values.storages[value] != NONE and self._parameter(value) is None
         }
 
     def _key(self, op: int, module: int, depth: int) -> Key:
@@ -113,22 +115,24 @@ class Keys:
 
     def _module(self, op: int) -> int:
         if self._rows[op].flags & BACKWARD:
-            run = self._tape.backward_run_of.get(op, NONE)
-            return NONE if run == NONE else self._tape.backward_runs[run][0]
+            run = self._tables.backward_run_of.get(op, NONE)
+            return NONE if run == NONE else self._tables.backward_runs[run][0]
         run = self._spans.run_of(op)
-        return NONE if run == NONE else self._tape.runs[run].module
+        return NONE if run == NONE else self._tables.runs[run].module
 
     def _parameter(self, value: int) -> int | None:
         """Return the parameter or buffer that a value is, or is a view of."""
-        known = self._tape.parameters.of_row.get(value)
-        return self._parameter_in.get(self._tape.values.storages[value]) if known is None else known
+        known = self._tables.parameters.of_row.get(value)
+        return (
+            self._parameter_in.get(self._tables.values.storages[value]) if known is None else known
+        )
 
     @cached_property
     def _parameter_in(self) -> dict[int, int | None]:
         """By storage, the parameter in it, if it is the only one."""
-        storages = self._tape.values.storages
-        found: dict[int, int | None] = {NO_STORAGE: None}
-        for value, number in self._tape.parameters.of_row.items():
+        storages = self._tables.values.storages
+        found: dict[int, int | None] = {NONE: None}
+        for value, number in self._tables.parameters.of_row.items():
             if found.setdefault(storages[value], number) != number:
                 found[storages[value]] = None
         return found
@@ -136,4 +140,4 @@ class Keys:
     def code_of(self, op: int) -> tuple[Any, ...]:
         """Return the code that called a function of torch's in a backward, and in which run."""
         place = self._rows[op].place
-        return self._tape.backward_run_of.get(op), self._entries.caller_of_place[place]
+        return self._tables.backward_run_of.get(op), self._entries.caller_of_place[place]

@@ -23,7 +23,8 @@ from opscope.capture.assemble.reruns.keys import Keys
 from opscope.capture.assemble.reruns.twins import Twins
 from opscope.capture.assemble.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries, Entry
-from opscope.capture.tables.tables import BACKWARD, GRAD, NONE, NodeRow, OpRow, Tape
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.tables import BACKWARD, GRAD, NodeRow, OpRow, Tables
 
 CustomFunction = torch.autograd.function.BackwardCFunction
 
@@ -55,7 +56,7 @@ class Reruns:
     """What runs again in the backwards of what was recorded.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         rows: Its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
         nodes: By op that the engine ran, the node.
@@ -65,21 +66,21 @@ class Reruns:
 
     def __init__(
         self,
-        tape: Tape,
+        tables: Tables,
         rows: Sequence[OpRow],
         spans: Spans,
         nodes: dict[int, NodeRow],
         behind: dict[int, int],
         entries: Entries,
     ) -> None:
-        self._tape = tape
+        self._tables = tables
         self._rows = rows
         self._spans = spans
         self._nodes = nodes
         self._behind = behind
         self._entries = entries
-        self._keys = Keys(tape, rows, spans, entries)
-        self._twins = Twins(tape, rows, spans, self._keys)
+        self._keys = Keys(tables, rows, spans, entries)
+        self._twins = Twins(tables, rows, spans, self._keys)
         # By evaluation, the first of the ops that its last stretch repeated.
         self._left: dict[Any, int] = {}
         self._began: dict[Any, int] = {}  # likewise, its first op
@@ -136,8 +137,8 @@ class Reruns:
 
     def _outermost(self, op: int) -> int:
         """Return the outermost run of a module in a backward that an op is in."""
-        run = self._tape.backward_run_of.get(op, NONE)
-        while run != NONE and (outer := self._tape.backward_runs[run][1]) != NONE:
+        run = self._tables.backward_run_of.get(op, NONE)
+        while run != NONE and (outer := self._tables.backward_runs[run][1]) != NONE:
             run = outer
         return run
 
@@ -145,7 +146,7 @@ class Reruns:
         """Return those ops of a stretch that repeat something."""
         if stretch.recomputation is not None:
             return stretch.ops
-        runs = self._tape.backward_run_of
+        runs = self._tables.backward_run_of
         if stretch.node is None or not issubclass(stretch.node.kind, CustomFunction):
             return [op for op in stretch.ops if op in runs]
         is_differentiated = any(op in self._differentiated for op in stretch.ops)
@@ -167,7 +168,7 @@ class Reruns:
         found: set[int] = set()
         began = self._began.setdefault(node.evaluation, stretch.ops[0])
         for op in stretch.ops:
-            for maker in map(self._tape.values.makers.__getitem__, self._keys.reads(op)):
+            for maker in map(self._tables.values.makers.__getitem__, self._keys.reads(op)):
                 inner = self._nodes.get(maker) if maker > began else None
                 if maker in found or (inner is not None and inner.task != node.task):
                     found.add(op)
@@ -176,7 +177,7 @@ class Reruns:
     @cached_property
     def _differentiated(self) -> set[int]:
         """The ops whose nodes a backward ran that was started inside another."""
-        tasks = self._tape.tasks
+        tasks = self._tables.tasks
         return {op for ran, op in self._behind.items() if tasks[self._nodes[ran].task]}
 
     @cached_property
@@ -185,7 +186,7 @@ class Reruns:
         found: set[int] = set()
         for ran, op in self._behind.items():
             node = self._nodes[ran]
-            if self._tape.tasks[node.task] and issubclass(node.kind, CustomFunction):
+            if self._tables.tasks[node.task] and issubclass(node.kind, CustomFunction):
                 found.update(self._spans.of_function(node.number, op).ops)
         return found
 

@@ -10,7 +10,8 @@ from typing import Any
 from opscope.capture.assemble.reruns.candidates import Candidates
 from opscope.capture.assemble.reruns.keys import Key, Keys
 from opscope.capture.assemble.spans import Span, Spans
-from opscope.capture.tables.tables import BACKWARD, NONE, ModuleRun, OpRow, Tape
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.tables import BACKWARD, ModuleRun, OpRow, Tables
 
 _FEW_RUNS = 8
 
@@ -19,18 +20,18 @@ class Twins:
     """Finds them among all ops.
 
     Args:
-        tape: What was recorded.
+        tables: What was recorded.
         rows: Its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
         keys: Their keys.
     """
 
-    def __init__(self, tape: Tape, rows: Sequence[OpRow], spans: Spans, keys: Keys) -> None:
-        self._tape = tape
+    def __init__(self, tables: Tables, rows: Sequence[OpRow], spans: Spans, keys: Keys) -> None:
+        self._tables = tables
         self._rows = rows
         self._spans = spans
         self._keys = keys
-        self._runs = tape.backward_run_of
+        self._runs = tables.backward_run_of
         self._of_spans: dict[Span, Candidates] = {}
 
     def repeated(self, again: Iterable[int], span: Span | None, left: int | None) -> dict[int, int]:
@@ -113,7 +114,7 @@ class Twins:
             if twin is None:
                 twin = near.below_run(place, run)
             if twin is None:
-                twin = self._last([("in", self._tape.backward_runs[run][0])], start)
+                twin = self._last([("in", self._tables.backward_runs[run][0])], start)
         return twin
 
     def _last(self, names: Iterable[Any], start: int) -> int | None:
@@ -128,7 +129,7 @@ class Twins:
     def _index(self) -> dict[Any, list[int]]:
         """The forward ops, by key, by parameter, and by module."""
         found: dict[Any, list[int]] = {}
-        contexts = (*self._tape.places.contexts(), None)  # the last one is NONE's
+        contexts = (*self._tables.places.contexts(), None)  # the last one is NONE's
         for op, row in enumerate(self._rows):
             if not row.flags & BACKWARD and contexts[self._spans.place_of(op)] != "optimizer":
                 key = self._keys.of(op).anywhere
@@ -139,7 +140,7 @@ class Twins:
 
     def _in_last_runs(self, ops: Iterable[int], start: int) -> dict[int, Key]:
         """Return the forward ops in the last runs of the outermost modules that run ops again."""
-        backward_runs = self._tape.backward_runs
+        backward_runs = self._tables.backward_runs
         once: set[int] = set()
         runs = {self._runs[op] for op in ops}
         while any(backward_runs[run][1] != NONE for run in runs):
@@ -155,13 +156,13 @@ class Twins:
         """Return the runs of modules in a backward that an op is in, the innermost first."""
         runs = [self._runs.get(op, NONE)]
         while runs[-1] != NONE:
-            runs.append(self._tape.backward_runs[runs[-1]][1])
+            runs.append(self._tables.backward_runs[runs[-1]][1])
         return runs[:-1]
 
     @cached_property
     def _runs_of(self) -> dict[int, list[ModuleRun]]:
         found: dict[int, list[ModuleRun]] = {}
-        for run in self._tape.runs:
+        for run in self._tables.runs:
             found.setdefault(run.module, []).append(run)
         return found
 

@@ -148,7 +148,7 @@ class Gradients(PostCallQueue):
         """Keep all gradients again, until it is known whose are wanted."""
         self._wanted = None
 
-    def retain(self, rows: Iterable[int]) -> None:
+    def keep_only(self, rows: Iterable[int]) -> None:
         """Keep the gradients of these rows only, from now on too."""
         self._wanted = set(rows)
         self._kept = {row: kept for row, kept in self._kept.items() if row in self._wanted}

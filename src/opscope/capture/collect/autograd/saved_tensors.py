@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
-from opscope.capture.tables.values import NO_STORAGE, Values
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.values import Values
 from opscope.torch_api import DisableTorchFunction
 
 
@@ -85,7 +86,7 @@ class SavedTensors(PostCallQueue):
 
     def _row(self, owner: int, node: str, name: str, kept: Any) -> SavedRow:
         if not isinstance(kept, torch.Tensor):
-            return SavedRow(owner, node, name, (), None, NO_STORAGE, 0, packed=True)
+            return SavedRow(owner, node, name, (), None, NONE, 0, packed=True)
         storage, nbytes = self._values.storage_of(kept)
         shape = tuple(kept.shape)
         return SavedRow(owner, node, name, shape, kept.dtype, storage, nbytes, packed=False)

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from opscope.capture.collect.nonfinite.looking import describe
+from opscope.capture.log.events import NONE
 from opscope.capture.tables.parameters import Kind
-from opscope.capture.tables.tables import Tape
-from opscope.capture.tables.values import FRESH, NO_STORAGE, VIEW
+from opscope.capture.tables.tables import Tables
+from opscope.capture.tables.values import FRESH, VIEW
 from opscope.operators.plans import is_uninitialised
 from opscope.records.origins import Arrival
 
@@ -24,12 +25,12 @@ class CameIn:
     """Says what tensors are, from what is known of the trace so far.
 
     Args:
-        tape: Where that is written; it is not held, as it holds this.
+        tables: Where that is written; it is not held, as it holds this.
     """
 
-    def __init__(self, tape: Tape) -> None:
-        self._log, self._values, self._parameters = tape.log, tape.values, tape.parameters
-        self._runs, self._ops = tape.runs, tape.ops
+    def __init__(self, tables: Tables) -> None:
+        self._log, self._values, self._parameters = tables.log, tables.values, tables.parameters
+        self._runs, self._ops = tables.runs, tables.ops
         self.model: ref[nn.Module] | None = None
 
     def parameter(self, tensor: torch.Tensor) -> tuple[Kind, str, torch.Tensor] | None:
@@ -49,7 +50,7 @@ class CameIn:
         if (found := self.parameter(tensor)) is not None:
             kind, name, whole = found
             return Arrival(kind, name, text=None if whole is tensor else describe(whole))
-        self._log.settle()
+        self._log.ingest()
         row = self._values.rows.get(id(ref(tensor)))
         if row is None:
             return Arrival("data")
@@ -64,7 +65,7 @@ class CameIn:
         """Return the op that brought the memory of a row, or was the first to look at it."""
         values = self._values
         storage = values.storages[row]
-        rows = range(len(values.storages)) if storage != NO_STORAGE else [values.source(row)]
+        rows = range(len(values.storages)) if storage != NONE else [values.source(row)]
         for at in rows:
             if values.storages[at] == storage and values.origins[at] in (FRESH, VIEW):
                 return values.makers[at]
@@ -76,7 +77,7 @@ class CameIn:
         storage = values.storages[row]
         for run in self._runs:
             for path, given in run.inputs if run.is_root else ():
-                same = values.storages[given] == storage != NO_STORAGE
+                same = values.storages[given] == storage != NONE
                 if same or values.source(given) == values.source(row):
                     return self.input_name(path)
         return None

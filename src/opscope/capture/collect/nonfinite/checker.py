@@ -40,9 +40,9 @@ from opscope.capture.collect.nonfinite.reads import (
     storage_of,
     tensors_in,
 )
-from opscope.capture.log.event_log import physical
+from opscope.capture.log.event_log import unwrap_functorch
 from opscope.capture.log.hooks import RunningOp
-from opscope.capture.tables.tables import Tape
+from opscope.capture.tables.tables import Tables
 from opscope.errors import NonFiniteError
 from opscope.records.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
 from opscope.records.origins import Kinds, Spot, asks_for_form
@@ -69,12 +69,12 @@ class NonFiniteChecker(Member):
     No tensor is kept alive: of one with bad numbers it is known in which memory it lies.
 
     Args:
-        tape: What is recorded.
+        tables: What is recorded.
     """
 
-    def __init__(self, tape: Tape) -> None:
-        self._log = tape.log
-        self._came_in = CameIn(tape)
+    def __init__(self, tables: Tables) -> None:
+        self._log = tables.log
+        self._came_in = CameIn(tables)
         self._bad = BadNumbers(_look_again)
         # By the id of a tensor that an op reads and writes, what was in it before.
         self._before: dict[int, tuple[str, Kinds]] = {}
@@ -218,13 +218,16 @@ class NonFiniteChecker(Member):
         if self._bad:
             for path, tensor in inputs:
                 name = self._came_in.input_name(path)
-                self._bad.enter(lying(physical(tensor))[0], "input", name)
+                self._bad.enter(lying(unwrap_functorch(tensor))[0], "input", name)
 
     def model_returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> NonFiniteError | None:
         """Return the error to raise if what the model returned is bad."""
         with unseen():
             return self._first_error(
-                (f"{OUTPUT} at {path}" if path else OUTPUT, Watched(physical(given), self._came_in))
+                (
+                    f"{OUTPUT} at {path}" if path else OUTPUT,
+                    Watched(unwrap_functorch(given), self._came_in),
+                )
                 for path, given in outputs
             )
 

@@ -19,10 +19,9 @@ from typing import Any, Literal
 import torch
 
 from opscope.capture.log.contexts.custom_functions import APPLY, with_applications
-from opscope.capture.log.events import Chain
+from opscope.capture.log.events import NONE, Chain
 from opscope.records.recording import Frame
 
-NO_PLACE = -1
 Context = Literal["backward", "checkpoint", "optimizer", "scaler"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OPSCOPE = str(Path(__file__).parents[3]) + os.sep
@@ -61,7 +60,7 @@ class Places:
 
         Its first call site stands for all of them where a source line is asked for.
         """
-        number = self._number((NO_PLACE, module))
+        number = self._number((NONE, module))
         self._site_of_root.setdefault(number, site)
         return number
 

@@ -16,10 +16,10 @@ from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.log.containers import arguments, contents, tensors_of
 from opscope.capture.log.event_log import stay
-from opscope.capture.log.events import Chain, Enter, GradMode, Leave, Live, Nested, Notes
+from opscope.capture.log.events import NONE, Chain, Enter, GradMode, Leave, Live, Nested, Notes
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import first_error
-from opscope.capture.tables.tables import NONE, Tape
+from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.unchanged.global_hooks import put_on, take_off
 from opscope.capture.unchanged.tracers import is_tracing
@@ -32,7 +32,7 @@ from opscope.capture.watch.compiled import (
 )
 from opscope.capture.watch.modules.cleanup import RunCleanup
 from opscope.capture.watch.modules.in_backward import InBackward
-from opscope.capture.watch.modules.known import Known
+from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.capture.watch.modules.names import ModuleNames
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.capture.watch.recursion import explain
@@ -54,26 +54,26 @@ class ModuleCalls:
     """Records every module call of this thread while its hooks are installed.
 
     Args:
-        tape: Where to write.
+        tables: Where to write.
         functions: The function mode, which steps aside where a fused kernel would run.
         model: The module that gives the addresses; without one the first that runs does.
     """
 
     def __init__(
-        self, tape: Tape, functions: FunctionCalls | None, model: nn.Module | None
+        self, tables: Tables, functions: FunctionCalls | None, model: nn.Module | None
     ) -> None:
-        self._tape = tape
-        self._log = tape.log
-        self._values = ModuleValues(tape.log)
+        self._tables = tables
+        self._log = tables.log
+        self._values = ModuleValues(tables.log)
         self._functions = functions
-        self.names = ModuleNames(tape, is_named=model is not None)
+        self.names = ModuleNames(tables, is_named=model is not None)
         self._known = self.names.by_id
         # Of each run that is going on: what torch calls hooks with, the frame that calls it and
         # the run's number; for some there is more to be done at the end.
         self._stack: list[tuple[nn.Module, FrameType, int]] = []
         self._odd: dict[int, RunCleanup] = {}
         self._compiling: Compiling | None = None
-        self._in_backward = InBackward(tape)
+        self._in_backward = InBackward(tables)
         self.modules = self.names.modules
         # The frame around the `with` block, where the calling context of a bare call ends.
         self.outermost: FrameType | None = None
@@ -86,7 +86,7 @@ class ModuleCalls:
         self.are_several = False
 
     @property
-    def root(self) -> Known | None:
+    def root(self) -> ModuleInfo | None:
         """The model."""
         return self.names.root
 
@@ -151,7 +151,7 @@ class ModuleCalls:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         log = self._log
-        if _is_compiling() or log.hidden:
+        if _is_compiling() or log.inside_op:
             return
         if self._is_elsewhere():
             self._in_backward.enter(module, self._known.get(id(wrapped(module))))
@@ -174,7 +174,7 @@ class ModuleCalls:
 
     def _begin(
         self,
-        known: Known,
+        known: ModuleInfo,
         chain: Chain,
         given: Live | Nested,
         notes: Notes,
@@ -197,8 +197,8 @@ class ModuleCalls:
                     stack.append(entry)
                 log.run_count = run + 1
             raise
-        if log.at_once:
-            log.settle()
+        if log.eager:
+            log.ingest()
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         stack, log = self._stack, self._log
@@ -224,8 +224,8 @@ class ModuleCalls:
         log.events += (Leave, log.op_count, run, items, perf_counter_ns(), False, kept)
         _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
         stack.pop()  # last: what is interrupted before is ended once more, as failed
-        if log.at_once:
-            log.settle()
+        if log.eager:
+            log.ingest()
         if log.returned:
             self._tell(called, run, output)
 
@@ -235,8 +235,8 @@ class ModuleCalls:
         log.events += (Leave, log.op_count, run, gave, perf_counter_ns(), failed, notes)
         _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
         stack.pop()  # last: what is interrupted before is ended once more, as failed
-        if log.at_once:
-            log.settle()
+        if log.eager:
+            log.ingest()
 
     def _is_elsewhere(self) -> bool:
         """Whether a module runs that is no part of the program that is watched."""
@@ -272,12 +272,12 @@ class ModuleCalls:
             odd.resume = self._step_aside()
             self.ran_compiled = True
             if is_fused(called):
-                odd.region = step_aside(self._tape, module, arguments(args, named_in(frame)))
+                odd.region = step_aside(self._tables, module, arguments(args, named_in(frame)))
         elif module._forward_hooks:
             odd.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
             odd.resume = odd.resume or self._step_aside()
-        hooks = self._tape.hooks
+        hooks = self._tables.hooks
         if known is self.root and (hooks.model_entered or hooks.model_returned):
             given = by_path(arguments(args, named_in(frame)))
             for look_at in hooks.model_entered:
@@ -286,7 +286,7 @@ class ModuleCalls:
         if odd.is_needed:
             self._odd[run] = odd
 
-    def _meet(self, module: nn.Module) -> tuple[nn.Module, Known]:
+    def _meet(self, module: nn.Module) -> tuple[nn.Module, ModuleInfo]:
         """Return a module that is called by another name or the first time, and what is known."""
         if self._compiling is not None and is_wrapper(module):
             self._compiling.listen()
@@ -304,7 +304,9 @@ class ModuleCalls:
             return
         if all(called is not module for called, *_ in self._stack):
             return
-        if self._log.hidden:  # below an op, unless it is what Inductor made of a module that ends
+        if (
+            self._log.inside_op
+        ):  # below an op, unless it is what Inductor made of a module that ends
             called, _, run = self._stack[-1]
             if called is not module or run not in self._odd or self._odd[run].region is None:
                 return
@@ -316,7 +318,7 @@ class ModuleCalls:
         failed = frame is not boundary
         error = sys.exc_info()[1] if failed else None
         if error is not None:
-            self._tape.failed_runs.note(error, run)
+            self._tables.failed_runs.note(error, run)
             if len(self._stack) == 1:  # where there is room for it
                 explain(error)
         if odd is not None and odd.region is not None:
@@ -334,7 +336,7 @@ class ModuleCalls:
         what the module gives.
         """
 
-        # A function, as a copy of the model that its forward makes must not copy the tape.
+        # A function, as a copy of the model that its forward makes must not copy the tables.
         def last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             ours = get_ident() == self._log.thread
             if ours and self._stack and self._stack[-1][2] == run:
@@ -365,10 +367,10 @@ class ModuleCalls:
             return
         bad = odd.bad
         if bad is None and odd.is_result:
-            outputs, hooks = by_path(contents(output)), self._tape.hooks
+            outputs, hooks = by_path(contents(output)), self._tables.hooks
             bad = first_error(look_at(outputs) for look_at in hooks.model_returned)
         if bad is not None:
-            self._tape.failed_runs.note(bad, run)
+            self._tables.failed_runs.note(bad, run)
             raise bad
 
     def _step_aside(self) -> bool:
@@ -383,7 +385,7 @@ class ModuleCalls:
         try:
             self._log.tell("module", address, module, output)
         except Exception as error:
-            self._tape.failed_runs.note(error, run)
+            self._tables.failed_runs.note(error, run)
             raise
 
 

@@ -11,31 +11,32 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from opscope.capture.tables.tables import NONE, Tape
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.dispatch import Interceptor
 from opscope.torch_api import count_dispatch_modes, current_graph_task, dispatch_mode_stack
 
 if TYPE_CHECKING:
-    from opscope.capture.watch.modules.known import Known
+    from opscope.capture.watch.modules.module_info import ModuleInfo
 
 
 class InBackward:
     """Notes the runs of modules inside backwards."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
-        self._running = tape.log.in_backward
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._running = tables.log.in_backward
 
-    def enter(self, module: nn.Module, known: Known | None) -> None:
+    def enter(self, module: nn.Module, known: ModuleInfo | None) -> None:
         """Note that a module begins to run, if it does so in a backward that is watched."""
         key = get_ident(), current_graph_task()
         if key[1] == -1 or (count_dispatch_modes() > 1 and is_tracing()):
             return
-        if key[0] != self._tape.log.thread and not self._is_watched():
+        if key[0] != self._tables.log.thread and not self._is_watched():
             return
         index = NONE if known is None or known.live() is not module else known.index
-        running, runs = self._running.setdefault(key, []), self._tape.backward_runs
+        running, runs = self._running.setdefault(key, []), self._tables.backward_runs
         runs.append((index, running[-1][1] if running else NONE))
         running.append((id(module), len(runs) - 1))
 
@@ -53,6 +54,6 @@ class InBackward:
     def _is_watched(self) -> bool:
         """Whether the engine took the dispatch mode along to this thread, a device's."""
         return any(
-            isinstance(mode, Interceptor) and mode.writes_to(self._tape)
+            isinstance(mode, Interceptor) and mode.writes_to(self._tables)
             for mode in dispatch_mode_stack()
         )

@@ -15,10 +15,10 @@ from torch import nn
 
 from opscope.capture.log.events import Live, Named
 from opscope.capture.tables.parameters import Holder
-from opscope.capture.tables.tables import Tape
+from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS
 from opscope.capture.watch.compiled import wrapped
-from opscope.capture.watch.modules.known import Known, Top
+from opscope.capture.watch.modules.module_info import ModuleInfo, Top
 from opscope.operators.packed import may_pack
 from opscope.torch_api import DisableTorchFunction
 
@@ -48,7 +48,7 @@ class ModuleNames:
     A module outside of the model's tree, a stranger, has the name of its class and a number.
 
     Args:
-        tape: Where parameters are.
+        tables: Where parameters are.
         is_named: Whether it is known which module is the model; else it is the first that runs.
 
     Attributes:
@@ -57,11 +57,11 @@ class ModuleNames:
         root: The model.
     """
 
-    def __init__(self, tape: Tape, *, is_named: bool) -> None:
-        self.modules: list[Known] = []
-        self.by_id: dict[int, Known] = {}
+    def __init__(self, tables: Tables, *, is_named: bool) -> None:
+        self.modules: list[ModuleInfo] = []
+        self.by_id: dict[int, ModuleInfo] = {}
         self.root: Top | None = None
-        self._tape = tape
+        self._tables = tables
         # By class, its name, how many arguments its forward takes, whether it has fused kernels.
         self._kinds: dict[type, tuple[str, int, bool]] = {}
         self._is_named = is_named
@@ -70,18 +70,18 @@ class ModuleNames:
         # Whether names may have changed; the models; the modules of them, and how much these hold.
         self._is_changed = False
         self._models: Sequence[Top] = ()
-        self._tree: list[Known] = []
+        self._tree: list[ModuleInfo] = []
         self._held = 0
 
-    def known(self, module: nn.Module) -> Known | None:
+    def known(self, module: nn.Module) -> ModuleInfo | None:
         """Return what is known of a module."""
         known = self.by_id.get(id(module))
         return None if known is None or known.live() is not module else known
 
-    def meet(self, module: nn.Module) -> Known:
+    def meet(self, module: nn.Module) -> ModuleInfo:
         """Name a module that was met by itself, and all below it."""
         is_root = self.root is None
-        before = len(self.modules), self._tape.parameters.count
+        before = len(self.modules), self._tables.parameters.count
         try:
             name = "" if is_root else self._free_name(type(module).__name__)
             first = 0 if is_root else before[1]
@@ -91,9 +91,9 @@ class ModuleNames:
             self._forget(*before)
             raise
         if is_root:
-            self.root, known.odd, self._tape.root = known, True, known.index
+            self.root, known.odd, self._tables.root = known, True, known.index
             self._models = (known,)
-            self._tape.parameters.own(known.holds)
+            self._tables.parameters.own(known.holds)
             self._tree = list(self.modules)
             self._held = self._now_held()
             if not self._is_named:  # it may turn out to be one of several
@@ -113,7 +113,7 @@ class ModuleNames:
                 if self.known(inner) is None:
                     self._learn(inner, prefix + name, known.top)
                 return
-            parameters, top = self._tape.parameters, known.top
+            parameters, top = self._tables.parameters, known.top
             before = parameters.count
             if parameters.give(module, known.address, name, item, top.first):
                 top.holds += _numbers(before, parameters.count)
@@ -133,7 +133,7 @@ class ModuleNames:
                 self._put_under(root.class_name)
             root.address = root.class_name
         models = several or (root,)
-        parameters = self._tape.parameters
+        parameters = self._tables.parameters
         if list(models) != list(self._models):
             self._models, self._is_changed = models, True  # they may share what they hold
         gone = [known for known in models if known.live() is None]
@@ -160,7 +160,7 @@ class ModuleNames:
         """Forget modules and parameters from a number on: an interrupt came as they were named."""
         self._taken.difference_update(known.address for known in self.modules[modules:])
         keys = [key for key, known in self.by_id.items() if known.index >= modules]
-        self._tape.parameters.forget(parameters, keys)
+        self._tables.parameters.forget(parameters, keys)
         for key in keys:
             del self.by_id[key]
         del self.modules[modules:]
@@ -181,7 +181,7 @@ class ModuleNames:
             address: Its own.
             top: What it is, or is somewhere below.
         """
-        by_id, modules, parameters = self.by_id, self.modules, self._tape.parameters
+        by_id, modules, parameters = self.by_id, self.modules, self._tables.parameters
         before = parameters.count
 
         def take(name: str, module: nn.Module, path: _Path | None) -> bool:
@@ -189,7 +189,7 @@ class ModuleNames:
             if known is None or known.live() is not module:
                 known = top
                 if top.live() is not module:
-                    known = Known(len(modules), module, name, top, self._kind_of(module))
+                    known = ModuleInfo(len(modules), module, name, top, self._kind_of(module))
                 modules.append(known)
                 by_id[id(module)] = known
             elif known.top is not top:  # the model's, say, in a module that is not
@@ -210,9 +210,9 @@ class ModuleNames:
 
     def _write_down(self, lives: list[Live]) -> None:
         """Write when tensors became parameters, if the program had begun."""
-        log = self._tape.log
+        log = self._tables.log
         if lives and log.known:
-            self._tape.parameters.waiting.update(map(id, lives))
+            self._tables.parameters.waiting.update(map(id, lives))
             log.write(Named(lives))
 
     def _now_held(self) -> int:
@@ -247,15 +247,15 @@ class ModuleNames:
             known.address, known.aliases = names[0], tuple(names[1:])
             self._taken.update(names)
         if self.root is not None:
-            self._tape.parameters.put_under(prefix, self.root.holds)
+            self._tables.parameters.put_under(prefix, self.root.holds)
 
     def _rename(self, found: Sequence[Holder], gone: Iterable[int]) -> None:
         """Give modules these names; the model had some parameters more in modules that are gone."""
-        named: list[Known] = []
+        named: list[ModuleInfo] = []
         for module, names, _ in found:
             known = self.known(module)
             if known is None:
-                known = Known(
+                known = ModuleInfo(
                     len(self.modules), module, names[0], self._models[0], self._kind_of(module)
                 )
                 self.by_id[id(module)] = known
@@ -265,12 +265,12 @@ class ModuleNames:
             named.append(known)
         self._tree = [known for known, holder in zip(named, found, strict=True) if holder.of_model]
         self._held = self._now_held()
-        parameters = self._tape.parameters
+        parameters = self._tables.parameters
         before = parameters.count
         parameters.name_again(found, self._rename_others(named), gone)
         self._write_down(parameters.lives(before))
 
-    def _rename_others(self, named: Sequence[Known]) -> dict[str, str]:
+    def _rename_others(self, named: Sequence[ModuleInfo]) -> dict[str, str]:
         """Rename modules that others have the names of, and return how, by the old name."""
         taken = {name for known in named for name in (known.address, *known.aliases)}
         self._taken |= taken

@@ -8,7 +8,7 @@ from weakref import ref
 from torch import nn
 
 
-class Known:
+class ModuleInfo:
     """A module that has an address.
 
     Attributes:
@@ -37,7 +37,7 @@ class Known:
         self.training = getattr(module, "training", False)
 
 
-class Top(Known):
+class Top(ModuleInfo):
     """A module that was met by itself.
 
     Attributes:

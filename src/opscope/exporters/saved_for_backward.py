@@ -22,7 +22,7 @@ from opscope.exporters.fitting import (
     wrapped,
 )
 from opscope.exporters.writer import Writer
-from opscope.views.kept import KeptTensor
+from opscope.views.saved_for_backward import KeptTensor
 
 
 class SavedForBackward:

@@ -7,8 +7,8 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from opscope.errors import OptionError
-from opscope.exporters.kept import SavedForBackward
-from opscope.views.kept import KeptTensor
+from opscope.exporters.saved_for_backward import SavedForBackward
+from opscope.views.saved_for_backward import KeptTensor
 
 
 def kept(layer="linear_1_1", kind="activation", made_by="relu_1_2", nbytes=4096, **fields):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.builders import RECORDINGS, Exhibit, Sketch, empty, nested, recurrent
 from tests.strategies import recordings
 
-from opscope.views.rows import table_rows
+from opscope.views.table_rows import table_rows
 
 
 def rows(recording, level="module", depth=None, phase="forward"):

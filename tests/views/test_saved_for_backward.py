@@ -10,9 +10,9 @@ from torch import nn
 
 import opscope
 from opscope.errors import NotSaved, OptionError
-from opscope.exporters.kept import SavedForBackward
+from opscope.exporters.saved_for_backward import SavedForBackward
 from opscope.records.recording import SavedTensor
-from opscope.views.kept import kept_tensors
+from opscope.views.saved_for_backward import kept_tensors
 
 
 def exhibit(*saved):
