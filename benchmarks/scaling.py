@@ -1,6 +1,7 @@
 """How recording and reading grow with the size of a program.
 
 python benchmarks/scaling.py            # up to 100,000 ops; --million for one of 1,000,000
+python benchmarks/scaling.py --long     # only what it takes to look at long records
 """
 
 from __future__ import annotations
@@ -102,6 +103,78 @@ def readings(length: int) -> None:
     print(f"rolled {seconds(lambda: trace.graph('layer', rolled=True)):.2f} s")
 
 
+class Adds(nn.Module):
+    """A module of many small ops."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(100):
+            x = x + 1
+        return x
+
+
+class Long(nn.Module):
+    """A model that calls another so often that there are so many ops."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.block = Adds()
+        self.calls = length // 100
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.calls):
+            x = self.block(x)
+        return x
+
+
+def peak() -> int:
+    """Return the most bytes that the process had in memory since `forget_peak`."""
+    lines = open("/proc/self/status").read().splitlines()  # noqa: PTH123, SIM115
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def forget_peak() -> None:
+    """Have the peak be what there is now."""
+    with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
+        file.write("5")
+
+
+def long_records(lengths: list[int]) -> None:
+    """Print what it takes to look at records of several lengths: µs of processor time per op."""
+    folded = 200_000  # the longest of which a graph is made
+    print(f"{'ops':>9} {'trace':>6} {'read':>6} {'passes':>6} {'rows':>6} {'str':>6} {'rolled':>6}"
+          "    peak     left")  # fmt: skip
+    for length in lengths:
+        model, x = Long(length), torch.ones(8)
+        gc.collect()
+        before = resident()
+        forget_peak()
+        took = []
+
+        def timed(run: Callable[[], object], took: list[float] = took) -> None:
+            start = time.process_time()
+            run()
+            took.append(time.process_time() - start)
+
+        with opscope.trace(model) as trace:
+            timed(lambda model=model, x=x: model(x))
+        timed(lambda trace=trace: trace.recording)
+        most = peak() - before
+        timed(lambda trace=trace: trace.passes)
+        timed(
+            lambda trace=trace: [str(trace.summary(each, row_limit=10)) for each in ("layer", "op")]
+        )
+        timed(lambda trace=trace: str(trace))
+        if length <= folded:
+            timed(lambda trace=trace: trace.graph("layer", rolled=True))
+        del trace
+        gc.collect()
+        left = resident() - before
+        columns = [f"{seconds * 1e6 / length:6.2f}" for seconds in took] + ["     –"]
+        print(
+            f"{length:9,} {' '.join(columns[:6])} {most / 2**20:4,.0f} MB {left / 2**20:5,.0f} MB"
+        )
+
+
 def nested(depth: int) -> None:
     """Print how long a model of so many nested modules takes to trace and to show."""
     model: nn.Module = nn.Linear(2, 2)
@@ -121,8 +194,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--million", action="store_true", help="a chain of 1,000,000 ops too")
+    parser.add_argument("--long", action="store_true", help="only how long records are looked at")
     options = parser.parse_args()
     recorded(chain(100))
+    if options.long:
+        str(recorded(chain(100)))
+        long_records([1_000, 10_000, 100_000] + [1_000_000] * options.million)
+        return
     by_length([1_000, 10_000, 100_000] + [1_000_000] * options.million)
     by_parameters([1, 10, 100, 1_000])
     readings(100_000)
