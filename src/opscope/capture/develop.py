@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from opscope.capture.identity import HANDED, NO_STORAGE
+from opscope.capture.input_views import placed
 from opscope.capture.links import Link, links
 from opscope.capture.module_names import Known
 from opscope.capture.operators import Met
@@ -53,8 +54,7 @@ def develop(session: Session) -> Recording:
     tape = session.tape
     with session.reading:
         session.settle()
-    op_rows = list(tape.op_rows())
-    call_rows = list(tape.call_rows())
+    op_rows, call_rows = placed(tape, list(tape.op_rows()), list(tape.call_rows()))
     found = links(tape, op_rows, call_rows)
     phase, call_phases = phases(tape, op_rows, call_rows, found)
     calls = _Calls(
