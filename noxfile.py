@@ -22,7 +22,8 @@ TEST_TOOLS = [
     "pytest-xdist>=3.8",
     "pytest-timeout>=2.4",
     "hypothesis>=6.150",
-    "sybil>=10",
+    "sybil>=10; python_version >= '3.11'",
+    "sybil>=9.3; python_version < '3.11'",  # the last for it
 ]
 # Each torch that is promised, with the torchvision that was built for it.
 TORCHS = {

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from opscope.views.rows import table_rows
 from tests.builders import Exhibit
 from tests.records.test_table import as_tables
 from tests.strategies import recordings
@@ -22,6 +21,7 @@ from opscope.views.levels import at_level
 from opscope.views.row import Rows
 from opscope.views.select import by_data, in_phase
 from opscope.views.structure import structure
+from opscope.views.table_rows import table_rows
 
 RUNS, STEPS = 60, 100
 

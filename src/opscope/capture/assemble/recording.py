@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from opscope.capture.assemble.arguments import Arguments, Forms
+from opscope.capture.assemble.input_views import place_input_views
 from opscope.capture.assemble.layer_calls import Calls
 from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
@@ -57,6 +58,7 @@ def build_recording(session: Session) -> Recording:
     with session.reading:
         session.ingest()
     op_rows, call_rows = tables.op_columns(), tables.call_columns()
+    place_input_views(tables, op_rows, call_rows)
     found = links(tables, op_rows)
     phase, call_phases = phases(tables, op_rows, call_rows, found)
     calls = Calls(tables, op_rows, call_rows, phase, call_phases)

@@ -77,6 +77,26 @@ class Places:
             result.append(outer or is_custom_function([self._codes[i] for i in chain[::2]]))
         return result
 
+    def applied(self, place: int) -> int:
+        """Return the place of what torch itself does as it applies a function at a place."""
+        parent, module, *chain = self._chain(place)
+        self._codes[id(APPLY)] = APPLY
+        return self._number((parent, module, id(APPLY), 0, *chain))
+
+    def is_applied_at(self, place: int, outside: int) -> bool:
+        """Whether a place is in what is called to apply a function at another place."""
+        if place == NO_PLACE:
+            return False
+        parent, module, *chain = self._chain(place)
+        codes = chain[::2]
+        if id(APPLY) not in codes:
+            return False
+        rest = chain[2 * codes.index(id(APPLY)) + 2 :]
+        return (parent, module, *rest) == self._chain(outside)
+
+    def _chain(self, place: int) -> tuple[int, ...]:
+        return next(islice(self._chains, place, None))
+
     def chains(self) -> Iterator[tuple[int, ...]]:
         """Yield, per place, its own chain: by turns the number of a code and a position in it."""
         return (chain[2:] for chain in self._chains)

@@ -23,6 +23,7 @@ def _stand_in() -> None:
 
 
 _IN_PYTHON: CodeType | None = getattr(torch.autograd.Function.apply, "__code__", None)
+IN_CPP = _IN_PYTHON is None
 APPLY = _IN_PYTHON or _stand_in.__code__.replace(
     co_filename=torch.autograd.function.__file__, co_name="apply"
 )
@@ -41,7 +42,7 @@ def with_applications(chain: Chain) -> Chain:
     Only what is called a first time while its class is there is told, and a call of it by its
     own name, as that of a base class's, is taken for one by torch.
     """
-    if _IN_PYTHON is not None:
+    if not IN_CPP:
         return chain
     _look_at(chain[::2])
     pairs = zip(chain[::2], chain[1::2], strict=True)

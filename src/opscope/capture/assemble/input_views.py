@@ -1,0 +1,61 @@
+"""The views that torch makes of an input that a custom function returns: the function's own.
+
+Where torch applies functions in C++ (see `custom_functions`) no frame tells of them, and they
+look as if the program had taken a view without gradients just there.
+"""
+
+from __future__ import annotations
+
+from opscope.capture.log.contexts.custom_functions import IN_CPP
+from opscope.capture.log.events import NONE
+from opscope.capture.tables.columns import CallColumns, OpColumns
+from opscope.capture.tables.tables import BACKWARD, GRAD, Tables
+
+
+def place_input_views(tables: Tables, ops: OpColumns, calls: CallColumns) -> None:
+    """Put such views, in the columns, where they would be with a frame."""
+    if not IN_CPP:
+        return
+    plans = [slots.plan.name for slots in tables.ops[::3]]
+    views = _Views(tables, ops, calls)
+    for at, flags in enumerate(ops.flags):
+        if plans[at] == "aten.view.default" and not flags & (GRAD | BACKWARD):
+            views.look_at(at)
+
+
+class _Views:
+    """Moves the views in the columns, the first op first."""
+
+    def __init__(self, tables: Tables, ops: OpColumns, calls: CallColumns) -> None:
+        self._places = tables.places
+        self._starts = dict(tables.starts)
+        self._functions = tables.calls[::2]
+        self._ops = ops
+        self._calls = calls
+        spans = enumerate(zip(calls.ops_start, calls.ops_end, strict=True))
+        self._call_of = {op: at for at, span in spans for op in range(*span)}
+
+    def look_at(self, at: int) -> None:
+        """Move a view, or the call that it is in, if it is a function's own."""
+        call, place = self._call_of.get(at), self._place(at)
+        if call is not None and self._functions[call] != "view_as":
+            return
+        if place == NONE or not self._is_own(at, place):
+            return
+        applied = self._places.applied(place)
+        if call is None:
+            self._ops.place[at] = applied
+        else:
+            self._calls.place[call] = applied
+
+    def _is_own(self, at: int, place: int) -> bool:
+        """Whether a function was applied just before an op, or ran the one before from there."""
+        before = self._starts.get(at, self._ops.sequence[max(at - 1, 0)])
+        # A function takes one of autograd's numbers, and no op does without gradients.
+        if self._ops.sequence[at] > before:
+            return True
+        return at > 0 and self._places.is_applied_at(self._place(at - 1), place)
+
+    def _place(self, op: int) -> int:
+        place, call = self._ops.place[op], self._call_of.get(op)
+        return place if place != NONE or call is None else self._calls.place[call]
