@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
-from opscope.capture.assemble.spans import Spans
+from opscope.capture.assemble.reruns.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import OpColumns

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opscope.capture.assemble.spans import Span, Spans
+from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.log.events import NONE
 from opscope.capture.tables.tables import BACKWARD, OpRow, Tables

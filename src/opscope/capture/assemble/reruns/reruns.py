@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from opscope.capture.assemble.reruns.keys import Keys
+from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.assemble.reruns.twins import Twins
-from opscope.capture.assemble.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries, Entry
 from opscope.capture.log.events import NONE
 from opscope.capture.tables.tables import BACKWARD, GRAD, NodeRow, OpRow, Tables

@@ -85,7 +85,7 @@ class Places:
 
     def is_applied_at(self, place: int, outside: int) -> bool:
         """Whether a place is in what is called to apply a function at another place."""
-        if place == NO_PLACE:
+        if place == NONE:
             return False
         parent, module, *chain = self._chain(place)
         codes = chain[::2]

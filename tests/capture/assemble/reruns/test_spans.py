@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import opscope
 from opscope.capture.assemble.links import _node_rows, _Nodes
-from opscope.capture.assemble.spans import Spans
+from opscope.capture.assemble.reruns.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
 
 
