@@ -11,7 +11,7 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
-from opscope.capture.log.event_log import FIRST, Log, look
+from opscope.capture.log.event_log import FIRST, Log, take_snapshot
 from opscope.capture.log.events import SNAPSHOT_SIZE, Seen
 
 
@@ -28,7 +28,7 @@ from opscope.capture.log.events import SNAPSHOT_SIZE, Seen
 def test_there_is_one_weak_reference_to_a_tensor(make):
     tensor = make()
     assert weakref.ref(tensor) is weakref.ref(tensor)
-    assert look(tensor)[0] is weakref.ref(tensor)
+    assert take_snapshot(tensor)[0] is weakref.ref(tensor)
 
 
 def test_it_is_the_same_after_only_autograd_held_the_tensor():
@@ -46,11 +46,11 @@ def test_a_tensor_is_looked_at_once_until_its_data_is_replaced():
     log, x = Log(), torch.zeros(4)
     log.sees_assignments = True
     assert log.read(x) is log.read(x) is weakref.ref(x)
-    assert log.events == [Seen, 0, *look(x)]
-    assert look(x)[2:] == (x.shape, x.stride(), x.dtype, x.device, 0)
+    assert log.events == [Seen, 0, *take_snapshot(x)]
+    assert take_snapshot(x)[2:] == (x.shape, x.stride(), x.dtype, x.device, 0)
     log.forget(x)
     log.read(x)
-    assert log.events == [Seen, 0, *look(x)] * 2
+    assert log.events == [Seen, 0, *take_snapshot(x)] * 2
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_data_that_was_replaced_unheard_is_noticed(moved):
     log, x = Log(), torch.zeros(4)
     log.read(x)
     assert log.read(x) is weakref.ref(x)
-    assert log.events == [Seen, 0, *look(x)]
+    assert log.events == [Seen, 0, *take_snapshot(x)]
     x.data = moved(x)
     log.read(x)
-    assert log.events[-SNAPSHOT_SIZE:] == [*look(x)]
+    assert log.events[-SNAPSHOT_SIZE:] == [*take_snapshot(x)]
     assert len(log.events) == 2 * (2 + SNAPSHOT_SIZE)
 
 

@@ -120,17 +120,17 @@ class Calls:
             began: When the trace did.
         """
         columns, count = self.columns, len(self._recorded)
-        odd = {self._number[number]: row for number, row in self._tables.extra_calls.items()}
-        failed = self._failed.union(index for index, row in odd.items() if row.failed)
+        extra = {self._number[number]: row for number, row in self._tables.extra_calls.items()}
+        failed = self._failed.union(index for index, row in extra.items() if row.failed)
         known: dict[str, Column[Any]] = {
             "index": range(count),
             "function": Coded(*codes_of(self._functions())),
-            "kind": Sparse("function", {i: row.kind for i, row in odd.items()}, count),
-            "path": Sparse("", {i: row.path for i, row in odd.items() if row.path}, count),
+            "kind": Sparse("function", {i: row.kind for i, row in extra.items()}, count),
+            "path": Sparse("", {i: row.path for i, row in extra.items() if row.path}, count),
             "module_call": Optional(columns.module),
             "place": Optional(columns.place),
             "ops": Ranges(columns.ops_start, columns.ops_end),
-            "received": Sparse((), {i: row.received for i, row in odd.items()}, count),
+            "received": Sparse((), {i: row.received for i, row in extra.items()}, count),
             "returned": Ragged(columns.returned_end, self._returned),
             "started_ns": Less(columns.started, Same(began, count)),
             "duration_ns": Less(columns.ended, columns.started),

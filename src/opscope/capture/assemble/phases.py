@@ -61,8 +61,8 @@ def phases(
         reads_at, made_at, wrote_at = reads_end, made_end, wrote_end
     of_calls: list[Phase] = []
     for call, (start, stop) in enumerate(zip(calls.ops_start, calls.ops_end, strict=True)):
-        odd = tables.extra_calls.get(call)
-        received = () if odd is None else odd.received
+        extra = tables.extra_calls.get(call)
+        received = () if extra is None else extra.received
         of_calls.append(
             of_ops[start]
             if stop > start

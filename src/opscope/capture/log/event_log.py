@@ -190,7 +190,7 @@ class Log:
         if is_transformed(tensor):
             with DisableFuncTorch():
                 return self.read(unwrap_functorch(tensor))
-        snapshot = look(tensor)
+        snapshot = take_snapshot(tensor)
         for look_at in self.first_seen:
             look_at(tensor, snapshot)
         self.write(Seen(*snapshot))
@@ -199,7 +199,7 @@ class Log:
 
     def note(self, tensor: torch.Tensor) -> Snapshot:
         """Return what to write for a tensor that an op made or wrote."""
-        snapshot = look(tensor)
+        snapshot = take_snapshot(tensor)
         self._know(snapshot)
         return snapshot
 
@@ -270,7 +270,7 @@ def unwrap_functorch(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def look(tensor: torch.Tensor) -> Snapshot:
+def take_snapshot(tensor: torch.Tensor) -> Snapshot:
     """Return the snapshot of a tensor."""
     try:
         snapshot: Snapshot = (

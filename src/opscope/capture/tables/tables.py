@@ -194,7 +194,7 @@ class Tables:
         backward_runs: For each run of a module inside a backward, the module's number, NONE for
             one that is not known, and the number of the run around it.
         backward_run_of: For ops inside of those, the innermost one.
-        odd_calls: The layer calls that have more to tell than a row of `calls`.
+        extra_calls: The layer calls that have more to tell than a row of `calls`.
         grad_modes: Where the grad mode was set.
         unseen_calls: Calls that no op shows: the module run in which, the name of the function,
             and the row of its tensor.
@@ -302,8 +302,8 @@ class Tables:
         pairs = zip(objects, _CALL.iter_unpack(self.call_numbers), strict=True)
         for index, ((function, grad_fn), numbers) in enumerate(pairs):
             module, place, start, stop, end, started, ended = numbers
-            odd = self.extra_calls.get(index)
-            yield odd or CallRow(
+            extra = self.extra_calls.get(index)
+            yield extra or CallRow(
                 function, module, place, start, stop, started, ended, grad_fn,
                 returned=tuple(self.returned_rows[at:end]),
             )  # fmt: skip

@@ -227,7 +227,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("ingested", ["at the end", "at once"])
+@pytest.mark.parametrize("settled", ["at the end", "at once"])
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_the_parameters_are_those_of_the_model_after_the_run(change, named, settled):

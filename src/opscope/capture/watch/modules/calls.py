@@ -71,7 +71,7 @@ class ModuleCalls:
         # Of each run that is going on: what torch calls hooks with, the frame that calls it and
         # the run's number; for some there is more to be done at the end.
         self._stack: list[tuple[nn.Module, FrameType, int]] = []
-        self._odd: dict[int, RunCleanup] = {}
+        self._cleanups: dict[int, RunCleanup] = {}
         self._compiling: Compiling | None = None
         self._in_backward = InBackward(tables)
         self.modules = self.names.modules
@@ -131,8 +131,8 @@ class ModuleCalls:
         """End the runs that a BaseException left open, the innermost of which is ``innermost``."""
         if self.innermost is None and self._stack:
             self.innermost = self._stack[-1][2]
-        for odd in self._odd.values():  # the modes were left
-            odd.resume, odd.region = False, None
+        for cleanup in self._cleanups.values():  # the modes were left
+            cleanup.resume, cleanup.region = False, None
         while self._stack:
             self._close(None, failed=True)
         self._log.unwind = stay  # without this cycle a trace is gone as soon as it is let go of
@@ -160,13 +160,13 @@ class ModuleCalls:
         known = self._known.get(id(module))
         if (
             known is None
-            or known.odd
-            or self._odd
+            or known.is_special
+            or self._cleanups
             or module._forward_hooks
             or module._compiled_call_impl is not None
             or known.live() is not module
         ):
-            self._enter_odd(module, args, frame)
+            self._enter_special(module, args, frame)
             return
         chain = log.chain(frame)  # first, as it may end modules
         items = self._values.given(args, frame if len(args) < known.most else None)
@@ -209,10 +209,10 @@ class ModuleCalls:
             return
         called, boundary, run = stack[-1]
         # The same frame: it was entered, so it is watched, and it did not fail.
-        if called is not module or sys._getframe(1) is not boundary or self._odd:
+        if called is not module or sys._getframe(1) is not boundary or self._cleanups:
             frame = sys._getframe(1)
             try:
-                self._leave_odd(module, output, frame)
+                self._leave_special(module, output, frame)
             except RecursionError:
                 # An error passes through here and there is no room to note that, of which torch
                 # would warn; a module further out ends this run too.
@@ -251,10 +251,10 @@ class ModuleCalls:
         if get_ident() == self._log.thread and not (count_dispatch_modes() > 1 and is_tracing()):
             self.names.registered(module, name, item)
 
-    def _enter_odd(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
+    def _enter_special(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
         """Enter the model itself, or a module that is compiled, fused or has hooks of its own."""
         called, log = module, self._log
-        if any(odd.inner is called for odd in self._odd.values()):
+        if any(cleanup.inner is called for cleanup in self._cleanups.values()):
             return  # by the compiled module that stands for it, which was told of
         known = self._known.get(id(module))
         if known is None or known.live() is not module:
@@ -267,24 +267,24 @@ class ModuleCalls:
             kept = self._values.notes((args, named_in(frame)))
             log.write(GradMode(run, *grad_mode()))
         self._begin(known, chain, items, kept, (called, frame, run))
-        odd = RunCleanup(None if called is module else module)
+        cleanup = RunCleanup(None if called is module else module)
         if compiled:
-            odd.resume = self._step_aside()
+            cleanup.resume = self._step_aside()
             self.ran_compiled = True
             if is_fused(called):
-                odd.region = step_aside(self._tables, module, arguments(args, named_in(frame)))
+                cleanup.region = step_aside(self._tables, module, arguments(args, named_in(frame)))
         elif module._forward_hooks:
-            odd.last_hook = self._wait_for_hooks(module, run)
+            cleanup.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
-            odd.resume = odd.resume or self._step_aside()
+            cleanup.resume = cleanup.resume or self._step_aside()
         hooks = self._tables.hooks
         if known is self.root and (hooks.model_entered or hooks.model_returned):
             given = by_path(arguments(args, named_in(frame)))
             for look_at in hooks.model_entered:
                 look_at(module, given)
-            odd.is_result = self.is_named and all(op != NONE for *_, op in self._stack[:-1])
-        if odd.is_needed:
-            self._odd[run] = odd
+            cleanup.is_result = self.is_named and all(op != NONE for *_, op in self._stack[:-1])
+        if cleanup.is_needed:
+            self._cleanups[run] = cleanup
 
     def _meet(self, module: nn.Module) -> tuple[nn.Module, ModuleInfo]:
         """Return a module that is called by another name or the first time, and what is known."""
@@ -297,7 +297,7 @@ class ModuleCalls:
         with DisableTorchFunction():  # to name parameters is to read their sizes
             return module, self.names.meet(module)
 
-    def _leave_odd(self, module: nn.Module, output: Any, frame: FrameType) -> None:
+    def _leave_special(self, module: nn.Module, output: Any, frame: FrameType) -> None:
         """Leave what was entered so, or failed, or was never entered."""
         if self._is_elsewhere():
             self._in_backward.leave(module)
@@ -308,12 +308,16 @@ class ModuleCalls:
             self._log.inside_op
         ):  # below an op, unless it is what Inductor made of a module that ends
             called, _, run = self._stack[-1]
-            if called is not module or run not in self._odd or self._odd[run].region is None:
+            if (
+                called is not module
+                or run not in self._cleanups
+                or self._cleanups[run].region is None
+            ):
                 return
         while self._stack[-1][0] is not module:  # left open by a BaseException
             self._close(None, failed=True)
         _, boundary, run = self._stack[-1]
-        odd = self._odd.get(run)
+        cleanup = self._cleanups.get(run)
         # After an exception torch calls the hooks from another frame than it does otherwise.
         failed = frame is not boundary
         error = sys.exc_info()[1] if failed else None
@@ -321,11 +325,11 @@ class ModuleCalls:
             self._tables.failed_runs.note(error, run)
             if len(self._stack) == 1:  # where there is room for it
                 explain(error)
-        if odd is not None and odd.region is not None:
-            odd.bad = odd.region.record(tensors_of(output), run, error)
-            odd.region.come_back()
-            odd.region = None
-        if odd is not None and odd.last_hook is not None and not failed:
+        if cleanup is not None and cleanup.region is not None:
+            cleanup.bad = cleanup.region.record(tensors_of(output), run, error)
+            cleanup.region.come_back()
+            cleanup.region = None
+        if cleanup is not None and cleanup.last_hook is not None and not failed:
             return  # the module's own hooks come next, and may give another output
         self._close(output, failed=failed)
 
@@ -356,17 +360,17 @@ class ModuleCalls:
         log, stack = self._log, self._stack
         items, kept = self._values.gave(output), self._values.notes(output)
         called, _, run = stack[-1]
-        odd = self._odd.get(run)
-        if odd is not None:
-            odd.undo(None if self._functions is None else self._functions.on_stack)
+        cleanup = self._cleanups.get(run)
+        if cleanup is not None:
+            cleanup.undo(None if self._functions is None else self._functions.on_stack)
         self._end(run, items, kept, failed=failed)
-        self._odd.pop(run, None)
+        self._cleanups.pop(run, None)
         if not failed and log.returned:
             self._tell(called, run, output)
-        if odd is None or failed:
+        if cleanup is None or failed:
             return
-        bad = odd.bad
-        if bad is None and odd.is_result:
+        bad = cleanup.bad
+        if bad is None and cleanup.is_result:
             outputs, hooks = by_path(contents(output)), self._tables.hooks
             bad = first_error(look_at(outputs) for look_at in hooks.model_returned)
         if bad is not None:

@@ -15,11 +15,19 @@ class ModuleInfo:
         top: What was met by itself and has it somewhere below: the model, or a module outside of
             its tree.
         most: How many arguments its ``forward`` takes.
-        odd: Whether more is to be done when it runs than to write it down.
+        is_special: Whether more is to be done when it runs than to write it down.
     """
 
     __slots__ = (
-        "address", "aliases", "class_name", "index", "live", "most", "odd", "top", "training",
+        "address",
+        "aliases",
+        "class_name",
+        "index",
+        "is_special",
+        "live",
+        "most",
+        "top",
+        "training",
     )  # fmt: skip
 
     def __init__(
@@ -30,7 +38,7 @@ class ModuleInfo:
         self.live = ref(module)
         self.address = address
         self.top = top
-        self.class_name, self.most, self.odd = kind
+        self.class_name, self.most, self.is_special = kind
         if "forward" in module.__dict__:
             self.most = sys.maxsize
         # A frozen scripted module is never in training, and does not even say so.

@@ -91,7 +91,7 @@ class ModuleNames:
             self._forget(*before)
             raise
         if is_root:
-            self.root, known.odd, self._tables.root = known, True, known.index
+            self.root, known.is_special, self._tables.root = known, True, known.index
             self._models = (known,)
             self._tables.parameters.own(known.holds)
             self._tree = list(self.modules)
