@@ -87,7 +87,7 @@ def _backend(called: nn.Module) -> Any:
 
 
 class Compiling:
-    """Keeps hooks out of Dynamo's snapshot while this thread compiles, from start to stop.
+    """Keeps hooks out of Dynamo's sight while this thread compiles, from start to stop.
 
     Args:
         install: Puts the hooks on.
