@@ -1,0 +1,60 @@
+"""What ARCHITECTURE.md says of the files is so."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE, TESTS = ROOT / "src" / "opscope", ROOT / "tests"
+PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def files(text):
+    """Return the files that are named in backticks, with braces written out."""
+    for names in re.findall(r"`([^`]+)`", text):
+        for name in re.findall(r"[\w/.]*\{[^}]*\}[\w.]*|[\w/.]+", names):
+            brace = re.fullmatch(r"(.*)\{(.*)\}(.*)", name)
+            parts = brace[2].split(",") if brace else [None]
+            yield from (name if part is None else brace[1] + part + brace[3] for part in parts)
+
+
+def tried_elsewhere():
+    """Return each file that is tested through others, and those tests."""
+    section = PAGE.split("## Tested through others", 1)[1]
+    rows = re.findall(r"^\| (`.*?`) \| (`[^|]*) \|$", section, re.MULTILINE)
+    return {name: list(files(tests)) for named, tests in rows for name in files(named)}
+
+
+def test_every_file_has_its_test_or_is_said_to_be_tried_by_another():
+    elsewhere = tried_elsewhere()
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE)
+        if name.name.startswith("__"):
+            continue
+        own = TESTS / name.parent / f"test_{name.name}"
+        assert own.exists() or name.as_posix() in elsewhere, name
+
+
+def test_what_is_said_to_be_tried_by_another_is_there_and_so_is_that():
+    for name, tests in tried_elsewhere().items():
+        assert (SOURCE / name).exists(), name
+        assert tests, name
+        for test in tests:
+            if test.endswith(".py"):
+                assert (TESTS / test).exists(), test
+
+
+def test_rooms_of_capture_have_a_handful_of_files_and_every_folder_says_what_it_is():
+    for folder in [SOURCE / "capture", *(p for p in (SOURCE / "capture").rglob("*") if p.is_dir())]:
+        if folder.name == "__pycache__":
+            continue
+        own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(own) <= 6, folder
+        assert (folder / "__init__.py").read_text(encoding="utf-8").startswith('"""')
+
+
+def test_every_room_is_on_the_page():
+    for folder in (p for p in SOURCE.iterdir() if p.is_dir() and p.name != "__pycache__"):
+        assert f"`{folder.name}/`" in PAGE
+    for folder in (p for p in (SOURCE / "capture").iterdir() if p.is_dir()):
+        if folder.name != "__pycache__":
+            assert f"`{folder.name}/`" in PAGE
