@@ -454,7 +454,7 @@ def test_a_view_made_before_leads_to_no_more_than_what_is_left_of_it(layers):
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize(
-    "hand_on",
+    "pass_through",
     [torch.broadcast_tensors, torch.atleast_1d],
     ids=["broadcast_tensors", "atleast_1d"],
 )
