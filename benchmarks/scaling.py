@@ -198,7 +198,10 @@ def main() -> None:
     options = parser.parse_args()
     recorded(chain(100))
     if options.long:
-        str(recorded(chain(100)))
+        first = recorded(chain(100))  # libraries are loaded
+        for level in ("layer", "op"):
+            str(first.summary(level, row_limit=10))
+        str(first), first.graph("layer", rolled=True)
         long_records([1_000, 10_000, 100_000] + [1_000_000] * options.million)
         return
     by_length([1_000, 10_000, 100_000] + [1_000_000] * options.million)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from opscope.graph.memory import Dependency, Memory
 from opscope.records.ends import loose_ends
-from opscope.records.recording import LayerCall, Op, Read, Recording
+from opscope.records.recording import LayerCall, Read, Recording, name_of
 from opscope.records.table import column, plain_reads
 
 # View ops that may show memory of the storage which none of their arguments showed.
@@ -48,6 +48,7 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
     handed = column(recording.layer_calls, "ops")
     calls = iter([call for call, within in enumerate(handed) if not within])
     call = next(calls, None)
+    operators, all_reads = column(ops, "operator"), column(ops, "reads")
     rows = zip(plain_reads(ops), column(ops, "outputs"), column(ops, "writes"), strict=True)
     for op, (reads, outputs, writes) in enumerate(rows):
         while call is not None and handed[call].start <= op:
@@ -57,7 +58,7 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
         if not writes and _are_alone(reads, outputs, alone):
             found = [Dependency(value, argument, "data") for value, argument, _ in reads]
         else:
-            found = _op(ops[op], recording, memory)
+            found = _op(name_of(operators[op]), all_reads[op], outputs, writes, memory)
         yield Reader("op", op), found
     while call is not None:
         yield from _handed(recording.layer_calls[call], memory)
@@ -87,28 +88,34 @@ def _handed(call: LayerCall, memory: Memory) -> Iterator[tuple[Reader, list[Depe
         memory.show([returned], found)
 
 
-def _op(op: Op, recording: Recording, memory: Memory) -> list[Dependency]:
+def _op(
+    name: str,
+    reads: tuple[Read, ...],
+    outputs: tuple[int | None, ...],
+    writes: tuple[int, ...],
+    memory: Memory,
+) -> list[Dependency]:
     """Return what an op depends on, and note what it makes."""
-    made = [value for value in op.outputs if value is not None]
-    values = recording.values
-    views = [] if op.writes else [value for value in made if values[value].origin == "view"]
-    each_its_own = len(op.reads) == len(views) > 1
+    made = [value for value in outputs if value is not None]
+    storages, origins = memory.storages, memory.origins
+    views = [] if writes else [value for value in made if origins[value] == "view"]
+    each_its_own = len(reads) == len(views) > 1
     found: list[Dependency] = []
-    for place, read in enumerate(op.reads):
+    for place, read in enumerate(reads):
         memory.come_to_be(read.value)
-        storage = values[read.value].storage
+        storage = storages[read.value]
         if storage is None or not views or len(views) < len(made):
             found += memory.sources(read)
             continue
         of_it = (views[place],) if each_its_own else views  # as in `broadcast_tensors`
-        here = [value for value in of_it if values[value].storage == storage]
+        here = [value for value in of_it if storages[value] == storage]
         shown = tuple(part for part in map(memory.region_of, here) if part is not None)
-        beyond = bool(shown) and op.name in _WIDENING
+        beyond = bool(shown) and name in _WIDENING
         # Of a tensor of other memory only the shape is asked.
         seen = read if here else replace(read, overwritten=True)
         found += memory.sources(seen, shown or None, beyond=beyond)
-    for value in (*op.writes, *made):
+    for value in (*writes, *made):
         memory.come_to_be(value)
-    memory.show(views, found, beyond=op.name in _WIDENING)
-    memory.write(op.writes, found)
+    memory.show(views, found, beyond=name in _WIDENING)
+    memory.write(writes, found)
     return found

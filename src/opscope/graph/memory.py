@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from opscope.records.columns import Column
 from opscope.records.recording import Read, Recording, Value, before_writes
 from opscope.records.regions import Region, last_writers, overlap, region
 from opscope.records.table import column
@@ -43,6 +44,8 @@ class Memory:
 
     def __init__(self, recording: Recording) -> None:
         self._recording, self._values = recording, recording.values
+        self.storages: Column[int | None] = column(recording.values, "storage")
+        self.origins: Column[str] = column(recording.values, "origin")
         self._twins = _twins(recording)
         self._logs: dict[int, list[_Write]] = {}
         # How long its storage's log was when a value came to be: only later writes matter.
@@ -64,7 +67,7 @@ class Memory:
     @cached_property
     def alone(self) -> bytearray:
         """Which values are what they were made as, for ever: none else is in their memory."""
-        storages, origins = column(self._values, "storage"), column(self._values, "origin")
+        storages, origins = self.storages, self.origins
         counts = Counter(storages)
         counts[None] = 1
         result = bytearray(
@@ -119,12 +122,12 @@ class Memory:
             found: What it depends on.
             beyond: Whether they may show more of it than it was given.
         """
-        made = [index for index in made if self._values[index].storage is not None]
+        made = [index for index in made if self.storages[index] is not None]
         seen = [dependency for dependency in found if dependency.kind != "overwrite"]
-        storages = {self._values[dependency.source].storage for dependency in seen}
+        storages = {self.storages[dependency.source] for dependency in seen}
         behind = frozenset[int]().union(*map(self._writers_behind, seen))
         for index in made:
-            if self._values[index].storage in storages:
+            if self.storages[index] in storages:
                 self._behind[index] = behind
             else:
                 self._unbased.add(index)
@@ -188,7 +191,7 @@ class Memory:
             Dependency(
                 writer,
                 own.argument,
-                "write" if self._values[writer].origin == "write" else "data",
+                "write" if self.origins[writer] == "write" else "data",
             )
             for writer in writers
         ]
@@ -222,7 +225,7 @@ class Memory:
         if not everything:  # the rest was there before the program
             for index in behind - before:
                 part = self.region_of(index)
-                if part is not None and self._values[index].storage == value.storage:
+                if part is not None and self.storages[index] == value.storage:
                     found.update(index for other in shown if overlap(part, other))
         return frozenset(found)
 
@@ -243,7 +246,7 @@ class Memory:
     def _writers_behind(self, found: Dependency) -> frozenset[int]:
         if found.kind == "overwrite" or found.source in self._unbased:
             return frozenset()
-        if self._values[found.source].origin in ("fresh", "write", "outside"):
+        if self.origins[found.source] in ("fresh", "write", "outside"):
             return frozenset({found.source})
         return self._behind.get(found.source, frozenset({found.source}))
 

@@ -145,20 +145,23 @@ class Skeleton:
     def _add_reader(self, reader: Reader, found: Sequence[Dependency]) -> None:
         # What comes from outside stands before its first reader.
         sources = [self._source_node(dependency.source) for dependency in found]
-        node, start = self._add(reader.kind, reader.number), len(self.sources)
-        if reader.kind == "op":
-            self._op_nodes[reader.number] = node
-        elif reader.kind == "call":
-            value = self.recording.layer_calls[reader.number].returned[reader.place]
-            self._call_nodes[value] = node
-            if reader.place:
-                self._places[node] = reader.place
+        kind, number, place = reader
+        node, start = self._add(kind, number), len(self.sources)
+        if kind == "op":
+            self._op_nodes[number] = node
+        elif kind == "call":
+            self._call_nodes[self.recording.layer_calls[number].returned[place]] = node
+            if place:
+                self._places[node] = place
         for source, dependency in zip(sources, found, strict=True):
             if source == NONE:  # it is what made a tensor of Python's numbers
                 continue
-            if len(self.sources) == start or source not in self.sources[start:]:
-                self._add_edge(source, dependency)
-                edge = len(self.sources) - 1
+            edge = len(self.sources)
+            if edge == start or source not in self.sources[start:]:
+                self.sources.append(source)
+                self.values.append(dependency.source)
+                self.edge_kinds.append(RANK[dependency.kind])
+                self.arguments.append(dependency.argument)
             else:
                 edge = start + self.sources[start:].index(source)
                 self._merge(edge, dependency)
@@ -174,9 +177,8 @@ class Skeleton:
 
     def _source_node(self, value: int) -> int:
         """Return the node that a value comes from, NONE if it is the reader itself."""
-        call = self._call_nodes.get(value)
-        if call is not None:
-            return call
+        if value in self._call_nodes:
+            return self._call_nodes[value]
         maker = self._makers[value]
         if maker is not None:
             return self._op_nodes[maker]
@@ -189,12 +191,6 @@ class Skeleton:
             node = self._outside[key] = self._add(*key)
             self._first_values[node] = value
         return node
-
-    def _add_edge(self, source: int, dependency: Dependency) -> None:
-        self.sources.append(source)
-        self.values.append(dependency.source)
-        self.edge_kinds.append(RANK[dependency.kind])
-        self.arguments.append(dependency.argument)
 
     def _merge(self, edge: int, dependency: Dependency) -> None:
         """Note that a reader depends on a source in another way too."""

@@ -20,20 +20,19 @@ def loose_ends(recording: Recording) -> tuple[int, ...]:
     calls = recording.layer_calls
     if "output" in column(calls, "kind"):
         return ()
-    taken = _taken_up(recording)
+    taken, own = _taken_up(recording), _of_autograd(recording)
+    origins = column(recording.values, "origin")
     found = [
         value
         for phase, returned in zip(column(calls, "phase"), column(calls, "returned"), strict=True)
         if phase == "forward"
         for value in returned
-        if not taken[value]
-        and not _is_of_autograd(recording, value)
-        and not _is_bound(recording, value)
+        if not taken[value] and not own[value] and not _is_bound(recording, value)
     ]
     if recording.alive is not None:
         alive = set(recording.alive)
         left = [value for value in found if value in alive]
-        written = {value for value in found if recording.values[value].origin == "write"}
+        written = {value for value in found if origins[value] == "write"}
         left += [
             value
             for value in recording.alive
@@ -101,9 +100,11 @@ def _are_absent(outputs: Iterable[int | None]) -> bool:
     return all(value is None for value in outputs)
 
 
-def _is_of_autograd(recording: Recording, value: int) -> bool:
-    made_by = recording.values[value].made_by
-    return made_by is not None and recording.ops[made_by].by_autograd
+def _of_autograd(recording: Recording) -> bytearray:
+    """Return which values autograd made for itself."""
+    by_autograd = column(recording.ops, "by_autograd")
+    makers = column(recording.values, "made_by")
+    return bytearray(maker is not None and by_autograd[maker] for maker in makers)
 
 
 def _is_bound(recording: Recording, value: int) -> bool:

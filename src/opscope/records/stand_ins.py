@@ -37,12 +37,13 @@ def stand_ins(recording: Recording) -> dict[int, int]:
         return known.get(value.index, found.get(value.index))
 
     operators, reads = column(recording.ops, "operator"), read_values(recording.ops)
+    outputs, writes = column(recording.ops, "outputs"), column(recording.ops, "writes")
     copies = {operator: _is_copy(operator) for operator in set(operators)}
     for op, (operator, values) in enumerate(zip(operators, reads, strict=True)):
-        if not copies[operator] or not values or recording.ops[op].writes:
+        if not copies[operator] or not values or writes[op]:
             continue
         parameters = [behind(value) for value in values]
         first = parameters[0]
         if first is not None and all(number is not None for number in parameters):
-            found.update((v, first) for v in recording.ops[op].outputs if v is not None)
+            found.update((v, first) for v in outputs[op] if v is not None)
     return found

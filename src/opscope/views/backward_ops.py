@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 from opscope.records.recording import Op, Recording
-from opscope.records.table import column
+from opscope.records.table import column, read_values
+
+
+class OpsOf(Mapping[int, list[Op]]):
+    """Ops by what they belong to, each made as it is asked for.
+
+    Attributes:
+        places: Their indices in the recording.
+    """
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        self._ops = ops
+        self.places: dict[int, list[int]] = {}
+
+    def add(self, key: int, op: int) -> None:
+        """Add an op to what it belongs to."""
+        self.places.setdefault(key, []).append(op)
+
+    def at(self, key: int | None) -> Sequence[int]:
+        """Return the indices of the ops of something, none where it has none."""
+        return () if key is None else self.places.get(key, ())
+
+    def __getitem__(self, key: int) -> list[Op]:
+        return [self._ops[op] for op in self.places[key]]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 class BackwardOps:
@@ -18,30 +48,43 @@ class BackwardOps:
     """
 
     def __init__(self, recording: Recording) -> None:
-        self.of_call: dict[int, list[Op]] = {}
-        self.of_run: dict[int, list[Op]] = {}
-        self.of_parameter: dict[int, list[Op]] = {}
-        self._readers: dict[int, list[int]] = {}
-        phases = enumerate(column(recording.ops, "phase"))
-        for op in (recording.ops[index] for index, phase in phases if phase == "backward"):
-            for read in op.reads:
-                self._readers.setdefault(read.value, []).append(op.index)
-            if op.accumulates is not None:
-                self.of_parameter.setdefault(op.accumulates, []).append(op)
-            if op.forward_op is None:
+        self._recording = recording
+        ops = recording.ops
+        self.of_call, self.of_run, self.of_parameter = OpsOf(ops), OpsOf(ops), OpsOf(ops)
+        calls = column(ops, "layer_call")
+        names = ("phase", "accumulates", "forward_op", "module_call")
+        rows = zip(*[column(ops, name) for name in names], strict=True)
+        for op, (phase, parameter, forward, innermost) in enumerate(rows):
+            if phase != "backward":
                 continue
-            call = recording.call_of(op)
+            if parameter is not None:
+                self.of_parameter.add(parameter, op)
+            if forward is None:
+                continue
+            call, run = calls[forward], innermost
             if call is not None:
-                self.of_call.setdefault(call, []).append(op)
-            run = op.module_call
+                self.of_call.add(call, op)
             while run is not None:
-                self.of_run.setdefault(run, []).append(op)
+                self.of_run.add(run, op)
                 run = recording.module_calls[run].parent
 
-    def given(self, ops: Sequence[Op]) -> list[int]:
+    @cached_property
+    def _readers(self) -> dict[int, list[int]]:
+        """By value, the ops of backward that read it."""
+        found: dict[int, list[int]] = {}
+        ops = self._recording.ops
+        rows = zip(column(ops, "phase"), read_values(ops), strict=True)
+        for op, (phase, values) in enumerate(rows):
+            for value in values if phase == "backward" else ():
+                found.setdefault(value, []).append(op)
+        return found
+
+    def given(self, ops: Sequence[int]) -> list[int]:
         """Return the values that ops made and that none of them took up."""
-        own = {op.index for op in ops}
-        made = (value for op in ops for value in (*op.outputs, *op.writes) if value is not None)
+        own = set(ops)
+        outputs = column(self._recording.ops, "outputs")
+        writes = column(self._recording.ops, "writes")
+        made = (value for op in ops for value in (*outputs[op], *writes[op]) if value is not None)
         return [
             value
             for value in dict.fromkeys(made)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from opscope.records.layers import LayerPass
-from opscope.records.recording import Frame, Op, Recording, Value
+from opscope.records.recording import Frame, Recording, Value, name_of
 from opscope.records.table import column, value_bytes
 from opscope.views.backward_ops import BackwardOps
 from opscope.views.row import Part, Row, Rows
@@ -32,6 +33,9 @@ class LayerRows:
         self.passes = passes
         self.phase = phase
         self.backward = BackwardOps(recording)
+        self._operators = column(recording.ops, "operator")
+        self._times = column(recording.ops, "duration_ns")
+        self._failures = column(recording.ops, "failed")
 
     def ops(self, depth: int | None) -> Rows:
         """Return the rows of all ops of modules no deeper than that."""
@@ -114,7 +118,9 @@ class LayerRows:
         return depth is None or _depth(self.address(run)) <= depth
 
     def _backward_of(self, call: int) -> Row:
-        return self.in_backward(self.layer(self._pass_of_call[call]), self.backward.of_call[call])
+        return self.in_backward(
+            self.layer(self._pass_of_call[call]), self.backward.of_call.at(call)
+        )
 
     def _parameter(self, number: int) -> Row:
         name = self.recording.parameters[number].name
@@ -122,7 +128,7 @@ class LayerRows:
 
     def _gradient(self, number: int) -> Row:
         row = self._parameter(number)
-        return replace(self.in_backward(row, self.backward.of_parameter[number]), name=row.name)
+        return replace(self.in_backward(row, self.backward.of_parameter.at(number)), name=row.name)
 
     def _op(self, index: int) -> Row:
         op = self.recording.ops[index]
@@ -145,19 +151,19 @@ class LayerRows:
             failed=op.failed,
         )
 
-    def in_backward(self, row: Row, ops: Sequence[Op]) -> Row:
+    def in_backward(self, row: Row, ops: Sequence[int]) -> Row:
         """Return what a layer's or module's row is for the backward."""
         given = self.values(self.backward.given(ops))
         return replace(
             row,
             name=row.name if row.is_module or self.phase != "all" else f"{row.name}.backward",
-            op=joined(op.name for op in ops),
+            op=self.names_of(ops),
             inputs=(),
             outputs=given,
             memory=sum(value.nbytes for value in given),
-            time_ns=sum(op.duration_ns for op in ops),
+            time_ns=self.time_of(ops),
             backward_ns=0,
-            failed=any(op.failed for op in ops),
+            failed=any(map(self._failures.__getitem__, ops)),
         )
 
     def layer(self, item: LayerPass) -> Row:
@@ -174,17 +180,29 @@ class LayerRows:
             name=item.label,
             kind=call.function,
             module=self.address(item.module_call),
-            op=joined(self.recording.ops[i].name for i in call.ops),
+            op=self.names_of(call.ops),
             inputs=self.values(v for v in (*reads, *call.received) if v not in bound),
             outputs=outputs,
             params=params,
             trainable=trainable,
             memory=sum(value.nbytes for value in outputs),
             time_ns=call.duration_ns,
-            backward_ns=sum(op.duration_ns for op in self.backward.of_call.get(item.call, ())),
+            backward_ns=self.time_of(self.backward.of_call.at(item.call)),
             source=self.source(call.place),
             failed=call.failed,
         )
+
+    def names_of(self, ops: Iterable[int]) -> str:
+        """Return the names of ops, repeats counted: ``"view, addmm ×2"``."""
+        counts = Counter(map(self._operators.__getitem__, ops))
+        names: Counter[str] = Counter()
+        for operator, count in counts.items():
+            names[name_of(operator)] += count
+        return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.items())
+
+    def time_of(self, ops: Iterable[int]) -> int:
+        """Return how long ops took together."""
+        return sum(map(self._times.__getitem__, ops))
 
     def values(self, indices: Iterable[int]) -> tuple[Value, ...]:
         """Return values by their numbers."""
@@ -214,11 +232,3 @@ def _depth(address: str) -> int:
 
 def _line(frames: tuple[Frame, ...]) -> str:
     return str(frames[0]) if frames else ""
-
-
-def joined(names: Iterable[str]) -> str:
-    """Return operator names in order, repeats counted: ``"view, addmm ×2"``."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in counts.items())

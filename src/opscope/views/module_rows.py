@@ -8,7 +8,7 @@ from dataclasses import replace
 from opscope.records.layers import LayerPass
 from opscope.records.recording import ModuleCall, Recording
 from opscope.records.runs import run_addresses
-from opscope.views.layer_rows import LayerRows, joined
+from opscope.views.layer_rows import LayerRows
 from opscope.views.row import Row
 
 
@@ -114,7 +114,7 @@ class ModuleRows:
         """Return the row of a layer among those of modules, None if it is not shown."""
         row = self._layers.layer(item)
         if self.phase == "backward":
-            ops = self._backward.of_call.get(item.call or 0, ())
+            ops = self._backward.of_call.at(item.call or 0)
             return self._layers.in_backward(row, ops) if ops else None
         return row if self._layers.was_called(item) else None
 
@@ -123,11 +123,11 @@ class ModuleRows:
             return None
         runs = entry.runs
         outermost = [run for run in runs if not self._is_inside(run, entry)]
-        backward = [op for run in outermost for op in self._backward.of_run.get(run.index, ())]
+        backward = [op for run in outermost for op in self._backward.of_run.at(run.index)]
         whole = self._whole(runs, outermost)
         if self.phase == "backward":
             return self._layers.in_backward(whole, backward) if backward else None
-        return replace(whole, backward_ns=sum(op.duration_ns for op in backward))
+        return replace(whole, backward_ns=self._layers.time_of(backward))
 
     def _is_inside(self, run: ModuleCall, entry: _Entry) -> bool:
         """Whether a run of a row's module is within another run of it."""
@@ -149,7 +149,7 @@ class ModuleRows:
             name=address or module.class_name,
             kind=module.class_name,
             module=module.address,
-            op=joined(self.recording.ops[i].name for i in call.ops),
+            op=self._layers.names_of(call.ops),
             inputs=self._layers.values(leaf.value for leaf in call.inputs),
             input_paths=tuple(leaf.path for leaf in call.inputs),
             outputs=outputs[0],
