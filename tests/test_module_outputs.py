@@ -518,6 +518,11 @@ def test_a_failing_model_is_not_blamed_on_a_key():
         1 / 0  # noqa: B018
 
 
+@pytest.mark.xfail(
+    torch.__version__ >= "2.14",
+    reason="torch 2.14 compiles the call of one of its own modules together with its hooks",
+    strict=True,
+)
 def test_modules_inside_a_compiled_region_say_that_it_is_one_op():
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 2))
     model[0].compile()

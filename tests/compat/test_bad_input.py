@@ -171,7 +171,7 @@ READING = {
     "a folder that there is not": (lambda t: t.draw("no/x.dot"), "the folder 'no' does not exist"),
     "a file as a folder": (lambda t: t.draw(f"{__file__}/x.dot"), "Not a directory"),
     "a name that is too long": (lambda t: t.draw("x" * 300 + ".dot"), "name too long"),
-    "a name with a zero": (lambda t: t.draw("x\0.dot"), "null byte"),
+    "a name with a zero": (lambda t: t.draw("x\0.dot"), "embedded null"),
     "a place without files": (lambda t: t.draw("/proc/x.dot"), "cannot write '/proc/x.dot'"),
     "a layer as a key": (lambda t: t[t.layers[0]], ASK),
     "a slice": (lambda t: t[1:3], ASK),
