@@ -83,10 +83,10 @@ def test_the_numbers_are_those_worked_out_by_hand(name):
         checked += 1
     assert checked > 8
     assert gradients > 5
-    sees_assignments = {row["layer"] for row in watch.rows}
+    said = {row["layer"] for row in watch.rows}
     floats = {x.label for x in trace if x.phase == "forward" and x.record.kind != "output" and
               any(v.dtype.startswith("float") and v.numel for v in x.outputs)}  # fmt: skip
-    assert sees_assignments == floats
+    assert said == floats
 
 
 NUMBERS = {

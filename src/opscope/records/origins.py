@@ -83,7 +83,7 @@ class Origin:
         came_in_with: What they came in with, None if the op made them.
         name: The name of that.
         out_of: Where the infinities came from of which the op made a NaN, if from elsewhere.
-        told: Whether an error has told of it.
+        is_reported: Whether an error has told of it.
         number: How many there were before it.
     """
 
@@ -94,7 +94,7 @@ class Origin:
     came_in_with: CameInWith | None = None
     name: str | None = None
     out_of: Origin | None = None
-    sees_assignments: bool = False
+    is_reported: bool = False
     number: int = 0
 
     @property
@@ -112,7 +112,7 @@ class Origin:
 
     def error(self, seen_in: str) -> NonFiniteError:
         """Return the error that tells of it."""
-        self.sees_assignments = True
+        self.is_reported = True
         return NonFiniteError(
             kind=self.kind,
             operator=self.operator,
@@ -165,7 +165,7 @@ class Spot:
     def alarm(self) -> Origin | None:
         """Return the same, unless an error has told of it."""
         bad = self.bad()
-        return None if bad is None or bad.sees_assignments else bad
+        return None if bad is None or bad.is_reported else bad
 
     def error(self, seen_in: str) -> NonFiniteError | None:
         """Return the error to raise where the program sees it, None if there is no alarm."""

@@ -97,7 +97,7 @@ class Log:
         thread: The thread that is watched.
         in_backward: The runs of modules that go on in a backward, the innermost last: by thread
             and graph task, the ``id`` of each module and the run's number.
-        ingest: Settles all there is.
+        ingest: Ingests all there is.
         eager: Whether that is to be done after each op and event.
         ingest_at: The number of ops at which to ingest next.
         unwind: Ends the module runs that are no longer running below a frame.

@@ -28,7 +28,7 @@ class Ingest:
         self._frame: FrameType | None = None
 
     def __call__(self) -> None:
-        """Settle all there is; what an interrupt left unfinished is done again."""
+        """Ingest all there is; what an interrupt left unfinished is done again."""
         tables, log = self._tables, self._tables.log
         if self._mark is not None:
             if _is_running(self._frame):  # an object that goes may run ops as it does
@@ -72,7 +72,7 @@ class Ingest:
         self._ops(rows, at, tables.op_count + len(rows))
 
     def _ops(self, rows: list[Any], at: int, op_end: int) -> int:
-        """Settle the rows from a position on, up to an op; return where the next row begins."""
+        """Ingest the rows from a position on, up to an op; return where the next row begins."""
         tables, values, constants = self._tables, self._tables.values, self._tables.log.constants
         reads, made, wrote, numbers = tables.reads, tables.made, tables.wrote, tables.numbers
         current = values.current
