@@ -78,7 +78,7 @@ def matrix(session: nox.Session, torch: str) -> None:
     """Run the tests with each torch and each Python that is promised and can be had.
 
     An environment is several gigabytes: `-p 3.13` chooses those of a Python, and
-    `-s "matrix(python='3.11', torch='2.10.0')"` one. docs/versions.md has what came of it.
+    `-s "matrix(python='3.11', torch='2.10.0')"` one. docs/versions has what came of it.
     """
     install_models(session, f"torch=={torch}", f"torchvision=={TORCHS[torch]}")
     session.install(*TEST_TOOLS)
