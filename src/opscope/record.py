@@ -13,7 +13,7 @@ from opscope.exporters.text_report import trace_text
 from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
-from opscope.records.layers import LayerPass
+from opscope.records.layers import LayerPass, labels
 from opscope.records.recording import Failure, Module, Op, Parameter, Recording
 from opscope.records.totals import Totals
 from opscope.tensors import are_elsewhere
@@ -299,8 +299,8 @@ class Record:
             f"{notation.count(sums.params)} params ({notation.size(sums.param_bytes)})",
         ]
         seen = self._view(level, depth, options)
-        with waiting("drawing") as watched:
-            return to_dot(seen, direction=direction, caption=caption, watched=watched)
+        with waiting("drawing") as track:
+            return to_dot(seen, direction=direction, caption=caption, track=track)
 
     def draw(
         self,
@@ -379,14 +379,16 @@ class Record:
         from opscope.views.structure import structure
 
         reading, recording = self._reading, self.recording
-        saved = [item for item in self.passes if reading.was_saved(item)]
+        saved = [item for item in self.passes if reading.was_saved(item)] if reading.saved else []
         size = sum(recording.values[v].nbytes for item in saved for v in item.values)
-        shown = saved if reading.is_selective else self.passes
+        shown: list[tuple[int, str]] = list(enumerate(labels(self.passes)))
+        if reading.is_selective:
+            shown = [(item.index, item.label) for item in saved]
         text = trace_text(
             recording,
             self.totals,
             structure(reading.layer_graph, self.passes),
-            [(item.index, item.label) for item in shown],
+            shown,
             (sum(len(item.values) for item in saved), size),
         )
         return encodable(text)

@@ -14,8 +14,8 @@ from opscope.analysis.nonfinite import first_nonfinite, locate
 from opscope.block import Block, Exit, Kind, Raised, Where
 from opscope.capture.assemble.recording import build_recording
 from opscope.capture.collect.collector import Collector
-from opscope.capture.collect.guests import Guest
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
+from opscope.capture.collect.user_collectors import UserCollector
 from opscope.capture.session import Session
 from opscope.errors import (
     LayerNotFound,
@@ -89,58 +89,47 @@ def trace(
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
+    if model is not None and not isinstance(model, nn.Module):
+        message = (
+            f"model: {type(model).__name__} object (must be a torch.nn.Module or None; "
+            "to trace a function, call it inside `with opscope.trace():`)"
+        )
+        raise OptionError(message)
+    switches = {
+        "layers": layers, "replayable": replayable, "saved_for_backward": saved_for_backward,
+        "stop_on_nonfinite": stop_on_nonfinite,
+    }  # fmt: skip
+    for name, option in switches.items():
+        check_flag(name, option)
+    kept, kept_gradients = as_save(save, "save"), as_save(gradients, "gradients")
+    if replayable and not kept.is_plain:
+        message = "replayable=True saves every value as it is: no device, dtype or transform"
+        raise OptionError(message)
+    wanted = Wanted(
+        save=kept.options if kept.keys else None,
+        every_op=replayable or not layers,
+        gradients=kept_gradients.options if kept_gradients.keys else None,
+        replayable=replayable,
+        saved_for_backward=saved_for_backward,
+        stop_on_nonfinite=stop_on_nonfinite,
+        collectors=check_collectors(collectors),
+    )
     return Trace(
-        model, layers=layers, save=save, gradients=gradients, replayable=replayable,
-        saved_for_backward=saved_for_backward, stop_on_nonfinite=stop_on_nonfinite,
-        collectors=collectors,
-    )  # fmt: skip
+        Block(partial(Session, model, layers=layers, collectors=wanted.make)), kept, kept_gradients
+    )
 
 
 class Trace(Record):
     """A block that is recorded, and then its record, with the tensors that were kept.
 
     Nothing is worked out before it is asked for, and no tensor is kept alive but those
-    that ``save`` asked for. The arguments are those of `trace`.
+    that ``save`` asked for. `trace` makes one.
     """
 
-    def __init__(
-        self,
-        model: nn.Module | None = None,
-        *,
-        layers: bool = True,
-        save: What | Save = None,
-        gradients: What | Save = None,
-        replayable: bool = False,
-        saved_for_backward: bool = False,
-        stop_on_nonfinite: bool = False,
-        collectors: Sequence[Collector] = (),
-    ) -> None:
-        if model is not None and not isinstance(model, nn.Module):
-            message = (
-                f"model: {type(model).__name__} object (must be a torch.nn.Module or None; "
-                "to trace a function, call it inside `with opscope.trace():`)"
-            )
-            raise OptionError(message)
-        switches = {
-            "layers": layers, "replayable": replayable, "saved_for_backward": saved_for_backward,
-            "stop_on_nonfinite": stop_on_nonfinite,
-        }  # fmt: skip
-        for name, option in switches.items():
-            check_flag(name, option)
-        self._save, self._save_gradients = as_save(save, "save"), as_save(gradients, "gradients")
-        if replayable and not self._save.is_plain:
-            message = "replayable=True saves every value as it is: no device, dtype or transform"
-            raise OptionError(message)
-        wanted = Wanted(
-            save=self._save.options if self._save.keys else None,
-            every_op=replayable or not layers,
-            gradients=self._save_gradients.options if self._save_gradients.keys else None,
-            replayable=replayable,
-            saved_for_backward=saved_for_backward,
-            stop_on_nonfinite=stop_on_nonfinite,
-            guests=check_collectors(collectors),
-        )
-        self._block = Block(partial(Session, model, layers=layers, members=wanted.members))
+    def __init__(self, block: Block, save: Save, gradients: Save) -> None:
+        self._block = block
+        self._save = save
+        self._save_gradients = gradients
         self._read: Layers | None = None  # once it was read
 
     # ------------------------------------------------------------------ entering and leaving
@@ -222,8 +211,8 @@ class Trace(Record):
         Raises:
             CollectorError: If one of them raised.
         """
-        guests = (member for member in self._block.session.members if isinstance(member, Guest))
-        return tuple(guest.result() for guest in guests)
+        own = (one for one in self._block.session.collectors if isinstance(one, UserCollector))
+        return tuple(one.result() for one in own)
 
     # ------------------------------------------------------------------ what takes tensors
 
@@ -286,8 +275,8 @@ class Trace(Record):
 
         replay_inputs = self.tensors.replay_inputs
         labels = {item.call: item.label for item in self.passes if item.call is not None}
-        with waiting("replaying") as watched:
-            return replay(self.recording, replay_inputs, self.tensors.saved, labels, watched)
+        with waiting("replaying") as track:
+            return replay(self.recording, replay_inputs, self.tensors.saved, labels, track)
 
     def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
         """Return the forward ops as a program: a `torch.fx.GraphModule` of aten overloads.

@@ -1,4 +1,4 @@
-"""How long loops are watched by one who waits for them, in rooms that show nothing themselves."""
+"""How long loops are tracked by one who waits for them, in rooms that show nothing themselves."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Watch(Protocol):
+class Track(Protocol):
     """Hands on the items of a loop, and may show how far it is."""
 
     def __call__(self, items: Collection[T], /) -> Iterable[T]:
         """Return the same items, in the same order."""
 
 
-def unwatched(items: Collection[T], /) -> Iterable[T]:
+def untracked(items: Collection[T], /) -> Iterable[T]:
     """Hand on the items of a loop that nobody waits for.
 
-    >>> list(unwatched("abc"))
+    >>> list(untracked("abc"))
     ['a', 'b', 'c']
     """
     return items

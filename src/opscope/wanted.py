@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
-from opscope.capture.collect.collector import Collector, Member
-from opscope.capture.collect.guests import MOMENTS, Guest
+from opscope.capture.collect.collector import Collector, InnerCollector
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
 from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.capture.collect.transforms import SaveOptions
+from opscope.capture.collect.user_collectors import MOMENTS, UserCollector
 from opscope.capture.tables.tables import Tables
 from opscope.errors import OptionError
 
@@ -29,7 +29,7 @@ class Wanted:
             all that comes from outside, with the state of the random number generators.
         saved_for_backward: Whether to note what autograd keeps.
         stop_on_nonfinite: Whether to raise where the program sees a NaN or an infinity.
-        guests: The user's own.
+        collectors: The user's own.
     """
 
     save: SaveOptions | None
@@ -38,11 +38,11 @@ class Wanted:
     replayable: bool
     saved_for_backward: bool
     stop_on_nonfinite: bool
-    guests: tuple[Collector, ...]
+    collectors: tuple[Collector, ...]
 
-    def members(self, tables: Tables) -> list[Member]:
+    def make(self, tables: Tables) -> list[InnerCollector]:
         """Return the collectors, in the order in which they are called."""
-        found: list[Member] = []
+        found: list[InnerCollector] = []
         if self.gradients is not None:
             found.append(Gradients(self.gradients))
         if self.saved_for_backward:
@@ -54,7 +54,7 @@ class Wanted:
             found.append(ReplayInputs(tables.log))
         if self.stop_on_nonfinite:
             found.append(NonFiniteChecker(tables))
-        return [*found, *(Guest(collector, tables.log) for collector in self.guests)]
+        return [*found, *(UserCollector(collector, tables.log) for collector in self.collectors)]
 
 
 def check_collectors(collectors: object) -> tuple[Collector, ...]:

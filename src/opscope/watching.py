@@ -13,7 +13,7 @@ from torch import nn
 from opscope.errors import OptionError, check_encoding, check_width
 from opscope.records.layers import LayerPass
 from opscope.saving import Save
-from opscope.tracer import Trace
+from opscope.tracer import Trace, trace
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -78,7 +78,7 @@ class Watch:
         if self._entered % self._every == 0:
             save = Save("all", transform=statistics, copy=False)
             gradients = save if self._gradients else None
-            self._open = Trace(self._model, save=save, gradients=gradients).__enter__()
+            self._open = trace(self._model, save=save, gradients=gradients).__enter__()
         self._entered += 1
         return self
 

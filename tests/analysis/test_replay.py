@@ -221,14 +221,14 @@ def test_an_operator_is_looked_up_once_however_many_ops_it_has(monkeypatch):
 def test_one_who_waits_is_handed_each_op_as_it_runs_again():
     seen = []
 
-    def watched(items):
+    def track(items):
         for item in items:
             seen.append(item)
             yield item
 
     trace = traced(lambda: torch.ones(2).mul(2).add_(1))
     kept = trace.tensors
-    report = replay.replay(trace.recording, kept.replay_inputs, kept.saved, {}, watched)
+    report = replay.replay(trace.recording, kept.replay_inputs, kept.saved, {}, track)
 
     assert report
     assert seen == list(trace.ops)

@@ -313,10 +313,10 @@ def test_modules_far_inside_one_another_have_no_frames_beyond_what_can_be_writte
 def test_one_who_waits_for_a_picture_is_handed_its_nodes_and_edges():
     graph, seen = Exhibit(branch()).layers, []
 
-    def watched(items):
+    def track(items):
         seen.append(len(items))
         return iter(items)
 
-    text = to_dot(graph, watched=watched).to_string()
+    text = to_dot(graph, track=track).to_string()
     assert text == to_dot(graph).to_string()
     assert seen == [len(graph), graph.number_of_edges()]

@@ -6,7 +6,7 @@ import pytest
 
 from opscope.exporters import progress
 from opscope.exporters.progress import LONG, waiting
-from opscope.waiting import unwatched
+from opscope.waiting import untracked
 
 
 class Terminal(io.StringIO):
@@ -44,8 +44,8 @@ def is_clear(terminal):
 
 def test_a_long_wait_at_a_terminal_is_shown(terminal, clock):
     clock["step"] = LONG / 10
-    with redirect_stderr(terminal), waiting("counting") as watched:
-        assert list(watched(range(20))) == list(range(20))
+    with redirect_stderr(terminal), waiting("counting") as track:
+        assert list(track(range(20))) == list(range(20))
 
     assert "counting" in terminal.getvalue()
     assert "/20" in terminal.getvalue()
@@ -53,8 +53,8 @@ def test_a_long_wait_at_a_terminal_is_shown(terminal, clock):
 
 def test_what_was_shown_is_taken_away_when_the_wait_is_over(terminal, clock):
     clock["step"] = LONG / 10
-    with redirect_stderr(terminal), waiting("counting") as watched:
-        list(watched(range(20)))
+    with redirect_stderr(terminal), waiting("counting") as track:
+        list(track(range(20)))
 
     assert is_clear(terminal)
 
@@ -64,9 +64,9 @@ def test_what_was_shown_is_taken_away_when_the_wait_ends_in_an_error(terminal, c
     with (
         redirect_stderr(terminal),
         pytest.raises(ZeroDivisionError),
-        waiting("counting") as watched,
+        waiting("counting") as track,
     ):
-        list(map((1).__truediv__, map((15).__sub__, watched(range(20)))))
+        list(map((1).__truediv__, map((15).__sub__, track(range(20)))))
 
     assert "counting" in terminal.getvalue()
     assert is_clear(terminal)
@@ -74,8 +74,8 @@ def test_what_was_shown_is_taken_away_when_the_wait_ends_in_an_error(terminal, c
 
 def test_several_loops_are_shown_one_after_another(terminal, clock):
     clock["step"] = LONG / 10
-    with redirect_stderr(terminal), waiting("counting") as watched:
-        assert [list(watched(range(size))) for size in (20, 30)] == [[*range(20)], [*range(30)]]
+    with redirect_stderr(terminal), waiting("counting") as track:
+        assert [list(track(range(size))) for size in (20, 30)] == [[*range(20)], [*range(30)]]
 
     assert "/20" in terminal.getvalue()
     assert "/30" in terminal.getvalue()
@@ -83,8 +83,8 @@ def test_several_loops_are_shown_one_after_another(terminal, clock):
 
 def test_a_short_wait_shows_nothing(terminal, clock):
     clock["step"] = LONG / 100
-    with redirect_stderr(terminal), waiting("counting") as watched:
-        assert list(watched(range(60))) == list(range(60))
+    with redirect_stderr(terminal), waiting("counting") as track:
+        assert list(track(range(60))) == list(range(60))
 
     assert terminal.getvalue() == ""
 
@@ -92,8 +92,8 @@ def test_a_short_wait_shows_nothing(terminal, clock):
 @pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["none", "pipe"])
 def test_nothing_is_shown_where_there_is_no_terminal(monkeypatch, clock, stream):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with redirect_stderr(stream), waiting("counting") as watched:
-        assert watched is unwatched
+    with redirect_stderr(stream), waiting("counting") as track:
+        assert track is untracked
 
     assert stream is None or stream.getvalue() == ""
 
@@ -101,15 +101,15 @@ def test_nothing_is_shown_where_there_is_no_terminal(monkeypatch, clock, stream)
 def test_nothing_is_shown_where_stderr_is_closed():
     closed = io.StringIO()
     closed.close()
-    with redirect_stderr(closed), waiting("counting") as watched:
-        assert watched is unwatched
+    with redirect_stderr(closed), waiting("counting") as track:
+        assert track is untracked
 
 
 def test_a_terminal_that_can_move_no_cursor_is_left_alone(terminal, clock, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     clock["step"] = LONG / 10
-    with redirect_stderr(terminal), waiting("counting") as watched:
-        assert list(watched(range(20))) == list(range(20))
+    with redirect_stderr(terminal), waiting("counting") as track:
+        assert list(track(range(20))) == list(range(20))
 
     assert terminal.getvalue() == ""
 
@@ -117,5 +117,5 @@ def test_a_terminal_that_can_move_no_cursor_is_left_alone(terminal, clock, monke
 def test_what_the_program_prints_goes_where_it_went_before(terminal, clock, capsys):
     out = sys.stdout
     clock["step"] = LONG / 10
-    with redirect_stderr(terminal), waiting("counting") as watched:
-        assert all(sys.stdout is out and sys.stderr is terminal for _ in watched(range(20)))
+    with redirect_stderr(terminal), waiting("counting") as track:
+        assert all(sys.stdout is out and sys.stderr is terminal for _ in track(range(20)))

@@ -28,7 +28,7 @@ from opscope.torch_api import (
     has_internal_overlap,
     is_wrapper_subclass,
 )
-from opscope.waiting import Watch, unwatched
+from opscope.waiting import Track, untracked
 
 if TYPE_CHECKING:
     from opscope.capture.collect.replay_inputs import ReplayInputs
@@ -117,7 +117,7 @@ def replay(
     replay_inputs: ReplayInputs,
     saved: Saved,
     labels: dict[int, str],
-    watched: Watch = unwatched,
+    track: Track = untracked,
 ) -> Report:
     """Run a record again and compare.
 
@@ -126,11 +126,11 @@ def replay(
         replay_inputs: Copies of what came from outside.
         saved: Gives what a value was, None where it was not saved.
         labels: The layers' labels by the index of their call.
-        watched: Hands on the ops as they run again, to one who waits for them.
+        track: Hands on the ops as they run again, to one who waits for them.
     """
     run = _Replay(recording, replay_inputs, saved, labels)
     with _as_recorded(replay_inputs):
-        return run.report(watched(recording.ops))
+        return run.report(track(recording.ops))
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from opscope.capture.collect.collector import Member, NoteTaker
+from opscope.capture.collect.collector import InnerCollector, NoteTaker
 from opscope.capture.log import event_log
 from opscope.capture.log.contexts import call_sites
-from opscope.capture.log.events import NONE, End, GradMode
+from opscope.capture.log.events import End, GradMode
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import Hooks
 from opscope.capture.tables.ingest import Ingest
@@ -29,10 +29,11 @@ from opscope.capture.watch.dispatch import Interceptor
 from opscope.capture.watch.functions import FunctionCalls
 from opscope.capture.watch.modules.calls import ModuleCalls
 from opscope.errors import TraceStateError
+from opscope.records.columns import NONE
 from opscope.records.recording import Failure, Frame
 from opscope.torch_api import DisableTorchFunction
 
-T = TypeVar("T", bound=Member)
+T = TypeVar("T", bound=InnerCollector)
 _warning_lines = WarningLines(compiled.HOOKS_WARNING)
 
 
@@ -54,10 +55,10 @@ class Session:
     Args:
         model: The module that gives the addresses, or None.
         layers: Whether to record torch functions, which takes a function mode.
-        members: Makes the collectors that look at more, given where all is written.
+        collectors: Makes the collectors that look at more, given where all is written.
 
     Attributes:
-        members: The collectors.
+        collectors: The collectors.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class Session:
         model: nn.Module | None,
         *,
         layers: bool,
-        members: Callable[[Tables], Sequence[Member]] = lambda _: (),
+        collectors: Callable[[Tables], Sequence[InnerCollector]] = lambda _: (),
     ) -> None:
         self.tables = Tables()
-        self.members = members(self.tables)
+        self.collectors = collectors(self.tables)
         self.layers = layers
         self.seed = 0
         self.duration_ns = 0
@@ -93,20 +94,22 @@ class Session:
     def _listen(self) -> None:
         """Have the watchers call the collectors for what they want to be called for."""
         log_, tables = self.tables.log, self.tables
-        hooks = tables.hooks = Hooks.of(self.members)
+        hooks = tables.hooks = Hooks.of(self.collectors)
         log_.first_seen, log_.returned = hooks.first_seen, hooks.returned
         tables.values.numbered = hooks.numbered
         log_.has_before_op = bool(hooks.before_op or hooks.before_write or hooks.after_op)
-        if any(member.eager for member in self.members):
+        if any(collector.eager for collector in self.collectors):
             log_.eager, log_.ingest_at = True, 0
-        for member in self.members:
-            if isinstance(member, NoteTaker):
-                log_.keep, log_.keep_again = member.take, member.take_again
-                log_.keeps_every_op = member.every_op
+        for collector in self.collectors:
+            if isinstance(collector, NoteTaker):
+                log_.keep, log_.keep_again = collector.take, collector.take_again
+                log_.keeps_every_op = collector.every_op
 
     def find(self, kind: type[T]) -> T | None:
         """Return the collector of a kind, None if there is none."""
-        return next((member for member in self.members if isinstance(member, kind)), None)
+        return next(
+            (collector for collector in self.collectors if isinstance(collector, kind)), None
+        )
 
     def start(self, frame: FrameType | None) -> None:
         """Begin to watch; ``frame`` is the one with the ``with`` block.
@@ -145,8 +148,8 @@ class Session:
         self.tables.log.write(GradMode(NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
         self.modules.outermost = self.tables.log.boundary = outermost
-        for member in self.members:
-            member.resume() if self.started_ns else member.start()
+        for collector in self.collectors:
+            collector.resume() if self.started_ns else collector.start()
         _warning_lines.start(id(self))
         self.modules.install()
         if self._function_mode is not None:
@@ -267,14 +270,16 @@ class Session:
         self.modules.outermost = log_.boundary = None
         if not self.modules.is_bordered:  # what it gives is what is left of it
             alive = [live for live in log_.known.values() if live() is not None]
-            takers = (member for member in self.members if isinstance(member, NoteTaker))
+            takers = (
+                collector for collector in self.collectors if isinstance(collector, NoteTaker)
+            )
             kept = next((taker.take_written(alive) for taker in takers), None)
             log_.write(End(alive, kept))
         with DisableTorchFunction():  # a user's mode around the block is not to see it
             tables.parameters.measure()
             self.modules.look_again()
-            for member in self.members:
-                member.stop(tables.parameters.buffers(), log_.known.values())
+            for collector in self.collectors:
+                collector.stop(tables.parameters.buffers(), log_.known.values())
 
     def _note_failure(self) -> None:
         error, trace_back = self._error

@@ -20,7 +20,7 @@ import pydot
 from opscope import notation
 from opscope.errors import check_choice
 from opscope.graph.edges import edges_of
-from opscope.waiting import Watch, unwatched
+from opscope.waiting import Track, untracked
 
 Direction = Literal["down", "up", "right", "left"]
 DIRECTIONS: dict[str, str] = {"down": "TB", "up": "BT", "right": "LR", "left": "RL"}
@@ -51,7 +51,7 @@ def to_dot(
     *,
     direction: Direction = "down",
     caption: Iterable[str] = (),
-    watched: Watch = unwatched,
+    track: Track = untracked,
 ) -> pydot.Dot:
     """Return a view of the graph as a picture to be laid out by Graphviz.
 
@@ -59,7 +59,7 @@ def to_dot(
         graph: A graph with the attributes that `opscope.graph.build` documents.
         direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
         caption: Lines above the picture; the first is bold.
-        watched: Hands on the nodes and edges as they are drawn, to one who waits for them.
+        track: Hands on the nodes and edges as they are drawn, to one who waits for them.
 
     Raises:
         OptionError: For a direction that there is not.
@@ -88,12 +88,12 @@ def to_dot(
     ids = {name: f"n{index}" for index, name in enumerate(graph)}
     frames = _Frames(dot, graph)
     reached = _reached(graph)
-    for name, attributes in watched(graph.nodes(data=True)):
+    for name, attributes in track(graph.nodes(data=True)):
         look = _node(graph, attributes)
         if reached and name not in reached and attributes["kind"] in ("op", "layer", "module"):
             look["style"] = "filled,dashed"
         frames.around(attributes).add_node(pydot.Node(ids[name], **look))
-    for source, target, attributes in watched(list(edges_of(graph))):
+    for source, target, attributes in track(list(edges_of(graph))):
         look = _edge(attributes, graph.nodes[source], graph.nodes[target])
         dot.add_edge(pydot.Edge(ids[source], ids[target], **look))
     return dot

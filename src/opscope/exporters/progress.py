@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
-from opscope.waiting import Watch, unwatched
+from opscope.waiting import Track, untracked
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,20 +22,20 @@ _SOON, _AGAIN = 0.5, 0.1  # seconds: until it is clear how long it takes, betwee
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Watch]:
-    """Watch loops, and show how far they are where a person waits longer than `LONG`.
+def waiting(what: str) -> Iterator[Track]:
+    """Track loops, and show how far they are where a person waits longer than `LONG`.
 
     A bar is shown on stderr, only if that is a terminal, and is gone when the block is left.
 
     Args:
         what: What is being done, such as ``"reading"``.
 
-    >>> with waiting("counting") as watched:
-    ...     sum(watched(range(5)))
+    >>> with waiting("counting") as track:
+    ...     sum(track(range(5)))
     10
     """
     if not _is_terminal():
-        yield unwatched
+        yield untracked
         return
     with ExitStack() as shown:
         yield _Bar(what, shown)

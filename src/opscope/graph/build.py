@@ -59,7 +59,7 @@ from typing import Any
 
 import networkx as nx
 
-from opscope.collector import paused
+from opscope.garbage import paused
 from opscope.graph.attributes import NodeAttributes
 from opscope.graph.lazy import Lazy
 from opscope.graph.node_attributes import layer_attributes, module_attributes

@@ -9,14 +9,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, islice, repeat
-from operator import sub
+from itertools import accumulate, chain, count, islice, repeat
+from operator import eq, sub
 from typing import Any, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
 NONE = -1
-"""What stands for None among numbers."""
+"""What stands for None among numbers: no op, call, run, value, storage or call site."""
 
 
 class Column(Protocol[T_co]):
@@ -215,6 +215,7 @@ class Ragged:
     """
 
     __slots__ = ("ends", "items")
+    _are_plain = True  # all that is stored is in the tuples as it is
 
     def __init__(self, ends: Sequence[int], items: Sequence[int]) -> None:
         self.ends = ends
@@ -227,6 +228,12 @@ class Ragged:
         return self.made(self.items[self.ends[index - 1] if index else 0 : self.ends[index]])
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        ends = self.ends
+        if self._are_plain and len(ends) and ends[-1] == len(ends) and all(map(eq, ends, count(1))):
+            return zip(islice(self.items, len(ends)))  # one each, nearly always
+        return self._each()
+
+    def _each(self) -> Iterator[tuple[Any, ...]]:
         start, items, made = 0, self.items, self.made
         for end in self.ends:
             yield made(items[start:end]) if end > start else ()
@@ -242,6 +249,7 @@ class RaggedOptional(Ragged):
     """The same, with None for `NONE`."""
 
     __slots__ = ()
+    _are_plain = False
 
     @staticmethod
     def made(numbers: Sequence[int]) -> tuple[Any, ...]:
@@ -253,6 +261,7 @@ class RaggedKnown(Ragged):
     """The same, with `NONE` left out."""
 
     __slots__ = ()
+    _are_plain = False
 
     @staticmethod
     def made(numbers: Sequence[int]) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from opscope.collector import paused
+from opscope.garbage import paused
 from opscope.records.columns import Coded, Column, Joined, Same, first
 from opscope.records.ends import loose_ends
 from opscope.records.loops import Turns

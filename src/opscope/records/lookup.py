@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from opscope.collector import paused
 from opscope.errors import AmbiguousLayer, LayerNotFound, OptionError, nearest
+from opscope.garbage import paused
 from opscope.records.layers import LayerPass
 from opscope.records.recording import Leaf, ModuleCall, Recording
 from opscope.records.runs import run_names

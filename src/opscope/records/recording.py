@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 from opscope.notation import foreign, sentence
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
-from opscope.records.packing import packed, unpacked
 
 T = TypeVar("T")
 
@@ -478,10 +477,6 @@ class Recording:
     unseen_calls: tuple[UnseenCall, ...] = ()
     grad_enabled: bool = False
     inference: bool = False
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Return its records in columns, which take a fraction of the time to pickle."""
-        return unpacked, (Recording, packed(self))
 
     def __copy__(self) -> Recording:
         """Return itself: nothing in it is changed."""

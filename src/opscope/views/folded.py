@@ -13,7 +13,7 @@ from typing import Any
 
 import networkx as nx
 
-from opscope.collector import paused
+from opscope.garbage import paused
 from opscope.graph.attributes import NodeAttributes
 from opscope.graph.build import OpGraph, edge_attributes
 from opscope.graph.skeleton import OVERWRITE, Skeleton

@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 
-from opscope.collector import paused
+from opscope.garbage import paused
 from opscope.graph.build import RANK
 from opscope.graph.edges import edges_of
 

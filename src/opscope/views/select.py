@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import networkx as nx
 
-from opscope.collector import paused
 from opscope.errors import OptionError, check_choice, nearest
+from opscope.garbage import paused
 from opscope.graph.edges import edges_of
 from opscope.views.steps import after
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import opscope
 from opscope import CollectorError, OptionError
-from opscope.capture.collect.collector import Member
+from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.log.hooks import Hooks
 from opscope.demo import ResNet18
 
@@ -269,11 +269,11 @@ def test_what_is_no_list_of_collectors_is_refused(wrong):
 
 
 def test_what_a_collector_has_no_method_for_costs_nothing():
-    class Quiet(Member):
+    class Quiet(InnerCollector):
         def before_write(self, tensors):
             """Listen."""
 
-    hooks = Hooks.of([Quiet(), Member()])
+    hooks = Hooks.of([Quiet(), InnerCollector()])
     assert [len(getattr(hooks, moment)) for moment in ("before_write", "before_op", "called")] == [
         1, 0, 0,
     ]  # fmt: skip

@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.tables import Tables, TensorSlot
 from opscope.operators.plans import Met, Plan, Slots
+from opscope.records.columns import NONE
 from opscope.records.recording import InWords
 
 Named = tuple[tuple[str, object], ...]

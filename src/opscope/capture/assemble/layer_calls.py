@@ -7,10 +7,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import FAILED, Tables
 from opscope.records.columns import (
+    NONE,
     Coded,
     Column,
     Less,

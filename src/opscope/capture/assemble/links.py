@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.reruns.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import OpColumns
 from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
 from opscope.capture.tables.values import OUTSIDE
-from opscope.records.columns import Coded, Column, Flag, Optional, codes_of
+from opscope.records.columns import NONE, Coded, Column, Flag, Optional, codes_of
 from opscope.records.recording import Phase
 
 _END = re.compile(r"Backward\d*$")

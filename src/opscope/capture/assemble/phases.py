@@ -6,10 +6,9 @@ from array import array
 from collections.abc import Iterable
 
 from opscope.capture.assemble.links import Links, has_backward
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import BACKWARD, Tables
-from opscope.records.columns import Column, Same
+from opscope.records.columns import NONE, Column, Same
 from opscope.records.recording import Phase
 
 

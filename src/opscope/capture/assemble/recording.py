@@ -13,14 +13,14 @@ from opscope.capture.assemble.layer_calls import Calls
 from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
-from opscope.capture.log.events import NONE
 from opscope.capture.session import Session
 from opscope.capture.tables.columns import OpColumns
 from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, ModuleRun, Tables
 from opscope.capture.tables.values import PASSED_THROUGH
 from opscope.capture.watch.modules.module_info import ModuleInfo
-from opscope.collector import paused
+from opscope.garbage import paused
 from opscope.records.columns import (
+    NONE,
     Coded,
     Column,
     Flag,

@@ -56,7 +56,7 @@ class Collector(Protocol):
         """Return what was made of it all."""
 
 
-class Member:
+class InnerCollector:
     """A collector of opscope's own, which may tie what it keeps to values.
 
     The methods that a class does not have itself are never called.
@@ -69,7 +69,7 @@ class Member:
 
     def hears(self, moment: str) -> bool:
         """Whether it has a method of this name."""
-        return getattr(type(self), moment) is not getattr(Member, moment)
+        return getattr(type(self), moment) is not getattr(InnerCollector, moment)
 
     # ------------------------------------------------------------------- the block
 
@@ -139,7 +139,7 @@ class Member:
         """Look at one that an op outside of all calls gave."""
 
 
-class NoteTaker(Member):
+class NoteTaker(InnerCollector):
     """One that makes a note of each tensor that a call returns, which comes back with its value.
 
     A note goes into the log, as long as it is not known which value the tensor is. There may be

@@ -7,7 +7,7 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.collect.collector import Member
+from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.log.event_log import Log, Snapshot
 from opscope.capture.log.hooks import RunningOp
 from opscope.capture.tables.values import Values
@@ -15,7 +15,7 @@ from opscope.capture.unchanged.outside import generators, has_own_dispatch, unse
 from opscope.torch_api import DisableTorchFunction
 
 
-class ReplayInputs(Member):
+class ReplayInputs(InnerCollector):
     """Copies of the storages that the program did not make itself, and of random states.
 
     A storage is copied once, whole, so that tensors that shared memory share it again.

@@ -38,7 +38,7 @@ class SaveOptions:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     transform: Transform | None = None
-    careful: bool = True
+    copy_first: bool = True
 
 
 class Failed(NamedTuple):
@@ -75,7 +75,7 @@ def saved_form(
         log: Where nothing is to be written of what the transform runs.
         copy: Whether it is to have memory of its own; without a transform it may not.
     """
-    copy = copy or (transform is not None and options.careful)
+    copy = copy or (transform is not None and options.copy_first)
     option: str | None = None
     try:
         with DisableTorchFunction(), unseen(tensor):
@@ -89,7 +89,7 @@ def saved_form(
         if transform is None:
             return found
         option = "transform"
-        if options.careful:
+        if options.copy_first:
             return applied(transform, found, log)
         with DisableTorchFunction(), unseen(tensor):
             return transform(found)

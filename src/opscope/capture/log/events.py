@@ -13,8 +13,6 @@ import torch
 
 from opscope.records.containers import Structure
 
-NONE = -1  # in a column of numbers: no op, call, run, row, storage or site
-
 Live = ref[torch.Tensor]
 # By turns the code of a frame and a position in it, the innermost frame first.
 Chain = tuple[Any, ...]

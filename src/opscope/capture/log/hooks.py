@@ -102,12 +102,14 @@ class Hooks:
     gave: tuple[Callable[[torch.Tensor, int], None], ...] = ()
 
     @classmethod
-    def of(cls, members: Sequence[Listener]) -> Hooks:
+    def of(cls, collectors: Sequence[Listener]) -> Hooks:
         """Return what these want to be called for."""
         return cls(
             **{
                 moment.name: tuple(
-                    getattr(member, moment.name) for member in members if member.hears(moment.name)
+                    getattr(collector, moment.name)
+                    for collector in collectors
+                    if collector.hears(moment.name)
                 )
                 for moment in fields(cls)
             }

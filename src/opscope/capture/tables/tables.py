@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opscope.capture.log.contexts.call_sites import Places
 from opscope.capture.log.event_log import Log
-from opscope.capture.log.events import NONE, Chain
+from opscope.capture.log.events import Chain
 from opscope.capture.log.grad_modes import GradModes
 from opscope.capture.log.hooks import Hooks
 from opscope.capture.tables.columns import CallColumns, Numbers, OpColumns, unpacked
 from opscope.capture.tables.parameters import Parameters
 from opscope.capture.tables.values import PASSED_THROUGH, Values
+from opscope.records.columns import NONE
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.records.recording import CallKind
 from opscope.torch_api import next_sequence_number

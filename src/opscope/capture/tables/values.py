@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 from weakref import ref
 
 import torch
 
 from opscope.capture.log.event_log import Log, Snapshot, hint
-from opscope.capture.log.events import NONE, Live
+from opscope.capture.log.events import Live
 from opscope.capture.tables.parameters import Parameters
+from opscope.records.columns import NONE
 from opscope.records.regions import Region, overlap, region
 
 OUTSIDE, FRESH, VIEW, WRITE, PASSED_THROUGH, REWRITTEN = range(6)
@@ -63,6 +65,9 @@ class Values:
         self._writes: dict[int, list[int]] = {}
         self._writes_seen = array("i")
         self._sweep_at = _FIRST_SWEEP
+        # How far all was swept, and the rows below that whose tensors were still there.
+        self._swept = 0
+        self._left: list[int] = []
         self._first = (0, 0)  # the mark from which on tensors are known
 
     def found(self, snapshot: Snapshot) -> int:
@@ -166,6 +171,8 @@ class Values:
         ):  # fmt: skip
             del column[rows:]
         del self._storage_refs[storages:]
+        self._swept = min(self._swept, rows)
+        self._left = [row for row in self._left if row < rows]
         tensors = enumerate(self._tensors[self._first[0] :], self._first[0])
         self.rows = {id(live): row for row, live in tensors if live is not None}
         known = enumerate(self._storage_refs[self._first[1] :], self._first[1])
@@ -225,7 +232,7 @@ class Values:
         return row
 
     def sweep(self) -> None:
-        """Drop dead entries, when the table has grown by as much as there was.
+        """Drop dead entries, when there are as many new ones as were alive.
 
         Nothing may still refer to a tensor by its weak reference: one that is let go of here
         gives its ``id`` to another.
@@ -238,13 +245,20 @@ class Values:
             if live is None or live() is None:
                 del self.rows[key]
         keep = set(self.rows.values())
-        for row, live in enumerate(tensors):
-            if live is not None and row not in keep and live() is None:
+        left = []
+        for row in chain(self._left, range(self._swept, len(tensors))):
+            live = tensors[row]
+            if live is None:
+                continue
+            if row in keep or live() is not None:
+                left.append(row)
+            else:
                 tensors[row] = None
+        self._left, self._swept = left, len(tensors)
         for key, row in list(self._storage_rows.items()):
             storage = storages[row]
             if storage is None or storage() is None:
                 storages[row] = None
                 self._writes.pop(row, None)
                 del self._storage_rows[key]
-        self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(tensors))
+        self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(left))

@@ -6,8 +6,9 @@ from threading import get_ident
 from types import FrameType
 from typing import Any
 
-from opscope.capture.log.events import NONE, Chain
+from opscope.capture.log.events import Chain
 from opscope.capture.tables.tables import Tables
+from opscope.records.columns import NONE
 from opscope.torch_api import (
     RUN_BACKWARD,
     AccumulateGrad,

@@ -97,6 +97,7 @@ class FunctionCalls(TorchFunctionMode):
             item = live if id(live) in log.known else log.read(result)
             node, chain = _node_class(result), log.chain(frame)
             kept = None if log.keep is None else log.keep(result)
+            # What `Log.write_call` does, without the call.
             log.events += (
                 Call, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
             )  # fmt: skip

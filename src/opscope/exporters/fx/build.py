@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from opscope.collector import paused
 from opscope.exporters.fx import names
 from opscope.exporters.fx.baked import baked_arguments, baked_ops, baked_unseen
 from opscope.exporters.fx.calls import Calls
@@ -19,6 +18,7 @@ from opscope.exporters.fx.outputs import assemble
 from opscope.exporters.fx.scope import called, calls_inside
 from opscope.exporters.fx.unwritten import check_written
 from opscope.exporters.fx.values import Live, Values, first_value, results_of_other_classes
+from opscope.garbage import paused
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
 from opscope.records.containers import tensor_keys
 from opscope.records.ends import loose_ends

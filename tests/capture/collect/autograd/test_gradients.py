@@ -673,3 +673,18 @@ def test_a_hook_of_ours_raises_no_warning_when_a_gradient_is_sparse():
     with warnings.catch_warnings(), opscope.trace(gradients="all") as trace:
         (table(torch.tensor([1, 2])) * 2).sum().backward()
     assert torch.equal(trace["embedding"].gradient, torch.full((2, 3), 2.0))
+
+
+def test_where_gradients_flowed_is_worked_out_anew_only_where_some_came():
+    x = torch.ones(2, requires_grad=True)
+    with opscope.trace(gradients="all") as trace:
+        y, z = x * 2, x * 3
+    first = trace.tensors.gradient_flow
+    assert not first.reached
+    assert trace.tensors.gradient_flow is first
+    y.sum().backward()
+    second = trace.tensors.gradient_flow
+    assert second.reached
+    assert trace.tensors.gradient_flow is second
+    z.sum().backward()
+    assert [layer.has_gradient for layer in trace if layer.type == "mul"] == [True, True]

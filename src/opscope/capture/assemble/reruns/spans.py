@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
+from opscope.records.columns import NONE
 
 
 class Span(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 from opscope.capture.assemble.reruns.candidates import Candidates
 from opscope.capture.assemble.reruns.keys import Key, Keys
 from opscope.capture.assemble.reruns.spans import Span, Spans
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.tables import BACKWARD, ModuleRun, OpRow, Tables
+from opscope.records.columns import NONE
 
 _FEW_RUNS = 8
 

@@ -37,6 +37,7 @@ class Gradients(PostCallQueue):
         self._sources: dict[int, set[int]] = {}
         self._row_of: dict[tuple[int, int], int] = {}
         self._hooked: set[int] = set()
+        self._flow: tuple[tuple[int, int], GradientFlow] | None = None
         self._same: dict[int, int] = {}
         self._handles: list[Any] = []
         # By row, what was copied last: the tensor, and how often it had been written.
@@ -159,6 +160,9 @@ class Gradients(PostCallQueue):
 
     def flow(self) -> GradientFlow:
         """Return where gradients have flowed so far."""
+        seen = len(self._reached), len(self._same)
+        if self._flow is not None and self._flow[0] == seen:
+            return self._flow[1]
         same = self._same
         reached = {same.get(row, row) for row in self._reached}
         pairs = (
@@ -167,7 +171,9 @@ class Gradients(PostCallQueue):
             for source in self._sources.get(row, ())
             if source in self._reached
         )
-        return GradientFlow(frozenset(reached), frozenset((a, b) for a, b in pairs if a != b))
+        flow = GradientFlow(frozenset(reached), frozenset((a, b) for a, b in pairs if a != b))
+        self._flow = seen, flow  # it is asked for at each layer, and only ever grows
+        return flow
 
 
 @cache

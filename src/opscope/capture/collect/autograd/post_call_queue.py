@@ -9,12 +9,12 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.collect.collector import Member
+from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.log.hooks import RunningOp
 from opscope.torch_api import DisableTorchFunction, next_sequence_number
 
 
-class PostCallQueue(Member, ABC):
+class PostCallQueue(InnerCollector, ABC):
     """A collector that looks at tensors that calls returned, once they have their autograd node.
 
     Inside an op they have none yet, and what ran below autograd, as in a custom function,

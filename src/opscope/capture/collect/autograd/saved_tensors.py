@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.values import Values
+from opscope.records.columns import NONE
 from opscope.torch_api import DisableTorchFunction
 
 

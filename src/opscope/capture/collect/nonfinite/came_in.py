@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from opscope.capture.collect.nonfinite.looking import describe
-from opscope.capture.log.events import NONE
 from opscope.capture.tables.parameters import Kind
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import FRESH, VIEW
 from opscope.operators.plans import is_uninitialised
+from opscope.records.columns import NONE
 from opscope.records.origins import Arrival
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

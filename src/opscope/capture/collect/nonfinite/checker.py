@@ -16,7 +16,7 @@ from weakref import ref
 import torch
 from torch import nn
 
-from opscope.capture.collect.collector import Member
+from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.collect.nonfinite.came_in import CameIn
 from opscope.capture.collect.nonfinite.looking import (
     Lying,
@@ -63,7 +63,7 @@ _LISTS = frozenset({tuple, list})
 _Tensor = torch.Tensor
 
 
-class NonFiniteChecker(Member):
+class NonFiniteChecker(InnerCollector):
     """Looks at what each op gives, and follows bad numbers to where the program sees them.
 
     No tensor is kept alive: of one with bad numbers it is known in which memory it lies.

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import torch
 
 from opscope.capture.log.contexts.custom_functions import APPLY, with_applications
-from opscope.capture.log.events import NONE, Chain
+from opscope.capture.log.events import Chain
+from opscope.records.columns import NONE
 from opscope.records.recording import Frame
 
 Context = Literal["backward", "checkpoint", "optimizer", "scaler"]

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.log.containers import arguments, contents, tensors_of
 from opscope.capture.log.event_log import stay
-from opscope.capture.log.events import NONE, Chain, Enter, GradMode, Leave, Live, Nested, Notes
+from opscope.capture.log.events import Chain, Enter, GradMode, Leave, Live, Nested, Notes
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import first_error
 from opscope.capture.tables.tables import Tables
@@ -36,6 +36,7 @@ from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.capture.watch.modules.names import ModuleNames
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.capture.watch.recursion import explain
+from opscope.records.columns import NONE
 from opscope.torch_api import (
     CALL_MODULE,
     DisableTorchFunction,
@@ -221,6 +222,7 @@ class ModuleCalls:
             return
         items = self._values.gave(output)
         kept = None if log.keep is None else self._values.notes(output)
+        # What `_end` does, without the call.
         log.events += (Leave, log.op_count, run, items, perf_counter_ns(), False, kept)
         _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
         stack.pop()  # last: what is interrupted before is ended once more, as failed

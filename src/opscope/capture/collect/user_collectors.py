@@ -8,7 +8,7 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.collect.collector import Collector, Member
+from opscope.capture.collect.collector import Collector, InnerCollector
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.hooks import Error, ReturnedCall, RunningOp
 from opscope.capture.unchanged.outside import applied, described, drop_frames
@@ -17,7 +17,7 @@ from opscope.errors import CollectorError
 MOMENTS = ("start", "resume", "before_op", "after_op", "returned", "stop", "result")
 
 
-class Guest(Member):
+class UserCollector(InnerCollector):
     """Stands for a collector of the user's.
 
     Args:
