@@ -85,6 +85,8 @@ class Save:
 
 def as_save(given: What | Save, name: str) -> Save:
     """Return an argument of `opscope.trace` by its name, in its long form."""
+    if given is None:
+        return _NOTHING
     return given if isinstance(given, Save) else Save(_keys(given, name))
 
 
@@ -138,3 +140,6 @@ def unwrapped(saved: Any, what: str) -> Any:
         raise NotSaved(message) from saved.error
     message = f"{saved.option}: cannot be applied to {what}, which raised {saved}"
     raise OptionError(message) from saved.error
+
+
+_NOTHING = Save(None)

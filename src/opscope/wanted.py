@@ -59,6 +59,8 @@ class Wanted:
 
 def check_collectors(collectors: object) -> tuple[Collector, ...]:
     """Return the collectors that were given, checked."""
+    if collectors == ():
+        return ()
     if not isinstance(collectors, Sequence) or isinstance(collectors, (str, bytes)):
         message = f"collectors: {collectors!r} (must be a list of collectors)"
         raise OptionError(message)

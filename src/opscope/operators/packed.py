@@ -139,11 +139,15 @@ def tensors_in(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: item for name, item in found.items() if isinstance(item, torch.Tensor)}
 
 
+def never_packs(kind: type) -> bool:
+    """Whether no module of a class holds such parameters: torch's ordinary ones do not."""
+    return kind.__module__.startswith("torch.nn.")
+
+
 def may_pack(module: nn.Module) -> bool:
-    """Whether a module may hold such parameters: torch's ordinary ones do not."""
-    room = module.__class__.__module__
-    if room.startswith("torch."):
-        return not room.startswith("torch.nn.")
+    """Whether a module may hold such parameters."""
+    if module.__class__.__module__.startswith("torch."):
+        return not never_packs(module.__class__)
     # Of a class of the user's, which may be made of one of those.
     return _LAYERS in module._modules or torch.ScriptObject in map(type, module.__dict__.values())
 

@@ -104,6 +104,8 @@ class Hooks:
     @classmethod
     def of(cls, collectors: Sequence[Listener]) -> Hooks:
         """Return what these want to be called for."""
+        if not collectors:
+            return _NOBODY
         return cls(
             **{
                 moment.name: tuple(
@@ -114,6 +116,9 @@ class Hooks:
                 for moment in fields(cls)
             }
         )
+
+
+_NOBODY = Hooks()
 
 
 def first_error(errors: Iterable[Error]) -> Error:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import sys
+from typing import NamedTuple
 from weakref import ref
 
 from torch import nn
+
+
+class Kind(NamedTuple):
+    """What is known of a class of modules.
+
+    Attributes:
+        name: Its name.
+        most: How many arguments its ``forward`` takes.
+        is_fast: Whether it has fused kernels.
+        may_pack: Whether one of it may hold parameters inside objects of C++.
+    """
+
+    name: str
+    most: int
+    is_fast: bool
+    may_pack: bool
 
 
 class ModuleInfo:
@@ -30,15 +47,13 @@ class ModuleInfo:
         "training",
     )  # fmt: skip
 
-    def __init__(
-        self, index: int, module: nn.Module, address: str, top: Top, kind: tuple[str, int, bool]
-    ) -> None:
+    def __init__(self, index: int, module: nn.Module, address: str, top: Top, kind: Kind) -> None:
         self.aliases: tuple[str, ...] = ()
         self.index = index
         self.live = ref(module)
         self.address = address
         self.top = top
-        self.class_name, self.most, self.is_special = kind
+        self.class_name, self.most, self.is_special, _ = kind
         if "forward" in module.__dict__:
             self.most = sys.maxsize
         # A frozen scripted module is never in training, and does not even say so.
@@ -56,9 +71,7 @@ class Top(ModuleInfo):
 
     __slots__ = ("first", "holds")
 
-    def __init__(
-        self, index: int, module: nn.Module, address: str, first: int, kind: tuple[str, int, bool]
-    ) -> None:
+    def __init__(self, index: int, module: nn.Module, address: str, first: int, kind: Kind) -> None:
         super().__init__(index, module, address, self, kind)
         self.first = first
         self.holds: list[range] = []

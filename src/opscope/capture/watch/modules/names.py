@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from operator import methodcaller
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -18,11 +17,10 @@ from opscope.capture.tables.parameters import Holder
 from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS
 from opscope.capture.watch.compiled import wrapped
-from opscope.capture.watch.modules.module_info import ModuleInfo, Top
-from opscope.operators.packed import may_pack
+from opscope.capture.watch.modules.module_info import Kind, ModuleInfo, Top
+from opscope.operators.packed import may_pack, never_packs
 from opscope.torch_api import DisableTorchFunction
 
-_KEYS, _VALUES = methodcaller("keys"), methodcaller("values")
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 
 
@@ -62,8 +60,7 @@ class ModuleNames:
         self.by_id: dict[int, ModuleInfo] = {}
         self.root: Top | None = None
         self._tables = tables
-        # By class, its name, how many arguments its forward takes, whether it has fused kernels.
-        self._kinds: dict[type, tuple[str, int, bool]] = {}
+        self._kinds: dict[type, Kind] = {}
         self._is_named = is_named
         self._taken: set[str] = set()
         self._numbers: dict[str, int] = {}
@@ -165,12 +162,14 @@ class ModuleNames:
             del self.by_id[key]
         del self.modules[modules:]
 
-    def _kind_of(self, module: nn.Module) -> tuple[str, int, bool]:
+    def _kind_of(self, module: nn.Module) -> Kind:
         kind = module.__class__
         found = self._kinds.get(kind)
         if found is None:
             most = _most_arguments(getattr(kind, "forward", None))
-            found = self._kinds[kind] = kind.__name__, most, issubclass(kind, FAST_PATHS)
+            is_fast = issubclass(kind, FAST_PATHS)
+            found = Kind(kind.__name__, most, is_fast, not never_packs(kind))
+            self._kinds[kind] = found
         return found
 
     def _learn(self, model: nn.Module, address: str, top: Top) -> None:
@@ -185,11 +184,11 @@ class ModuleNames:
         before = parameters.count
 
         def take(name: str, module: nn.Module, path: _Path | None) -> bool:
-            known = by_id.get(id(module))
+            known, kind = by_id.get(id(module)), self._kind_of(module)
             if known is None or known.live() is not module:
                 known = top
                 if top.live() is not module:
-                    known = ModuleInfo(len(modules), module, name, top, self._kind_of(module))
+                    known = ModuleInfo(len(modules), module, name, top, kind)
                 modules.append(known)
                 by_id[id(module)] = known
             elif known.top is not top:  # the model's, say, in a module that is not
@@ -199,7 +198,7 @@ class ModuleNames:
             else:
                 return False
             self._taken.add(name)
-            packs = may_pack(module)
+            packs = kind.may_pack and may_pack(module)
             if packs or module._parameters or module._buffers:
                 parameters.learn(module, name, top.first, packs=packs)
             return True
@@ -225,9 +224,10 @@ class ModuleNames:
         held: list[dict[str, Any]] = []
         for module in modules:
             if module is not None:
-                held += module._modules, module._parameters, module._buffers
+                own = module.__dict__  # one look-up in a class with `__getattr__`, not three
+                held += own["_modules"], own["_parameters"], own["_buffers"]
         sizes, held = [*map(len, held)], [*filter(None, held)]
-        names, things = (chain.from_iterable(map(part, held)) for part in (_KEYS, _VALUES))
+        names, things = chain.from_iterable(held), chain.from_iterable(map(dict.values, held))
         return hash((*map(type, modules), *sizes, *names, *map(id, things)))
 
     def _free_name(self, name: str) -> str:
