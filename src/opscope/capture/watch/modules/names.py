@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from operator import methodcaller
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -21,6 +22,7 @@ from opscope.capture.watch.modules.module_info import Kind, ModuleInfo, Top
 from opscope.operators.packed import may_pack, never_packs
 from opscope.torch_api import DisableTorchFunction
 
+_KEYS, _VALUES = methodcaller("keys"), methodcaller("values")
 _MOST_ALIASES = 16  # of one module; a model that shares itself over and over has no end of them
 
 
@@ -224,10 +226,9 @@ class ModuleNames:
         held: list[dict[str, Any]] = []
         for module in modules:
             if module is not None:
-                own = module.__dict__  # one look-up in a class with `__getattr__`, not three
-                held += own["_modules"], own["_parameters"], own["_buffers"]
+                held += module._modules, module._parameters, module._buffers
         sizes, held = [*map(len, held)], [*filter(None, held)]
-        names, things = chain.from_iterable(held), chain.from_iterable(map(dict.values, held))
+        names, things = (chain.from_iterable(map(part, held)) for part in (_KEYS, _VALUES))
         return hash((*map(type, modules), *sizes, *names, *map(id, things)))
 
     def _free_name(self, name: str) -> str:
