@@ -125,7 +125,6 @@ def measure(
 
 def reading_times(name: str, device: str) -> list[float]:
     """Return the seconds of a bare run, two traces, and each reading of the second in turn."""
-    from opscope.exporters import console, dot  # noqa: F401  # imports are no part of the times
 
     case, watch = build(name, device), Stopwatch(device)
     trace = opscope.trace()

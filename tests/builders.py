@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from opscope.graph.build import op_graph
-from opscope.records.layers import layer_passes
+from opscope.records.passes.layers import layer_passes
+from opscope.records.passes.totals import totals
 from opscope.records.recording import (
     Failure,
     Frame,
@@ -20,8 +21,7 @@ from opscope.records.recording import (
     Recording,
     Value,
 )
-from opscope.records.totals import totals
-from opscope.views.levels import at_level
+from opscope.views.quotients.levels import at_level
 
 HOSTILE_NAMES = {
     "quotes": "say \"hi\" 'there'",

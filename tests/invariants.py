@@ -7,7 +7,7 @@ from collections import Counter
 import networkx as nx
 
 from opscope.errors import AmbiguousLayer
-from opscope.views.levels import LEVELS
+from opscope.views.quotients.levels import LEVELS
 
 
 class Broken(AssertionError):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "opscope", ROOT / "tests"
+MOST = {"graph": 8, "exporters/fx": 10}  # each of these is one thing in parts
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
@@ -43,12 +44,11 @@ def test_what_is_said_to_be_tried_by_another_is_there_and_so_is_that():
                 assert (TESTS / test).exists(), test
 
 
-def test_rooms_of_capture_have_a_handful_of_files_and_every_folder_says_what_it_is():
-    for folder in [SOURCE / "capture", *(p for p in (SOURCE / "capture").rglob("*") if p.is_dir())]:
-        if folder.name == "__pycache__":
-            continue
+def test_every_folder_has_a_handful_of_files_and_says_what_it_is():
+    rooms = [folder for folder in SOURCE.rglob("*") if folder.is_dir()]
+    for folder in (room for room in rooms if room.name != "__pycache__"):
         own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-        assert len(own) <= 6, folder
+        assert len(own) <= MOST.get(folder.relative_to(SOURCE).as_posix(), 6), folder
         assert (folder / "__init__.py").read_text(encoding="utf-8").startswith('"""')
 
 

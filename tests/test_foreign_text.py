@@ -119,7 +119,7 @@ def test_a_trace_and_its_layers_print_as_plain_lines(traced):
 @pytest.mark.parametrize("level", ["op", "layer", "module"])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 def test_tables_are_plain_lines_no_wider_than_asked(traced, level, phase):
-    columns = opscope.exporters.console.COLUMNS if level == "module" else None
+    columns = opscope.exporters.tables.console.COLUMNS if level == "module" else None
     made = traced.summary(level, phase=phase, columns=columns)
     for width in (30, 60, 120, 300):
         assert_plain(made.as_text(width), width)

@@ -16,12 +16,12 @@ import opscope
 from opscope.graph.build import OpGraph, op_graph
 from opscope.records.recording import Op
 from opscope.views.compose import ViewOptions, view
-from opscope.views.layer_rows import LayerRows
-from opscope.views.levels import at_level
-from opscope.views.row import Rows
+from opscope.views.quotients.levels import at_level
+from opscope.views.rows.layer_rows import LayerRows
+from opscope.views.rows.row import Rows
+from opscope.views.rows.table_rows import table_rows
 from opscope.views.select import by_data, in_phase
 from opscope.views.structure import structure
-from opscope.views.table_rows import table_rows
 
 RUNS, STEPS = 60, 100
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 from opscope.capture.log.containers import tensors_of
-from opscope.records.runs import run_names
+from opscope.records.passes.runs import run_names
 
 
 class Witness(TorchDispatchMode):

@@ -16,12 +16,12 @@ from rich.text import Text
 from torch import nn
 
 from opscope.errors import OpscopeError, TargetError, check_depth, check_width, nearest
-from opscope.exporters.console import COLUMNS, check_columns, check_row_limit
 from opscope.exporters.dot import DIRECTIONS
 from opscope.exporters.picture import can_render, check_path
+from opscope.exporters.tables.console import COLUMNS, check_columns, check_row_limit
 from opscope.notation import encodable, foreign, sentence
 from opscope.tracer import Trace, trace
-from opscope.views.levels import LEVELS
+from opscope.views.quotients.levels import LEVELS
 
 _SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>\d+(?:x\d+)*|scalar)")
 _TARGET = "PACKAGE.MODULE:CALLABLE"

@@ -14,7 +14,7 @@ from opscope.errors import AmbiguousLayer, LayerNotFound, NotSaved, OptionError
 from opscope.exporters.text_report import layer_text
 from opscope.notation import encodable, foreign, sentence
 from opscope.reading import Keys, Reading
-from opscope.records.layers import LayerPass
+from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import (
     Frame,
     LayerCall,

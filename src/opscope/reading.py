@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from opscope.records.layers import LayerPass, layer_passes
-from opscope.records.lookup import LayerIndex, Selection
+from opscope.records.passes.layers import LayerPass, layer_passes
+from opscope.records.passes.lookup import LayerIndex, Selection
+from opscope.records.passes.totals import Totals, totals
 from opscope.records.recording import GradientFlow, Op, Recording
-from opscope.records.totals import Totals, totals
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from opscope.views.table_rows import BackwardOps
+    from opscope.views.rows.table_rows import BackwardOps
 
 Key = str | int
 Keys = Literal["all"] | tuple[Key, ...]
@@ -58,7 +58,7 @@ class Reading:
     @cached_property
     def layer_graph(self) -> nx.DiGraph:
         """Its quotient by layers: what the forward computed from what."""
-        from opscope.views.levels import at_level
+        from opscope.views.quotients.levels import at_level
         from opscope.views.select import by_data, in_phase
 
         return at_level(in_phase(by_data(self.op_graph), "forward"), "layer")
@@ -66,7 +66,7 @@ class Reading:
     @cached_property
     def backward_ops(self) -> BackwardOps:
         """Which ops of the backward belong to which call."""
-        from opscope.views.table_rows import BackwardOps
+        from opscope.views.rows.table_rows import BackwardOps
 
         return BackwardOps(self.recording)
 

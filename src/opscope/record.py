@@ -13,9 +13,9 @@ from opscope.exporters.text_report import trace_text
 from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
-from opscope.records.layers import LayerPass, labels
+from opscope.records.passes.layers import LayerPass, labels
+from opscope.records.passes.totals import Totals
 from opscope.records.recording import Failure, Module, Op, Parameter, Recording
-from opscope.records.totals import Totals
 from opscope.tensors import are_elsewhere
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from opscope.analysis.replay import Report
     from opscope.errors import NonFiniteError
-    from opscope.exporters.console import Summary
     from opscope.exporters.dot import Direction
-    from opscope.exporters.saved_for_backward import SavedForBackward
+    from opscope.exporters.tables.console import Summary
+    from opscope.exporters.tables.saved_for_backward import SavedForBackward
     from opscope.views.compose import ViewArguments, ViewOptions
-    from opscope.views.levels import Choice, Level
+    from opscope.views.quotients.levels import Choice, Level
     from opscope.views.select import Phase
 
 
@@ -246,10 +246,10 @@ class Record:
         Raises:
             OptionError: For a level, depth, column or limit that there is not.
         """
-        from opscope.exporters.console import Summary, check_columns, check_row_limit
-        from opscope.views.levels import LEVELS
+        from opscope.exporters.tables.console import Summary, check_columns, check_row_limit
+        from opscope.views.quotients.levels import LEVELS
+        from opscope.views.rows.table_rows import table_rows
         from opscope.views.select import PHASES
-        from opscope.views.table_rows import table_rows
 
         check_choice("level", level, LEVELS)
         check_depth(depth)
@@ -345,8 +345,8 @@ class Record:
         >>> trace.saved_for_backward.by_layer()
         {'linear_1_1': 48, 'relu_1_2': 24}
         """
-        from opscope.exporters.saved_for_backward import SavedForBackward
-        from opscope.views.saved_for_backward import kept_tensors
+        from opscope.exporters.tables.saved_for_backward import SavedForBackward
+        from opscope.views.rows.saved_for_backward import kept_tensors
 
         recording = self.recording
         if recording.saved_tensors is None:

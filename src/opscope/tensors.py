@@ -14,7 +14,7 @@ from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.capture.session import Session
 from opscope.errors import NotSaved
 from opscope.reading import Reading
-from opscope.records.layers import LayerPass
+from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow
 from opscope.saving import unwrapped
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from opscope.analysis.nonfinite import first_nonfinite, locate
-from opscope.block import Block, Exit, Kind, Raised, Where
 from opscope.capture.assemble.recording import build_recording
+from opscope.capture.block import Block, Exit, Kind, Raised, Where
 from opscope.capture.collect.collector import Collector
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
 from opscope.capture.collect.user_collectors import UserCollector
+from opscope.capture.collect.wanted import Wanted, check_collectors
 from opscope.capture.session import Session
 from opscope.errors import (
     LayerNotFound,
@@ -31,7 +32,6 @@ from opscope.records.recording import Failure, Recording
 from opscope.saving import Save, What, as_save
 from opscope.tensors import LiveTensors
 from opscope.torch_api import DisableTorchFunction
-from opscope.wanted import Wanted, check_collectors
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

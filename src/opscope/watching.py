@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from opscope.errors import OptionError, check_encoding, check_width
-from opscope.records.layers import LayerPass
+from opscope.records.passes.layers import LayerPass
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
 
@@ -149,7 +149,7 @@ class Watch:
         return self._table(width, encoding)
 
     def _table(self, width: int, encoding: str | None) -> Table:
-        from opscope.exporters.statistics import statistics_table
+        from opscope.exporters.tables.statistics import statistics_table
 
         self._collect()
         title = type(self._model).__name__
@@ -159,12 +159,12 @@ class Watch:
         yield self._table(options.max_width, options.encoding)
 
     def __repr__(self) -> str:
-        from opscope.exporters.fitting import as_text
+        from opscope.exporters.tables.fitting import as_text
 
         return as_text(self._table(120, None), width=120)
 
     def _repr_html_(self) -> str:
-        from opscope.exporters.fitting import NOTEBOOK, as_html
+        from opscope.exporters.tables.fitting import NOTEBOOK, as_html
 
         return as_html(self._table(NOTEBOOK, "utf-8"))
 

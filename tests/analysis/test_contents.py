@@ -8,7 +8,7 @@ import torch
 import opscope
 from opscope.analysis.contents import Contents
 from opscope.capture.collect.activations import Activations
-from opscope.records.results import Results
+from opscope.records.flow.results import Results
 
 
 def witnessed(options, tensors, steps):

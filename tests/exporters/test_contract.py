@@ -6,14 +6,14 @@ import pytest
 from rich.cells import cell_len
 from tests.builders import RECORDINGS, Exhibit
 
-from opscope.exporters.console import COLUMNS, Summary
 from opscope.exporters.dot import to_dot
 from opscope.exporters.picture import write_picture
+from opscope.exporters.tables.console import COLUMNS, Summary
 from opscope.exporters.text_report import failure_lines, layer_text, trace_text
-from opscope.views.levels import at_level
-from opscope.views.rolled import fold_passes
+from opscope.views.quotients.levels import at_level
+from opscope.views.quotients.rolled import fold_passes
+from opscope.views.rows.table_rows import table_rows
 from opscope.views.structure import structure
-from opscope.views.table_rows import table_rows
 
 LEVELS = ("op", "layer", "module")
 

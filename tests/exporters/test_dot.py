@@ -20,8 +20,8 @@ from tests.builders import (
 from opscope.errors import OptionError
 from opscope.exporters import picture
 from opscope.exporters.dot import to_dot
-from opscope.views.levels import at_level
-from opscope.views.rolled import fold_passes
+from opscope.views.quotients.levels import at_level
+from opscope.views.quotients.rolled import fold_passes
 from opscope.views.select import without_kinds
 
 UNPRINTABLE = {

@@ -16,7 +16,7 @@ from tests.graph import fuzzer, oracle
 
 import opscope
 from opscope.graph import memory
-from opscope.records import regions
+from opscope.records.flow import regions
 
 PROGRAMS = int(os.environ.get("OPSCOPE_FUZZ", "300"))
 CHUNK = 25

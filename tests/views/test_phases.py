@@ -7,9 +7,9 @@ from torch import nn
 
 import opscope
 from opscope.errors import OptionError
-from opscope.views.levels import LEVELS
+from opscope.views.quotients.levels import LEVELS
+from opscope.views.rows.table_rows import BackwardOps, table_rows
 from opscope.views.select import PHASES, in_phase, with_gradients
-from opscope.views.table_rows import BackwardOps, table_rows
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from opscope.records.origins import Extent
+from opscope.records.flow.origins import Extent
+from opscope.records.flow.regions import region
 from opscope.records.recording import Op, Recording, Value
-from opscope.records.regions import region
 
 ModuleInfo = Callable[[int], torch.Tensor | None]
 

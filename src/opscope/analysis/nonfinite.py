@@ -13,23 +13,23 @@ from opscope.capture.collect.nonfinite.came_in import input_name
 from opscope.capture.collect.nonfinite.looking import describe, kinds_of
 from opscope.errors import NonFiniteError
 from opscope.operators.plans import SCRATCH, is_uninitialised
-from opscope.records.bad_numbers import (
+from opscope.records.flow.bad_numbers import (
     LOSS,
     NUMBER,
     OUTPUT,
     BadNumbers,
     Step,
 )
-from opscope.records.layers import LayerPass
-from opscope.records.origins import (
+from opscope.records.flow.origins import (
     Arrival,
     CameInWith,
     Kinds,
     Spot,
     asks_for_form,
 )
+from opscope.records.flow.results import Results, left_behind
+from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import ModuleCall, Op, Recording, Value
-from opscope.records.results import Results, left_behind
 
 _NUMBERS = ("_local_scalar_dense", "item")
 

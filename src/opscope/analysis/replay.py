@@ -18,7 +18,7 @@ from opscope import notation
 from opscope.capture.unchanged.outside import has_own_dispatch, set_generators
 from opscope.notation import encodable, foreign, sentence
 from opscope.operators.plans import SCRATCH, Plan, is_uninitialised, plan_of
-from opscope.records.ends import loose_ends
+from opscope.records.flow.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, each_before_writes
 from opscope.torch_api import (
     AutoDispatchBelowAutograd,

@@ -29,7 +29,7 @@ from opscope.capture.watch.dispatch import Interceptor
 from opscope.capture.watch.functions import FunctionCalls
 from opscope.capture.watch.modules.calls import ModuleCalls
 from opscope.errors import TraceStateError
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.records.recording import Failure, Frame
 from opscope.torch_api import DisableTorchFunction
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from opscope.graph.skeleton import Skeleton
-from opscope.records.layers import LayerPass
+from opscope.records.columns.table import column
+from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Frame, Op, Value
-from opscope.records.table import column
 
 
 class NodeAttributes:

@@ -64,7 +64,7 @@ from opscope.graph.attributes import NodeAttributes
 from opscope.graph.lazy import Lazy
 from opscope.graph.node_attributes import layer_attributes, module_attributes
 from opscope.graph.skeleton import EDGE_KINDS, RANK, Skeleton, with_numbers_made
-from opscope.records.layers import LayerPass
+from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
 
 __all__ = ["RANK", "OpGraph", "op_graph"]

@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from opscope.graph.memory import Dependency, Memory
-from opscope.records.ends import loose_ends
+from opscope.records.columns.table import column, plain_reads
+from opscope.records.flow.ends import loose_ends
 from opscope.records.recording import LayerCall, Read, Recording, name_of
-from opscope.records.table import column, plain_reads
 
 # View ops that may show memory of the storage which none of their arguments showed.
 _WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "set_"})

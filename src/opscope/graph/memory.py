@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from opscope.records.columns import Column
+from opscope.records.columns.columns import Column
+from opscope.records.columns.table import column
+from opscope.records.flow.regions import Region, last_writers, overlap, region
 from opscope.records.recording import Read, Recording, Value, before_writes
-from opscope.records.regions import Region, last_writers, overlap, region
-from opscope.records.table import column
 
 EdgeKind = Literal["data", "write", "alias", "overwrite"]
 _Write = tuple[int, Region]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from opscope.records.layers import LayerPass, labels
+from opscope.records.columns.table import column, value_bytes
+from opscope.records.passes.layers import LayerPass, labels
 from opscope.records.recording import Recording
-from opscope.records.table import column, value_bytes
 
 
 def layer_attributes(

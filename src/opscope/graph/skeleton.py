@@ -14,11 +14,11 @@ from typing import Literal
 
 from opscope.graph.dataflow import Reader, dependencies
 from opscope.graph.memory import Dependency
-from opscope.records.columns import NONE, Column
-from opscope.records.layers import LayerPass, lifted
+from opscope.records.columns.columns import NONE, Column
+from opscope.records.columns.table import changed, column
+from opscope.records.passes.layers import LayerPass, lifted
+from opscope.records.passes.stand_ins import stand_ins
 from opscope.records.recording import Recording
-from opscope.records.stand_ins import stand_ins
-from opscope.records.table import changed, column
 
 RANK: dict[str, int] = {"data": 0, "write": 1, "alias": 2, "overwrite": 3}
 """Kinds of edges, the strongest first: of several between two nodes one is shown."""

@@ -449,7 +449,7 @@ class Failure:
 class Recording:
     """All that was recorded between enter and exit.
 
-    The ops, values and layer calls of a trace are no tuples but `opscope.records.table.Table`,
+    The ops, values and layer calls of a trace are no tuples but `opscope.records.columns.table.Table`,
     which can be read in the same ways and makes each record as it is asked for.
 
     ``places`` holds each calling context's frames, the innermost first; ``alive`` the values that

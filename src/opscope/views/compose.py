@@ -10,9 +10,9 @@ import networkx as nx
 
 from opscope.errors import OptionError, check_choice, check_flag
 from opscope.graph.build import OpGraph
-from opscope.views.folded import can_fold, folded
-from opscope.views.levels import Choice, Level, Rule, at_level
-from opscope.views.rolled import fold_passes
+from opscope.views.quotients.folded import can_fold, folded
+from opscope.views.quotients.levels import Choice, Level, Rule, at_level
+from opscope.views.quotients.rolled import fold_passes
 from opscope.views.select import PHASES, Phase, by_data, focus, in_phase, without_kinds
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from opscope.graph.build import OpGraph
 from opscope.graph.skeleton import OVERWRITE, Skeleton
-from opscope.records.columns import NONE
-from opscope.records.layers import LayerPass
-from opscope.records.table import column
+from opscope.records.columns.columns import NONE
+from opscope.records.columns.table import column
+from opscope.records.passes.layers import LayerPass
 
 
 def branches(ops: OpGraph) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import networkx as nx
 
-from opscope.records.layers import LayerPass
-from opscope.records.table import column
+from opscope.records.columns.table import column
+from opscope.records.passes.layers import LayerPass
 from opscope.views.forward_layers import branches
 from opscope.views.steps import Steps
 

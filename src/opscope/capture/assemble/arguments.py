@@ -8,7 +8,7 @@ from typing import Any
 
 from opscope.capture.tables.tables import Tables, TensorSlot
 from opscope.operators.plans import Met, Plan, Slots
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.records.recording import InWords
 
 Named = tuple[tuple[str, object], ...]

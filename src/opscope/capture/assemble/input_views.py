@@ -9,7 +9,7 @@ from __future__ import annotations
 from opscope.capture.log.contexts.custom_functions import IN_CPP
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import BACKWARD, GRAD, Tables
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 
 
 def place_input_views(tables: Tables, ops: OpColumns, calls: CallColumns) -> None:

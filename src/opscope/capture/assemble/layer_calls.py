@@ -9,7 +9,7 @@ from typing import Any
 
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import FAILED, Tables
-from opscope.records.columns import (
+from opscope.records.columns.columns import (
     NONE,
     Coded,
     Column,
@@ -21,8 +21,8 @@ from opscope.records.columns import (
     Sparse,
     codes_of,
 )
+from opscope.records.columns.table import Table, as_tuple
 from opscope.records.recording import PHASES, LayerCall, Phase
-from opscope.records.table import Table, as_tuple
 
 _WIDTH = 2  # of a row of `Tables.calls`
 

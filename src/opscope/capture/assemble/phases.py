@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from opscope.capture.assemble.links import Links, has_backward
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import BACKWARD, Tables
-from opscope.records.columns import NONE, Column, Same
+from opscope.records.columns.columns import NONE, Column, Same
 from opscope.records.recording import Phase
 
 

@@ -19,7 +19,7 @@ from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, ModuleRun, Ta
 from opscope.capture.tables.values import PASSED_THROUGH
 from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.garbage import paused
-from opscope.records.columns import (
+from opscope.records.columns.columns import (
     NONE,
     Coded,
     Column,
@@ -31,6 +31,8 @@ from opscope.records.columns import (
     Same,
     Sparse,
 )
+from opscope.records.columns.table import Reads, Table, as_tuple
+from opscope.records.flow.several import borders, without_model
 from opscope.records.recording import (
     Failure,
     Leaf,
@@ -45,8 +47,6 @@ from opscope.records.recording import (
     UnseenCall,
     Value,
 )
-from opscope.records.several import borders, without_model
-from opscope.records.table import Reads, Table, as_tuple
 
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
 

@@ -16,7 +16,7 @@ import torch
 
 from opscope.capture.log.events import SNAPSHOT_SIZE, Call, Chain, Live, Seen, Written
 from opscope.capture.log.hooks import Error, ReturnedCall, first_error
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.torch_api import DisableFuncTorch, functorch_unwrapped, is_functorch_wrapped
 
 # How many ops wait until the trace is read: to ingest them takes time, which a model that runs

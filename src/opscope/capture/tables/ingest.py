@@ -12,7 +12,7 @@ from opscope.capture.log.event_log import BATCH, LogRow, Snapshot
 from opscope.capture.log.events import SNAPSHOT_SIZE, Live, Nested
 from opscope.capture.tables.handlers import HANDLERS, Handlers
 from opscope.capture.tables.tables import BACKWARD, IN_CALL, PACK_OP, Mark, ModuleRun, Tables
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 
 Items = Live | Nested
 _WIDTH = len(LogRow._fields)

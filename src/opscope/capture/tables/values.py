@@ -20,8 +20,8 @@ import torch
 from opscope.capture.log.event_log import Log, Snapshot, hint
 from opscope.capture.log.events import Live
 from opscope.capture.tables.parameters import Parameters
-from opscope.records.columns import NONE
-from opscope.records.regions import Region, overlap, region
+from opscope.records.columns.columns import NONE
+from opscope.records.flow.regions import Region, overlap, region
 
 OUTSIDE, FRESH, VIEW, WRITE, PASSED_THROUGH, REWRITTEN = range(6)
 _FIRST_SWEEP = 4096

@@ -8,7 +8,7 @@ from typing import Any
 
 from opscope.capture.log.events import Chain
 from opscope.capture.tables.tables import Tables
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.torch_api import (
     RUN_BACKWARD,
     AccumulateGrad,

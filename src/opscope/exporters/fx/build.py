@@ -21,8 +21,8 @@ from opscope.exporters.fx.values import Live, Values, first_value, results_of_ot
 from opscope.garbage import paused
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
 from opscope.records.containers import tensor_keys
-from opscope.records.ends import loose_ends
-from opscope.records.layers import outside_values
+from opscope.records.flow.ends import loose_ends
+from opscope.records.passes.layers import outside_values
 from opscope.records.recording import ModuleCall, Op, Recording
 
 

@@ -12,7 +12,7 @@ from torch import fx
 from opscope import notation
 from opscope.errors import NotSaved, TraceStateError
 from opscope.exporters.fx.names import Attributes
-from opscope.records.layers import lifted
+from opscope.records.passes.layers import lifted
 from opscope.records.recording import ModuleCall, Op, Recording, Value
 
 

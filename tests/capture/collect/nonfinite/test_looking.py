@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from opscope.capture.collect.nonfinite.looking import describe, kinds_of, lying, measured, unseen
-from opscope.records.origins import Kinds
+from opscope.records.flow.origins import Kinds
 
 NAN, INF = float("nan"), float("inf")
 KINDS = {

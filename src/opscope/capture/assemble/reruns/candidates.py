@@ -10,7 +10,7 @@ from typing import Any
 
 from opscope.capture.assemble.reruns.keys import Key, Keys
 from opscope.capture.assemble.reruns.pairing import paired
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 
 _MARGIN = 32
 

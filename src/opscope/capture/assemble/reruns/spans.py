@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 
 
 class Span(NamedTuple):

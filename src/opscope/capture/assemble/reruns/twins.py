@@ -11,7 +11,7 @@ from opscope.capture.assemble.reruns.candidates import Candidates
 from opscope.capture.assemble.reruns.keys import Key, Keys
 from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.tables.tables import BACKWARD, ModuleRun, OpRow, Tables
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 
 _FEW_RUNS = 8
 

@@ -14,7 +14,7 @@ import torch
 
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
 from opscope.capture.tables.values import Values
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.torch_api import DisableTorchFunction
 
 

@@ -15,8 +15,8 @@ from opscope.capture.tables.parameters import Kind
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import FRESH, VIEW
 from opscope.operators.plans import is_uninitialised
-from opscope.records.columns import NONE
-from opscope.records.origins import Arrival
+from opscope.records.columns.columns import NONE
+from opscope.records.flow.origins import Arrival
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 

@@ -44,10 +44,10 @@ from opscope.capture.log.event_log import unwrap_functorch
 from opscope.capture.log.hooks import RunningOp
 from opscope.capture.tables.tables import Tables
 from opscope.errors import NonFiniteError
-from opscope.records.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
-from opscope.records.origins import Kinds, Spot, asks_for_form
+from opscope.records.flow.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
+from opscope.records.flow.origins import Kinds, Spot, asks_for_form
+from opscope.records.flow.results import left_behind
 from opscope.records.recording import Recording
-from opscope.records.results import left_behind
 from opscope.torch_api import (
     MAKE_GRADIENTS,
     AccumulateGrad,

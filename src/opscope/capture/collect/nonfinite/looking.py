@@ -11,8 +11,8 @@ from weakref import ref
 import torch
 
 from opscope.capture.unchanged.outside import has_own_dispatch
-from opscope.records.origins import Extent, Kinds
-from opscope.records.regions import region
+from opscope.records.flow.origins import Extent, Kinds
+from opscope.records.flow.regions import region
 from opscope.torch_api import (
     AutoDispatchBelowAutograd,
     DisableTorchDispatch,

@@ -11,7 +11,7 @@ from opscope.capture.collect.nonfinite.came_in import CameIn
 from opscope.capture.collect.nonfinite.looking import Lying, describe, is_wrapper, look, lying
 from opscope.capture.log.hooks import RunningOp
 from opscope.operators.plans import SCRATCH, Plan, is_uninitialised
-from opscope.records.origins import Arrival, Extent, Kinds
+from opscope.records.flow.origins import Arrival, Extent, Kinds
 
 Gives = Literal["new numbers", "views", "unwritten memory"]
 _gives: dict[int, Gives] = {}  # by the id of an overload, of which torch has one

@@ -20,7 +20,7 @@ import torch
 
 from opscope.capture.log.contexts.custom_functions import APPLY, with_applications
 from opscope.capture.log.events import Chain
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.records.recording import Frame
 
 Context = Literal["backward", "checkpoint", "optimizer", "scaler"]

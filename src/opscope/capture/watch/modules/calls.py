@@ -36,7 +36,7 @@ from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.capture.watch.modules.names import ModuleNames
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.capture.watch.recursion import explain
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.torch_api import (
     CALL_MODULE,
     DisableTorchFunction,

@@ -14,7 +14,7 @@ from torch import nn
 from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.dispatch import Interceptor
-from opscope.records.columns import NONE
+from opscope.records.columns.columns import NONE
 from opscope.torch_api import count_dispatch_modes, current_graph_task, dispatch_mode_stack
 
 if TYPE_CHECKING:

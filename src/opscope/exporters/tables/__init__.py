@@ -1,0 +1,1 @@
+"""Tables, in rich's own objects."""

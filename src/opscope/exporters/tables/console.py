@@ -1,0 +1,295 @@
+"""Rows as a rich table, with the totals below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any, Literal
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from opscope import notation
+from opscope.errors import OptionError, check_choice, check_encoding, check_width
+from opscope.exporters.tables.fitting import (
+    NOTEBOOK,
+    Cells,
+    Column,
+    Lists,
+    Numbers,
+    Words,
+    as_html,
+    as_text,
+    fit_table,
+    wrapped,
+)
+from opscope.exporters.tables.names import Names
+from opscope.exporters.tables.writer import Writer
+from opscope.records.passes.totals import Totals
+from opscope.views.rows.row import Row, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """How one column is headed, written, ordered and drawn.
+
+    ``rank`` says which columns there is room for first where the console is narrow: the lowest.
+    From `_EXTRA` on they are there only where the others have enough. ``field`` is that of a row by which it is ordered.
+    """
+
+    title: str
+    order: Callable[[Row], Any]
+    cells: Callable[[Sequence[Row], Writer], Cells]
+    rank: int
+    numeric: bool = False
+    style: str = ""
+    enough: int = 24
+    field: str = ""
+
+
+def _words(title: str, read: Callable[[Row], str], rank: int, style: str = "") -> _Column:
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Words([writer.foreign(read(row)) for row in rows], writer)
+
+    return _Column(title, read, cells, rank, style=style)
+
+
+def _lists(
+    title: str, read: Callable[[Row], list[notation.Entry]], rank: int, style: str = "",
+    enough: int = 24,
+) -> _Column:  # fmt: skip
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Lists([[(writer(a), writer(b)) for a, b in read(row)] for row in rows], writer)
+
+    return _Column(
+        title, lambda row: notation.listed(read(row)), cells, rank, style=style, enough=enough
+    )
+
+
+def _numbers(
+    title: str, field: str, write: Callable[[int], str], rank: int, style: str = ""
+) -> _Column:
+    read: Callable[[Row], int] = attrgetter(field)
+
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Numbers([Text(writer(write(read(row)))) for row in rows])
+
+    return _Column(title, read, cells, rank, numeric=True, style=style, field=field)
+
+
+def _or_dash(write: Callable[[int], str]) -> Callable[[int], str]:
+    return lambda number: write(number) if number else "–"
+
+
+def _inputs(row: Row) -> list[notation.Entry]:
+    values = row.inputs
+    return notation.tensors([v.dtype for v in values], [v.shape for v in values], row.input_paths)
+
+
+def _outputs(row: Row) -> list[notation.Entry]:
+    values = row.outputs
+    return notation.tensors([v.dtype for v in values], [v.shape for v in values], row.output_paths)
+
+
+def _operators(row: Row) -> list[notation.Entry]:
+    parts = (entry.partition(" ×") for entry in row.op.split(", ") if entry)
+    return [(notation.foreign(name, 60), cross.strip() + count) for name, cross, count in parts]
+
+
+def _short_source(row: Row) -> str:
+    return row.source.replace("\\", "/").rpartition("/")[2]
+
+
+_COLUMNS: dict[str, _Column] = {
+    "name": _Column("", lambda r: r.name, partial(Names, is_tree=False), 0, enough=40),
+    "type": _words("type", lambda r: r.kind, 1, "cyan"),
+    "module": _words("module", lambda r: r.module, 7),
+    "op": _lists("aten ops", _operators, 10, "dim", enough=14),
+    "input": _lists("input", _inputs, 11),
+    "output": _lists("output", _outputs, 2, "green", enough=40),
+    "params": _numbers("params", "params", _or_dash(notation.count), 3, "magenta"),
+    "trainable": _numbers("trainable", "trainable", _or_dash(notation.count), 4),
+    "memory": _numbers("memory", "memory", notation.size, 6),
+    "time": _numbers("time", "time_ns", _or_dash(notation.duration), 5),
+    "backward": _numbers("backward", "backward_ns", _or_dash(notation.duration), 8),
+    "source": _words("source", _short_source, 9, "dim"),
+}
+
+_EXTRA = 9
+
+ColumnName = Literal[
+    "name", "type", "module", "op", "input", "output", "params", "trainable", "memory", "time",
+    "backward", "source",
+]  # fmt: skip
+COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
+_DEFAULT = {
+    "module": ("name", "input", "output", "params", "memory", "time", "backward"),
+    "layer": ("name", "module", "op", "output", "params", "memory", "time", "backward"),
+    "op": ("name", "type", "module", "output", "memory", "time"),
+}
+
+
+def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
+    """Raise an `OptionError` that lists the choices for a column that there is not."""
+    listed = isinstance(columns, Sequence) and not isinstance(columns, str)
+    if columns is not None and not (listed and columns):
+        message = f"columns: {columns!r} (must be a list of names such as ['name', 'output'])"
+        raise OptionError(message)
+    for column in columns or ():
+        check_choice("column", column, COLUMNS)
+    if sort_by is not None:
+        name = sort_by.removeprefix("-") if isinstance(sort_by, str) else sort_by
+        check_choice("sort_by", name, COLUMNS)
+
+
+def _by_phase(sums: Totals) -> list[str]:
+    if len(sums.ops_by_phase) < 2:
+        return []
+    counts = [f"{count:,} {phase}," for phase, count in sums.ops_by_phase.items()]
+    return [f"({counts[0]}", *counts[1:-1], f"{counts[-1][:-1]})"]
+
+
+def check_row_limit(row_limit: int | None) -> None:
+    """Raise an `OptionError` unless ``row_limit`` is None or a whole number from 1."""
+    if row_limit is not None and (type(row_limit) is not int or row_limit < 1):
+        message = f"row_limit: {row_limit!r} (must be None, for all, or a whole number from 1)"
+        raise OptionError(message)
+
+
+def _sorted(rows: Sequence[Row], sort_by: str) -> list[int]:
+    """Return the places of rows as a column sorts them."""
+    column = _COLUMNS[sort_by.removeprefix("-")]
+    descending = column.numeric != sort_by.startswith("-")
+    if isinstance(rows, Rows):  # most of which are not to be shown, and not to be made
+        ranks = rows.ranks(column.field, column.order)
+    else:
+        ranks = list(map(column.order, rows))
+    return sorted(range(len(rows)), key=ranks.__getitem__, reverse=descending)
+
+
+class Summary:
+    """A table that fits the console it is printed on.
+
+    ``table()`` gives the `rich.table.Table` itself.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        sums: Totals,
+        *,
+        title: str,
+        level: str,
+        columns: Sequence[str] | None = None,
+        sort_by: str | None = None,
+        row_limit: int | None = None,
+    ) -> None:
+        check_columns(columns, sort_by)
+        check_row_limit(row_limit)
+        self._chosen = None if columns is None else tuple(columns)
+        self._level = level
+        self._title = title
+        self._sums = sums
+        self._tree = level == "module" and sort_by is None
+        order: Sequence[int] = range(len(rows))
+        if sort_by is not None:
+            order = _sorted(rows, sort_by)
+        self._left_out = max(0, len(rows) - row_limit) if row_limit else 0
+        self._rows = [rows[at] for at in order[: row_limit or len(rows)]]
+
+    def table(self, width: int = 120, encoding: str | None = None) -> Table:
+        """Return the table as rich's own object.
+
+        Columns that there is no room for are left out, the least important first; texts are
+        shortened in the middle, and numbers never.
+
+        Args:
+            width: In characters, 30 at least.
+            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
+                that of the standard output.
+
+        Raises:
+            OptionError: For a width that is no whole number, or less, or an encoding that
+                Python does not know.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return self._table(width, Writer(encoding))
+
+    def _table(self, width: int, writer: Writer) -> Table:
+        more = f"… {notation.plural(self._left_out, 'more row')}" if self._left_out else ""
+        return fit_table(
+            self._columns(writer), width, writer, title=writer.foreign(self._title),
+            more=more, names_missing=self._chosen is not None,
+        )  # fmt: skip
+
+    def _columns(self, writer: Writer) -> list[Column]:
+        names = self._chosen
+        if names is None:
+            has_backward = any(row.backward_ns for row in self._rows)
+            names = tuple(n for n in _DEFAULT[self._level] if n != "backward" or has_backward)
+        columns = []
+        for place, name in enumerate(names):
+            column = _COLUMNS[name]
+            # What was asked for has the rank in which it was.
+            rank = column.rank if self._chosen is None or name == "name" else place + 1
+            title, cells = column.title, column.cells(self._rows, writer)
+            if name == "name":
+                title, cells = self._level, Names(self._rows, writer, is_tree=self._tree)
+            is_extra = self._chosen is None and rank >= _EXTRA
+            columns.append(
+                Column(
+                    title, cells, rank, column.style, column.enough, is_extra,
+                    leads=name == "name" or (name == "type" and self._level == "op"),
+                )
+            )  # fmt: skip
+        return columns
+
+    def _footer(self, width: int, writer: Writer) -> Text:
+        sums = self._sums
+        frozen = sums.params - sums.trainable
+        phases = _by_phase(sums)
+        lines = {
+            "parameters": [
+                f"{notation.count(sums.params)} ({notation.size(sums.param_bytes)}),",
+                f"{notation.count(sums.trainable)} trainable,",
+                f"{notation.count(frozen)} frozen{',' * bool(sums.other_params)}",
+                *([f"and {notation.count(sums.other_params)} of other modules"] if sums.other_params else ()),
+            ],
+            "buffers": [f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"],
+            "computed": [
+                f"{notation.plural(sums.tensors, 'tensor')} ({notation.size(sums.tensor_bytes)} newly allocated)",
+                f"by {notation.plural(sums.layers, 'layer')},",
+                f"{notation.plural(sums.ops, 'aten op')}",
+                *phases,
+            ],
+        }  # fmt: skip
+        return Text("\n").join(
+            wrapped(name, phrases, width, writer) for name, phrases in lines.items()
+        )
+
+    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
+        writer = Writer(encoding)
+        return [self._table(width, writer), Text(), self._footer(width, writer)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._parts(options.max_width, options.encoding)
+
+    def __repr__(self) -> str:
+        return self.as_text()
+
+    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
+        """Return the table without colour, no wider than ``width``; arguments as for `table`.
+
+        Raises:
+            OptionError: As `table` does.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return as_text(*self._parts(width, encoding), width=width)
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts(NOTEBOOK, "utf-8"))

@@ -1,0 +1,135 @@
+"""What autograd keeps for the backward, as a rich table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from opscope import notation
+from opscope.errors import check_encoding, check_width
+from opscope.exporters.tables.fitting import (
+    NOTEBOOK,
+    Column,
+    Lists,
+    Numbers,
+    Words,
+    as_html,
+    as_text,
+    fit_table,
+    wrapped,
+)
+from opscope.exporters.tables.writer import Writer
+from opscope.views.rows.saved_for_backward import KeptTensor
+
+
+class SavedForBackward:
+    """The tensors that autograd keeps for the backward: a sequence that prints as a table.
+
+    The largest come first. Memory that several keep is counted with the first of them, and
+    that of parameters, which are there in any case, not at all.
+
+    Attributes:
+        tensors: All of them, parameters too.
+        nbytes: Bytes that the backward keeps alive in all.
+    """
+
+    def __init__(self, tensors: Sequence[KeptTensor], title: str) -> None:
+        self.tensors = tuple(tensors)
+        self.nbytes = sum(kept.extra_bytes for kept in tensors)
+        self._title = title
+
+    def by_layer(self) -> dict[str, int]:
+        """Return bytes by label, the largest first, without layers that keep nothing more."""
+        sums: dict[str, int] = {}
+        for kept in self.tensors:
+            if kept.extra_bytes:
+                label = kept.layer or ""
+                sums[label] = sums.get(label, 0) + kept.extra_bytes
+        return dict(sorted(sums.items(), key=lambda entry: -entry[1]))
+
+    def table(self, width: int = 120, encoding: str | None = None) -> Table:
+        """Return the table as rich's own object: one row for each tensor but parameters.
+
+        Args:
+            width: In characters, 30 at least; columns that there is no room for are left out.
+            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
+                that of the standard output.
+
+        Raises:
+            OptionError: For a width that is no whole number, or less, or an encoding that
+                Python does not know.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return self._table(width, Writer(encoding))
+
+    def _table(self, width: int, writer: Writer) -> Table:
+        shown = [kept for kept in self.tensors if kept.kind != "parameter"]
+        made_by = [kept.made_by or ("outside" if kept.kind == "outside" else "") for kept in shown]
+        tensors = [
+            [(writer(a), writer(b)) for a, b in notation.tensors([kept.dtype], [kept.shape])]
+            if kept.kind != "packed" else []
+            for kept in shown
+        ]  # fmt: skip
+
+        def words(texts: Iterable[str]) -> Words:
+            return Words(list(map(writer.foreign, texts)), writer)
+
+        columns = [
+            Column(
+                "kept by", words(kept.layer or kept.node for kept in shown), 0, "bold", leads=True
+            ),
+            Column("as", words(kept.name for kept in shown), 4),
+            Column("made by", words(made_by), 3, "cyan"),
+            Column("tensor", Lists(tensors, writer), 2, "green"),
+            Column("memory", Numbers([Text(writer(_memory(kept))) for kept in shown]), 1),
+        ]
+        title = writer.foreign(f"{self._title}: saved for backward")
+        return fit_table(columns, width, writer, title=title)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __iter__(self) -> Iterator[KeptTensor]:
+        return iter(self.tensors)
+
+    def __getitem__(self, position: int) -> KeptTensor:
+        return self.tensors[position]
+
+    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
+        writer = Writer(encoding)
+        parameters = sum(kept.kind == "parameter" for kept in self.tensors)
+        packed = sum(kept.kind == "packed" for kept in self.tensors)
+        phrases = [f"{notation.size(self.nbytes)} kept alive by the backward"]
+        phrases += [f"besides {notation.plural(parameters, 'parameter')}"] if parameters else []
+        phrases += [f"{packed:,} packed by hooks (checkpoints)"] if packed else []
+        phrases[:-1] = [f"{phrase};" for phrase in phrases[:-1]]
+        return [self._table(width, writer), Text(), wrapped("", phrases, width, writer)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._parts(options.max_width, options.encoding)
+
+    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
+        """Return the table without colour, no wider than ``width``; arguments as for `table`.
+
+        Raises:
+            OptionError: As `table` does.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return as_text(*self._parts(width, encoding), width=width)
+
+    def __repr__(self) -> str:
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts(NOTEBOOK, "utf-8"))
+
+
+def _memory(kept: KeptTensor) -> str:
+    if kept.kind == "packed":
+        return "packed"
+    return "shared" if kept.shared else notation.size(kept.nbytes)

@@ -1,0 +1,1 @@
+"""Records that are columns, and made when they are asked for."""

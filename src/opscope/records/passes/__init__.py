@@ -1,0 +1,1 @@
+"""Which calls are the same layer, and how one is asked for."""

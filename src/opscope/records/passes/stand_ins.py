@@ -1,0 +1,49 @@
+"""Copies that stand for a parameter: what autocast keeps of it, and casts by hand."""
+
+from __future__ import annotations
+
+from opscope.records.columns.table import column, read_values
+from opscope.records.recording import Recording, name_of
+
+# What these give is the same tensor as their first argument, elsewhere or in other numbers.
+_COPIES = frozenset({
+    "_to_copy", "to", "type", "float", "half", "bfloat16", "double", "cpu", "cuda",
+    "clone", "contiguous", "detach", "alias", "lift_fresh", "_autocast_to_reduced_precision",
+    "_autocast_to_full_precision",
+})  # fmt: skip
+
+
+def _is_copy(operator: str) -> bool:
+    """Whether an op's result stands for its first argument: a copy, a cast, a quantisation."""
+    name = name_of(operator)
+    return name in _COPIES or "quantize" in name
+
+
+def stand_ins(recording: Recording) -> dict[int, int]:
+    """Return, for each value that stands for a parameter or buffer, which it is.
+
+    It stands for one if an op copied, cast or quantised it, whatever else it was given being
+    parameters too (scales, say). A copy that was written to since is none.
+    """
+    known = recording.parameter_of_value
+    found: dict[int, int] = {}
+    if not known:
+        return found
+
+    def behind(index: int) -> int | None:
+        value = recording.values[index]
+        while value.origin == "handed" and value.handed_from is not None:
+            value = recording.values[value.handed_from]
+        return known.get(value.index, found.get(value.index))
+
+    operators, reads = column(recording.ops, "operator"), read_values(recording.ops)
+    outputs, writes = column(recording.ops, "outputs"), column(recording.ops, "writes")
+    copies = {operator: _is_copy(operator) for operator in set(operators)}
+    for op, (operator, values) in enumerate(zip(operators, reads, strict=True)):
+        if not copies[operator] or not values or writes[op]:
+            continue
+        parameters = [behind(value) for value in values]
+        first = parameters[0]
+        if first is not None and all(number is not None for number in parameters):
+            found.update((v, first) for v in outputs[op] if v is not None)
+    return found

@@ -1,0 +1,1 @@
+"""Views in which several nodes of the graph are one."""

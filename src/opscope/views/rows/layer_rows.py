@@ -1,0 +1,234 @@
+"""The rows of ops and of layers."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from opscope.records.columns.table import column, value_bytes
+from opscope.records.passes.layers import LayerPass
+from opscope.records.recording import Frame, Recording, Value, name_of
+from opscope.views.rows.backward_ops import BackwardOps
+from opscope.views.rows.row import Part, Row, Rows
+from opscope.views.select import Phase
+
+
+class LayerRows:
+    """Makes the rows of ops and of layers.
+
+    Args:
+        recording: What happened.
+        passes: The layers' passes.
+        phase: Of which phase of a training step.
+    """
+
+    def __init__(
+        self, recording: Recording, passes: tuple[LayerPass, ...], phase: Phase = "all"
+    ) -> None:
+        self.recording = recording
+        self.passes = passes
+        self.phase = phase
+        self.backward = BackwardOps(recording)
+        self._operators = column(recording.ops, "operator")
+        self._times = column(recording.ops, "duration_ns")
+        self._failures = column(recording.ops, "failed")
+
+    def ops(self, depth: int | None) -> Rows:
+        """Return the rows of all ops of modules no deeper than that."""
+        ops = self.recording.ops
+        phases, runs = column(ops, "phase"), column(ops, "module_call")
+        shown = array(
+            "i",
+            (
+                op
+                for op, (phase, run) in enumerate(zip(phases, runs, strict=True))
+                if self.is_shown(phase) and self._is_near(run, depth)
+            ),
+        )
+        return Rows(Part(self._op, shown, {"time_ns": column(ops, "duration_ns").__getitem__}))
+
+    def layers(self, depth: int | None) -> Rows:
+        """Return the rows of all layers of modules no deeper than that."""
+        runs, phases = column(self.passes, "module_call"), self._phases
+        shown = array(
+            "i",
+            (
+                index
+                for index, (phase, run) in enumerate(zip(phases, runs, strict=True))
+                if self.is_shown(phase) and self._is_near(run, depth)
+            ),
+        )
+        parts = [Part(lambda index: self.layer(self.passes[index]), shown, self._numbers())]
+        if self.is_shown("backward"):
+            calls = [
+                call
+                for call in self.backward.of_call
+                if self._is_near(self._pass_of_call[call].module_call, depth)
+            ]
+            parameters = [
+                number
+                for number in self.backward.of_parameter
+                if depth is None or self._parameter(number).module.count(".") + 1 <= depth
+            ]
+            parts += [Part(self._backward_of, calls), Part(self._gradient, parameters)]
+        return Rows(*parts)
+
+    def is_shown(self, phase: Phase) -> bool:
+        """Whether what ran in a phase is shown."""
+        return self.phase in ("all", phase)
+
+    def was_called(self, item: LayerPass) -> bool:
+        """Whether a layer was called in the phase that is shown."""
+        return self.is_shown(
+            "forward" if item.call is None else self.recording.layer_calls[item.call].phase
+        )
+
+    @cached_property
+    def _phases(self) -> list[Phase]:
+        """The phase of each pass."""
+        of_calls = column(self.recording.layer_calls, "phase")
+        calls = column(self.passes, "call")
+        return ["forward" if call is None else of_calls[call] for call in calls]
+
+    @cached_property
+    def _pass_of_call(self) -> dict[int, LayerPass]:
+        return {item.call: item for item in self.passes if item.call is not None}
+
+    def _numbers(self) -> dict[str, Callable[[int], Any]]:
+        """Return how to read fields of the row of a pass without making it."""
+        calls, values = column(self.passes, "call"), column(self.passes, "values")
+        durations = column(self.recording.layer_calls, "duration_ns")
+        nbytes = value_bytes(self.recording.values)
+
+        def time(index: int) -> int:
+            call = calls[index]
+            return 0 if call is None else durations[call]
+
+        def memory(index: int) -> int:
+            return sum(map(nbytes.__getitem__, values[index]))
+
+        return {"time_ns": time, "memory": memory}
+
+    def _is_near(self, run: int | None, depth: int | None) -> bool:
+        """Whether the module of a run lies no deeper than that."""
+        return depth is None or _depth(self.address(run)) <= depth
+
+    def _backward_of(self, call: int) -> Row:
+        return self.in_backward(
+            self.layer(self._pass_of_call[call]), self.backward.of_call.at(call)
+        )
+
+    def _parameter(self, number: int) -> Row:
+        name = self.recording.parameters[number].name
+        return Row(f"{name}.grad", "accumulate", module=name.rpartition(".")[0])
+
+    def _gradient(self, number: int) -> Row:
+        row = self._parameter(number)
+        return replace(self.in_backward(row, self.backward.of_parameter.at(number)), name=row.name)
+
+    def _op(self, index: int) -> Row:
+        op = self.recording.ops[index]
+        outputs = self.values(v for v in (op.outputs or op.writes) if v is not None)
+        bound = self.recording.parameter_of_value
+        used = dict.fromkeys(bound[r.value] for r in op.reads if r.value in bound)
+        params, trainable = self.count(used)
+        return Row(
+            name=f"{op.index}",
+            kind=op.operator,
+            module=self.address(op.module_call),
+            op=op.name,
+            inputs=self.values(read.value for read in op.reads),
+            outputs=outputs,
+            params=params,
+            trainable=trainable,
+            memory=sum(value.nbytes for value in outputs),
+            time_ns=op.duration_ns,
+            source=_line(self.recording.frames_of(op)),
+            failed=op.failed,
+        )
+
+    def in_backward(self, row: Row, ops: Sequence[int]) -> Row:
+        """Return what a layer's or module's row is for the backward."""
+        given = self.values(self.backward.given(ops))
+        return replace(
+            row,
+            name=row.name if row.is_module or self.phase != "all" else f"{row.name}.backward",
+            op=self.names_of(ops),
+            inputs=(),
+            outputs=given,
+            memory=sum(value.nbytes for value in given),
+            time_ns=self.time_of(ops),
+            backward_ns=0,
+            failed=any(map(self._failures.__getitem__, ops)),
+        )
+
+    def layer(self, item: LayerPass) -> Row:
+        """Return the row of a pass."""
+        outputs = self.values(item.values)
+        if item.call is None:
+            memory = sum(value.nbytes for value in outputs)
+            return Row(item.label, item.type, outputs=outputs, memory=memory)
+        call = self.recording.layer_calls[item.call]
+        params, trainable = self.count(item.parameters)
+        reads = (r.value for i in call.ops[:1] for r in self.recording.ops[i].reads)
+        bound = self.recording.parameter_of_value
+        return Row(
+            name=item.label,
+            kind=call.function,
+            module=self.address(item.module_call),
+            op=self.names_of(call.ops),
+            inputs=self.values(v for v in (*reads, *call.received) if v not in bound),
+            outputs=outputs,
+            params=params,
+            trainable=trainable,
+            memory=sum(value.nbytes for value in outputs),
+            time_ns=call.duration_ns,
+            backward_ns=self.time_of(self.backward.of_call.at(item.call)),
+            source=self.source(call.place),
+            failed=call.failed,
+        )
+
+    def names_of(self, ops: Iterable[int]) -> str:
+        """Return the names of ops, repeats counted: ``"view, addmm ×2"``."""
+        counts = Counter(map(self._operators.__getitem__, ops))
+        names: Counter[str] = Counter()
+        for operator, count in counts.items():
+            names[name_of(operator)] += count
+        return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.items())
+
+    def time_of(self, ops: Iterable[int]) -> int:
+        """Return how long ops took together."""
+        return sum(map(self._times.__getitem__, ops))
+
+    def values(self, indices: Iterable[int]) -> tuple[Value, ...]:
+        """Return values by their numbers."""
+        return tuple(self.recording.values[index] for index in indices)
+
+    def count(self, indices: Iterable[int]) -> tuple[int, int]:
+        """Return how many elements these parameters have, and how many are trainable."""
+        chosen = [self.recording.parameters[index] for index in indices]
+        chosen = [parameter for parameter in chosen if parameter.kind == "parameter"]
+        trainable = sum(parameter.numel for parameter in chosen if parameter.trainable)
+        return sum(parameter.numel for parameter in chosen), trainable
+
+    def address(self, call: int | None) -> str:
+        """Return the address of the module of a run."""
+        if call is None:
+            return ""
+        return self.recording.modules[self.recording.module_calls[call].module].address
+
+    def source(self, place: int | None) -> str:
+        """Return the line of code that a place is."""
+        return "" if place is None else _line(self.recording.places[place])
+
+
+def _depth(address: str) -> int:
+    return address.count(".") + 1 if address else 0
+
+
+def _line(frames: tuple[Frame, ...]) -> str:
+    return str(frames[0]) if frames else ""

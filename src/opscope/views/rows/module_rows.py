@@ -1,0 +1,178 @@
+"""The rows of modules: the tree of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from opscope.records.passes.layers import LayerPass
+from opscope.records.passes.runs import run_addresses
+from opscope.records.recording import ModuleCall, Recording
+from opscope.views.rows.layer_rows import LayerRows
+from opscope.views.rows.row import Row
+
+
+class _Entry:
+    """One row of the tree of calls: the runs of a module, or the passes of a layer, in one place.
+
+    Attributes:
+        parent: The row that it is below.
+        module: The module's number, None of a layer.
+        runs: The runs of the module there.
+        layers: The passes of the layer there.
+        entries: What is below, by the module's number or the layer's.
+    """
+
+    __slots__ = ("entries", "layers", "module", "parent", "runs")
+
+    def __init__(self, parent: _Entry | None, module: int | None = None) -> None:
+        self.parent = parent
+        self.module = module
+        self.runs: list[ModuleCall] = []
+        self.layers: list[LayerPass] = []
+        self.entries: dict[int | str, _Entry] = {}
+
+
+class ModuleRows:
+    """Makes the rows of modules, and of the layers that containers run between them.
+
+    Args:
+        layers: Makes those of layers.
+    """
+
+    def __init__(self, layers: LayerRows) -> None:
+        self._layers = layers
+        self.recording = layers.recording
+        self.passes = layers.passes
+        self.phase = layers.phase
+        self._backward = layers.backward
+        self._held = _held_below(self.recording)
+        self._addresses = run_addresses(self.recording)
+
+    def rows(self, depth: int | None) -> Iterator[Row]:
+        """Yield them, down to a depth."""
+        # An explicit stack: modules may be nested deeper than Python's recursion allows.
+        pending = [iter(self._calls().entries.values())]
+        while pending:
+            entry = next(pending[-1], None)
+            if entry is None:
+                pending.pop()
+                continue
+            level = len(pending) - 1
+            row = self._module(entry) if entry.runs else self._together(entry.layers)
+            if row is not None:
+                yield replace(row, depth=level)
+            # A module without modules inside is told of by its own row.
+            is_container = any(inner.runs for inner in entry.entries.values())
+            if is_container and (depth is None or level < depth):
+                pending.append(iter(entry.entries.values()))
+
+    def _calls(self) -> _Entry:
+        """Return the tree of calls: what ran in a module below it, in the order of first runs.
+
+        A module that runs while it runs already is another run of the same row.
+        """
+        top = _Entry(None)
+        of_run: dict[int | None, _Entry] = {None: top}
+        loose = [item for item in self.passes if item.kind == "function"]
+        at = 0
+        for run in self.recording.module_calls:
+            while at < len(loose) and (loose[at].call or 0) < run.layer_calls.start:
+                self._add_loose(of_run, loose[at])
+                at += 1
+            around = of_run[run.parent]
+            while around is not top and around.module != run.module:
+                around = around.parent or top
+            if around is top:
+                parent = of_run[run.parent]
+                around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
+            around.runs.append(run)
+            of_run[run.index] = around
+        for item in loose[at:]:
+            self._add_loose(of_run, item)
+        return top
+
+    def _add_loose(self, of_run: dict[int | None, _Entry], item: LayerPass) -> None:
+        """Add a layer to the row of its module, unless it is not shown."""
+        parent = of_run[item.module_call]
+        key = f"layer {item.layer}"
+        if key in parent.entries or self._loose(item) is not None:
+            parent.entries.setdefault(key, _Entry(parent)).layers.append(item)
+
+    def _together(self, items: Sequence[LayerPass]) -> Row | None:
+        """Return the row of the passes that a layer had in one place of the tree."""
+        rows = [row for row in map(self._loose, items) if row is not None]
+        return replace(
+            rows[0], name=items[0].short_label, passes=len(rows),
+            memory=sum(row.memory for row in rows),
+            time_ns=sum(row.time_ns for row in rows),
+            backward_ns=sum(row.backward_ns for row in rows),
+            failed=any(row.failed for row in rows),
+        )  # fmt: skip
+
+    def _loose(self, item: LayerPass) -> Row | None:
+        """Return the row of a layer among those of modules, None if it is not shown."""
+        row = self._layers.layer(item)
+        if self.phase == "backward":
+            ops = self._backward.of_call.at(item.call or 0)
+            return self._layers.in_backward(row, ops) if ops else None
+        return row if self._layers.was_called(item) else None
+
+    def _module(self, entry: _Entry) -> Row | None:
+        if self.phase not in ("forward", "backward", "all"):
+            return None
+        runs = entry.runs
+        outermost = [run for run in runs if not self._is_inside(run, entry)]
+        backward = [op for run in outermost for op in self._backward.of_run.at(run.index)]
+        whole = self._whole(runs, outermost)
+        if self.phase == "backward":
+            return self._layers.in_backward(whole, backward) if backward else None
+        return replace(whole, backward_ns=self._layers.time_of(backward))
+
+    def _is_inside(self, run: ModuleCall, entry: _Entry) -> bool:
+        """Whether a run of a row's module is within another run of it."""
+        around = run.parent
+        while around is not None:
+            outer = self.recording.module_calls[around]
+            if outer.module == entry.module:
+                return True
+            around = outer.parent
+        return False
+
+    def _whole(self, runs: Sequence[ModuleCall], outermost: Sequence[ModuleCall]) -> Row:
+        call = runs[0]
+        module = self.recording.modules[call.module]
+        params, trainable = self._layers.count(self._held.get(module.address, ()))
+        outputs = [self._layers.values(leaf.value for leaf in run.outputs) for run in runs]
+        address = self._addresses[call.index]
+        return Row(
+            name=address or module.class_name,
+            kind=module.class_name,
+            module=module.address,
+            op=self._layers.names_of(call.ops),
+            inputs=self._layers.values(leaf.value for leaf in call.inputs),
+            input_paths=tuple(leaf.path for leaf in call.inputs),
+            outputs=outputs[0],
+            output_paths=tuple(leaf.path for leaf in call.outputs),
+            params=params,
+            trainable=trainable,
+            memory=sum(value.nbytes for given in outputs for value in given),
+            time_ns=sum(run.duration_ns for run in outermost),
+            passes=len(runs),
+            source=self._layers.source(call.place),
+            is_module=True,
+            below="" if call.parent is None else self._addresses[call.parent],
+            failed=any(run.failed for run in runs),
+        )
+
+
+def _held_below(recording: Recording) -> dict[str, list[int]]:
+    """Return, per module address, the parameters that it or a module below it holds."""
+    below: dict[str, dict[int, None]] = {}
+    for parameter in recording.parameters:
+        for name in (parameter.name, *parameter.aliases):
+            address = name
+            while address:
+                address = address.rpartition(".")[0]
+                below.setdefault(address, {})[parameter.index] = None
+    return {address: list(found) for address, found in below.items()}

@@ -1,0 +1,369 @@
+import io
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from tests.builders import RECORDINGS, Exhibit, nested, recurrent
+
+from opscope.errors import OptionError
+from opscope.exporters.tables.console import COLUMNS, ColumnName, Summary
+from opscope.records.recording import Value
+from opscope.views.rows.table_rows import Row, table_rows
+
+
+def summary(recording, level="module", **options):
+    exhibit = Exhibit(recording)
+    rows = table_rows(recording, exhibit.passes, level)
+    return Summary(rows, exhibit.totals, title=recording.model_name, level=level, **options)
+
+
+def names(table_summary, width=200):
+    """Return the first cell of each row."""
+    table = table_summary.table(width)
+    return [cell.plain for cell in table.columns[0].cells]
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+@pytest.mark.parametrize("level", ["op", "layer", "module"])
+@pytest.mark.parametrize("make", [nested, recurrent], ids=["nested", "recurrent"])
+def test_a_table_reads_as_before(make, level, width, golden):
+    golden(
+        f"{make.__name__}-{level}-{width}.txt",
+        summary(make(), level).as_text(width).rstrip() + "\n",
+    )
+
+
+@pytest.mark.parametrize("width", [30, 31, 37, 44, 60, 80, 120, 160])
+@pytest.mark.parametrize("level", ["op", "layer", "module"])
+@pytest.mark.parametrize("make", RECORDINGS.values(), ids=RECORDINGS)
+def test_no_line_is_wider_than_asked(make, level, width):
+    lines = summary(make(), level).as_text(width).splitlines()
+
+    assert max(cell_len(line) for line in lines) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_numbers_are_never_cut(width):
+    rows = [Row("block." * 30, "Sequential", params=123_456_789, memory=2**30, time_ns=12_345_678)]
+    text = Summary(
+        rows, Exhibit(nested()).totals, title="Net", level="module", columns=None
+    ).as_text(width)
+
+    assert "123,456,789" in text
+    assert "1.0 GiB" in text
+
+
+def test_text_has_no_colour_and_no_trailing_space():
+    text = summary(nested()).as_text()
+
+    assert "\x1b" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_a_terminal_gets_colour_and_a_file_does_not():
+    written = {}
+    for terminal in (True, False):
+        file = io.StringIO()
+        Console(file=file, width=120, force_terminal=terminal).print(summary(nested()))
+        written[terminal] = file.getvalue()
+
+    assert "\x1b[" in written[True]
+    assert "\x1b[" not in written[False]
+    assert re.sub(r"\x1b\[[\d;]*m", "", written[True]) == written[False]
+
+
+def test_repr_and_str_are_the_text():
+    table = summary(nested())
+
+    assert repr(table) == str(table) == table.as_text(120)
+
+
+def test_the_table_is_richs_own():
+    assert isinstance(summary(nested()).table(), Table)
+
+
+def test_html_has_every_name_and_the_sums():
+    html = summary(nested())._repr_html_()
+
+    assert html.startswith("<pre ")
+    assert all(part in html for part in ("Linear", "36 (144 B)", "10 aten ops"))
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"FORCE_COLOR": "1"}, {"COLUMNS": "40"}])
+def test_text_and_html_are_the_same_in_any_terminal(environment, monkeypatch):
+    table = summary(nested())
+    before = (table.as_text(100), table._repr_html_())
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert (table.as_text(100), table._repr_html_()) == before
+
+
+def test_columns_are_those_asked_for_in_that_order():
+    table = summary(nested(), "layer", columns=["params", "name", "source"]).table()
+
+    assert [column.header for column in table.columns] == ["params", "layer", "source"]
+
+
+@pytest.mark.parametrize(
+    ("level", "width", "expected"),
+    [
+        ("module", 30, ["module", "output"]),
+        ("module", 40, ["module", "output", "params"]),
+        ("module", 60, ["module", "output", "params", "memory", "time"]),
+        ("module", 80, ["module", "input", "output", "params", "memory", "time"]),
+        ("layer", 40, ["layer", "output", "params", "time"]),
+        ("layer", 60, ["layer", "module", "output", "params", "memory", "time"]),
+        ("layer", 80, ["layer", "module", "aten ops", "output", "params", "memory", "time"]),
+        ("op", 40, ["op", "type", "output", "time"]),
+        ("op", 60, ["op", "type", "output", "memory", "time"]),
+        ("op", 80, ["op", "type", "module", "output", "memory", "time"]),
+    ],
+)
+def test_a_narrow_console_gets_fewer_columns(level, width, expected):
+    assert [c.header for c in summary(nested(), level).table(width).columns] == expected
+
+
+def test_rows_keep_the_order_of_execution():
+    assert names(summary(nested(), "layer")) == Exhibit(nested()).labels
+
+
+def test_a_column_of_numbers_is_sorted_largest_first_and_the_minus_turns_it():
+    largest = names(summary(nested(), "layer", sort_by="params"))
+    smallest = names(summary(nested(), "layer", sort_by="-params"))
+
+    assert largest[:3] == ["linear_1_1", "linear_2_4", "linear_3_7"]
+    assert smallest[-3:] == ["linear_1_1", "linear_2_4", "linear_3_7"]
+
+
+def test_a_column_of_text_is_sorted_from_a_and_the_minus_turns_it():
+    labels = Exhibit(nested()).labels
+
+    assert names(summary(nested(), "layer", sort_by="name")) == sorted(labels)
+    assert names(summary(nested(), "layer", sort_by="-name")) == sorted(labels, reverse=True)
+
+
+def test_sorted_modules_are_a_flat_list_of_full_addresses():
+    found = names(summary(nested(), sort_by="name"))
+
+    assert "blocks.0.fc Linear" in found
+    assert not any(mark in name for name in found for mark in "├└│")
+
+
+def test_modules_are_a_tree_and_named_from_the_row_above():
+    """``blocks`` is a container that never runs itself, so it is no row."""
+    assert names(summary(nested())) == [
+        "Nested",
+        "├─ blocks.0 Block", "│  ├─ fc Linear", "│  ├─ act ReLU", "│  └─ add_1",
+        "├─ blocks.1 Block", "│  ├─ fc Linear", "│  ├─ act ReLU", "│  └─ add_2",
+        "└─ head Linear",
+    ]  # fmt: skip
+
+
+def test_a_row_limit_says_how_many_rows_are_left_out():
+    lines = summary(nested(), "layer", row_limit=7).as_text().splitlines()
+
+    assert lines[9].startswith("add_2_6 ")
+    assert lines[10:12] == ["… 2 more rows", ""]
+
+
+@pytest.mark.parametrize("limit", [9, 100])
+def test_a_row_limit_that_nothing_exceeds_leaves_nothing_out(limit):
+    assert names(summary(nested(), "layer", row_limit=limit)) == Exhibit(nested()).labels
+
+
+def test_the_sums_are_of_all_rows_whatever_the_limit():
+    assert summary(nested(), row_limit=1).as_text().splitlines()[-3:] == [
+        "parameters 36 (144 B), 27 trainable, 9 frozen",
+        "buffers    1 (12 B)",
+        "computed   9 tensors (168 B newly allocated) by 9 layers, 10 aten ops",
+    ]
+
+
+@pytest.mark.parametrize("level", ["op", "layer", "module"])
+def test_what_failed_is_marked(level):
+    assert any(
+        name.endswith("✗") or "✗ " in name for name in names(summary(RECORDINGS["failed"](), level))
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": ["nme"]}, "unknown column: 'nme' (must be one of 'name', 'type', "),
+        ({"columns": [3]}, "unknown column: 3 (must be one of 'name', "),
+        ({"columns": "name"}, "columns: 'name' (must be a list of names such as ['name', 'output'])"),
+        ({"columns": []}, "columns: [] (must be a list of names such as ['name', 'output'])"),
+        ({"sort_by": "nme"}, "unknown sort_by: 'nme' (must be one of 'name', "),
+        ({"sort_by": "--time"}, "unknown sort_by: '-time' (must be one of 'name', "),
+        ({"sort_by": 3}, "unknown sort_by: 3 (must be one of 'name', "),
+        ({"row_limit": 0}, "row_limit: 0 (must be None, for all, or a whole number from 1)"),
+        ({"row_limit": "3"}, "row_limit: '3' (must be None, for all, or a whole number from 1)"),
+        ({"row_limit": True}, "row_limit: True (must be None, for all, or a whole number from 1)"),
+    ],
+)  # fmt: skip
+def test_what_there_is_not_is_refused(options, message):
+    with pytest.raises(OptionError) as error:
+        summary(nested(), **options)
+
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("width", ["80", 80.0, None, True, 29, 0, -5])
+def test_a_width_that_is_none_is_refused_by_name(width):
+    table = summary(nested())
+
+    for method in (table.as_text, table.table):
+        with pytest.raises(OptionError, match=r"^width: "):
+            method(width)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 10, 29])
+def test_a_console_narrower_than_that_gets_what_there_is_room_for(width):
+    file = io.StringIO()
+    Console(file=file, width=width).print(summary(nested()))
+
+    assert max(cell_len(line) for line in file.getvalue().splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", range(30, 130, 7))
+def test_no_number_is_cut_and_no_row_looks_like_another(width):
+    rows = [Row("Net", "Net", is_module=True, params=12_582_912, memory=2**31, time_ns=12_345_678)]
+    rows += [
+        Row(f"encoder.layers.encoder_layer_{i}", "EncoderBlock", 1, is_module=True,
+            outputs=(Value(i, (8, 1024 + i, 4096)),), params=1_048_576 + i, time_ns=98_765_432)
+        for i in range(12)
+    ]  # fmt: skip
+    made = Summary(rows, Exhibit(nested()).totals, title="Net", level="module")
+    whole = set(re.findall(r"\d[\d.,]*", made.as_text(300)))
+    table = made.as_text(width).split("\n\n")[0]
+    body = [re.split(r"\s{2,}", line.lstrip("│├└─ "))[0] for line in table.splitlines()[3:]]
+
+    assert len(body) == len(set(body)) == 13
+    assert all(name.endswith("EncoderBlock") or "…" in name for name in body[1:])
+    for number, mark in re.findall(r"(\d[\d.,]*)(…?)", table):
+        assert mark or number in whole
+
+
+def several(paths=(), **fields):
+    values = (Value(0, (1, 5, 8)), Value(1, (1, 1, 8)), Value(2, (1, 1, 8)))
+    rows = [Row("Net", "Net", is_module=True, outputs=values, output_paths=paths, **fields)]
+    return Summary(rows, Exhibit(nested()).totals, title="Net", level="module")
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ((), "f32[1, 5, 8], 2 × f32[1, 1, 8]"),
+        (("0", "1.0", "1.1"), "f32[1, 5, 8], 2 × f32[1, 1, 8]"),
+        (("out", "h", "c"), "out f32[1, 5, 8], h f32[1, 1, 8], c f32[1, 1, 8]"),
+        (("out", "hidden.0", "hidden.1"), "out f32[1, 5, 8], hidden 2 × f32[1, 1, 8]"),
+    ],
+)
+def test_a_module_with_several_outputs_shows_what_each_is(paths, expected):
+    text = several(paths).as_text(120)
+
+    assert f" {expected} " in text
+    assert " +2" not in text
+
+
+@pytest.mark.parametrize("width", [30, 40, 50])
+def test_outputs_that_there_is_no_room_for_leave_a_mark(width):
+    made = several(("out", "h", "c"), params=123_456_789).as_text(width)
+
+    assert "f32[1, 5, 8], …" in made or "f32" not in made
+
+
+def test_inputs_say_what_they_are_too():
+    values = (Value(0, (2, 3)), Value(1, (2, 4)))
+    rows = [Row("Net", "Net", is_module=True, inputs=values, input_paths=("x", "mask"))]
+    made = Summary(rows, Exhibit(nested()).totals, title="Net", level="module")
+
+    assert "x f32[2, 3], mask f32[2, 4]" in made.as_text()
+
+
+def test_a_root_that_ran_twice_says_its_name_once():
+    rows = [Row("Sequential", "Sequential", is_module=True, passes=2)]
+    made = Summary(rows, Exhibit(nested()).totals, title="Net", level="module")
+
+    assert names(made) == ["Sequential (×2)"]
+
+
+def test_chosen_columns_that_there_is_no_room_for_are_named():
+    columns = ["name", "params", "memory", "time", "trainable"]
+    text = summary(nested(), columns=columns).as_text(38)
+
+    assert re.search(r"^… no room for [a-z, ]+$", text, re.MULTILINE)
+    assert "no room" not in summary(nested(), columns=columns).as_text(80)
+    assert "no room" not in summary(nested()).as_text(30)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "latin-1"])
+@pytest.mark.parametrize("width", [30, 60, 120])
+@pytest.mark.parametrize("make", RECORDINGS.values(), ids=RECORDINGS)
+def test_a_table_is_written_in_any_encoding(make, width, encoding):
+    made = summary(make(), columns=["name", "output", "time", "params"])
+    lines = made.as_text(width, encoding).encode(encoding).decode(encoding).splitlines()
+
+    assert max(map(cell_len, lines)) <= width
+    assert max(map(cell_len, lines[:3])) > 3
+
+
+def test_signs_of_ascii_stand_for_those_that_it_lacks():
+    lines = summary(recurrent()).as_text(60, "ascii").splitlines()
+
+    assert lines[2] == "-" * len(lines[2])
+    assert lines[4].startswith("|- fc (x3) Linear ")
+    assert lines[6].startswith("`- relu_1 ")
+    assert lines[6].endswith(" 1 us")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_print_and_rich_write_what_the_stream_can_hold(encoding, monkeypatch):
+    for write in (
+        print,
+        lambda made: Console().print(made),
+        lambda made: Console().print(made.table(60)),
+    ):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr("sys.stdout", stream)
+        write(summary(nested()))
+        stream.flush()
+        assert "fc Linear" in stream.buffer.getvalue().decode(encoding)
+
+
+def test_the_encoding_can_be_named_whatever_the_standard_output_is(monkeypatch):
+    before = summary(nested()).as_text(60, "utf-8")
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+
+    assert summary(nested()).as_text(60, "utf-8") == before
+    assert summary(nested()).as_text(60).isascii()
+
+
+def test_a_thousand_nested_modules_are_a_table_of_bounded_size():
+    rows = [
+        Row(
+            ".".join("0" * depth),
+            "Sequential",
+            depth,
+            below=".".join("0" * (depth - 1)),
+            is_module=True,
+        )
+        for depth in range(1, 1001)
+    ]
+    made = Summary(rows, Exhibit(nested()).totals, title="Net", level="module")
+
+    assert len(made.as_text(80)) < 1010 * 81
+
+
+def test_the_type_of_a_columns_name_is_the_list_of_columns():
+    assert ColumnName.__args__ == COLUMNS
+
+
+@pytest.mark.parametrize("encoding", ["asci", 5, "", "a\0", b"ascii"])
+def test_an_encoding_that_there_is_not_is_refused_by_name(encoding):
+    for method in (summary(nested()).as_text, summary(nested()).table):
+        with pytest.raises(OptionError, match=r"^encoding: "):
+            method(60, encoding)
