@@ -52,6 +52,11 @@ def test_every_folder_has_a_handful_of_files_and_says_what_it_is():
         assert (folder / "__init__.py").read_text(encoding="utf-8").startswith('"""')
 
 
+def test_no_file_has_more_than_350_lines():
+    for path in SOURCE.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+
+
 def test_every_room_is_on_the_page():
     for folder in (p for p in SOURCE.iterdir() if p.is_dir() and p.name != "__pycache__"):
         assert f"`{folder.name}/`" in PAGE

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
     from typing_extensions import Unpack
 
-    from opscope.analysis.replay import Report
+    from opscope.analysis.report import Report
     from opscope.errors import NonFiniteError
     from opscope.exporters.dot import Direction
     from opscope.exporters.tables.console import Summary

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
     from typing_extensions import Self
 
-    from opscope.analysis.replay import Report
+    from opscope.analysis.report import Report
 
 
 def trace(
@@ -312,9 +312,9 @@ class Trace(Record):
         >>> torch.equal(trace.to_fx()(x), y)
         True
         """
-        from opscope.analysis.replay import overload
         from opscope.exporters.fx.build import to_fx
         from opscope.exporters.fx.values import Live
+        from opscope.operators.plans import overload
 
         if module is not None and not isinstance(module, str):
             message = f"module: {module!r} (must be the address of a module, or None)"

@@ -8,7 +8,8 @@ from tests.witness import tensors
 from torch import nn
 
 import opscope
-from opscope.analysis import replay
+from opscope.analysis import replay, sameness
+from opscope.operators import plans
 from opscope.records import recording as recording_room
 
 
@@ -208,7 +209,7 @@ def test_without_replayable_the_message_says_how_to_ask_for_it(save):
 
 def test_an_operator_is_looked_up_once_however_many_ops_it_has(monkeypatch):
     asked = []
-    overload = replay.overload
+    overload = plans.overload
     monkeypatch.setattr(replay, "overload", lambda name: asked.append(name) or overload(name))
     model = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(20)))
     trace = traced(lambda: model(torch.ones(1, 2)), model)
@@ -250,9 +251,9 @@ def test_one_who_waits_is_handed_each_op_as_it_runs_again():
     ],
 )
 def test_however_a_tensor_lies_in_memory_it_is_compared_bit_for_bit(make):
-    assert replay._compare(make(), make()) is None
+    assert sameness.what_differs(make(), make()) is None
     if make().numel():
-        assert replay._compare(make(), make().clone().mul(3).add(1)) is not None
+        assert sameness.what_differs(make(), make().clone().mul(3).add(1)) is not None
 
 
 def test_a_tensor_that_is_written_slice_by_slice_is_followed_back_once(monkeypatch):

@@ -9,24 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opscope import notation
-from opscope.capture.unchanged.outside import has_own_dispatch, set_generators
-from opscope.notation import encodable, foreign, sentence
-from opscope.operators.plans import SCRATCH, Plan, is_uninitialised, plan_of
+from opscope.analysis.report import Difference, Report
+from opscope.analysis.sameness import can_compare, can_fill, layout_problem, what_differs
+from opscope.capture.unchanged.outside import set_generators
+from opscope.operators.plans import Plan, is_scratch, is_uninitialised, overload, plan_of
 from opscope.records.flow.ends import loose_ends
 from opscope.records.recording import InWords, Op, Recording, Value, each_before_writes
 from opscope.torch_api import (
     AutoDispatchBelowAutograd,
     DisableTorchFunction,
-    FakeTensor,
-    OpOverload,
-    has_internal_overlap,
-    is_wrapper_subclass,
 )
 from opscope.waiting import Track, untracked
 
@@ -34,82 +29,6 @@ if TYPE_CHECKING:
     from opscope.capture.collect.replay_inputs import ReplayInputs
 
 Saved = Callable[[int], torch.Tensor | None]
-
-# oneDNN's LSTM returns its scratch memory, and its backward writes there.
-_LSTM_BACKWARD = "aten.mkldnn_rnn_layer_backward.default"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The first value that a replay did not reproduce.
-
-    Attributes:
-        op: Index of the op that made it.
-        operator: Its operator.
-        layer: Label of the layer it ran for.
-        module: Address of the module it ran in.
-        source: File and line.
-        reason: What was wrong with it.
-    """
-
-    op: int
-    operator: str
-    layer: str | None
-    module: str | None
-    source: str | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a replay found.
-
-    ``bool(report)`` says whether every value that can be compared was reproduced.
-
-    Attributes:
-        ops: Ops that ran again.
-        compared: Values that were compared and equal, bit for bit.
-        uninitialised: Values that cannot be compared: memory that nothing was written to
-            yet (``aten.empty`` and its kin), and the scratch memory of oneDNN's LSTM.
-        lost: Values that cannot be compared since their memory was freed, or written to after
-            the block.
-        outputs: Of the values compared, those that the model returned, or the program gave.
-        difference: The first value that was not reproduced, None if all were.
-        refused: Why the record cannot be replayed, None if it can.
-    """
-
-    ops: int
-    compared: int
-    uninitialised: int = 0
-    lost: int = 0
-    outputs: int = 0
-    difference: Difference | None = None
-    refused: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.difference is None and self.refused is None
-
-    def __str__(self) -> str:
-        if self.refused is not None:
-            return encodable(f"not replayed: {sentence(self.refused)}")
-        done = f"{notation.plural(self.ops, 'op')} replayed"
-        if self.difference is None:
-            return (
-                f"valid: {done}, {notation.plural(self.compared, 'value')} equal bit for bit, "
-                f"{notation.plural(self.outputs, 'output')} among them"
-                + (
-                    f"; {self.lost:,} overwritten after the block, not compared"
-                    if self.lost
-                    else ""
-                )
-            )
-        found = self.difference
-        where = [f"op {found.op}, {foreign(found.operator)}"]
-        where += [f"layer {foreign(found.layer)}"] if found.layer else []
-        where += [f"module {foreign(found.module)}"] if found.module else []
-        where += [f"at {foreign(found.source)}"] if found.source else []
-        reason = sentence(found.reason)
-        return encodable(f"not valid: {reason}\n    in {', '.join(where)}\n    after {done}")
 
 
 def replay(
@@ -271,21 +190,21 @@ class _Replay:
         if storage is not None and storage in self.turn_up:
             self.storages.setdefault(storage, tensor.untyped_storage())
         expected = self.saved(index)
-        if _is_scratch(op, index) or is_uninitialised(op.operator):
+        if is_uninitialised(op.operator) or is_scratch(op.operator, index, op.outputs, op.writes):
             self.uninitialised += 1
-            if expected is not None and _can_fill(expected, tensor):
+            if expected is not None and can_fill(expected, tensor):
                 with torch.inference_mode(op.inference):
                     tensor.copy_(expected)  # views of it show what lay there, until it is written
             return
-        problem = _layout_problem(self.recording.values[index], tensor)
+        problem = layout_problem(self.recording.values[index], tensor)
         if problem is None and expected is None:
             self.lost += 1
             return
         if problem is None and expected is not None:
-            if not _can_compare(tensor):
+            if not can_compare(tensor):
                 kind = type(tensor).__name__
                 raise _Refusal(_name(op), f"gave a {kind}, which cannot be taken apart")
-            problem = _compare(expected, tensor)
+            problem = what_differs(expected, tensor)
         if problem is not None:
             raise _Stop(op, problem)
         self.compared += 1
@@ -294,9 +213,9 @@ class _Replay:
     def _check(self, op: Op, index: int) -> None:
         """Compare a tensor that was written through another with what it was then, if known."""
         expected, tensor = self.saved(index), self._tensor(index)
-        if expected is None or not _can_compare(tensor):
+        if expected is None or not can_compare(tensor):
             return
-        problem = _compare(expected, tensor)
+        problem = what_differs(expected, tensor)
         if problem is not None:
             raise _Stop(op, problem)
         self.compared += 1
@@ -367,14 +286,6 @@ def _in_other_mode(inference: bool, grad: bool) -> Iterator[None]:
 _AS_IT_IS = nullcontext()
 
 
-def _is_scratch(op: Op, value: int) -> bool:
-    """Whether a value is oneDNN's scratch memory."""
-    places = SCRATCH.get(op.operator, ())
-    if any(op.outputs[place : place + 1] == (value,) for place in places):
-        return True
-    return op.operator == _LSTM_BACKWARD and value in op.writes
-
-
 def _rewritten(recording: Recording) -> dict[int, list[int]]:
     """Return, per op, the values that came to be as it wrote some of their bytes."""
     found: dict[int, list[int]] = {}
@@ -415,16 +326,6 @@ class _Refusal(Exception):
         super().__init__(f"{what} {why}")
 
 
-def overload(operator: str) -> Any:
-    """Return the operator overload of a name such as ``"aten.add.Tensor"``, None if none is."""
-    found: Any = torch.ops
-    for part in operator.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            return None
-    return found if isinstance(found, OpOverload) else None
-
-
 def _value(value: Value) -> str:
     return f"value {value.index}"
 
@@ -442,76 +343,3 @@ def _flat(result: Any) -> list[torch.Tensor | None]:
     for item in result:
         flat.extend([None] if item is None else _flat(item))
     return flat
-
-
-def _layout_problem(value: Value, found: torch.Tensor) -> str | None:
-    """Return what is different about how a tensor lies in memory, None if nothing is."""
-    if value.storage is None:
-        return None
-    recorded = (value.shape, value.stride, value.offset)
-    computed = (tuple(found.shape), found.stride(), found.storage_offset())
-    if recorded == computed:
-        return None
-    return "shape {}, stride {} and offset {} were computed ".format(
-        *computed
-    ) + "where {}, {} and {} were recorded".format(*recorded)
-
-
-def _compare(expected: torch.Tensor, found: torch.Tensor) -> str | None:
-    """Return what is different about two tensors, None if they are equal bit for bit."""
-    parts = list(zip(_parts(expected), _parts(found), strict=True))
-    if parts:
-        return next(filter(None, (_compare(*pair) for pair in parts)), None)
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        return (
-            f"{found.dtype}{list(found.shape)} was computed "
-            f"where {expected.dtype}{list(expected.shape)} was recorded"
-        )
-    if expected.device.type == "meta" or isinstance(expected, FakeTensor):
-        return None  # it has no elements
-    if expected.layout != torch.strided or expected.is_quantized:
-        same = bool(torch.equal(expected.to_dense(), found.to_dense()))
-        return None if same else "other elements were computed than recorded"
-    before, after = _bytes(expected), _bytes(found)
-    if torch.equal(before, after):
-        return None
-    wrong = int((before != after).view(-1, expected.element_size()).any(1).sum())
-    return f"{wrong:,} of {expected.numel():,} elements differ from what was recorded"
-
-
-def _can_compare(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is plain, or says what it is made of: a class may refuse any operator."""
-    return (
-        not has_own_dispatch(tensor)
-        or isinstance(tensor, FakeTensor)
-        or is_wrapper_subclass(tensor)
-    )
-
-
-def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Return the tensors that a tensor with a class of its own, or a nested one, is made of."""
-    if tensor.__class__ is torch.Tensor and not tensor.is_nested:
-        return []  # nearly always
-    if tensor.is_nested and tensor.layout == torch.strided:
-        return list(tensor.unbind())
-    if not is_wrapper_subclass(tensor):
-        return []
-    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
-    return [part for part in parts if isinstance(part, torch.Tensor)]
-
-
-def _can_fill(expected: torch.Tensor, tensor: torch.Tensor) -> bool:
-    return (
-        expected.shape == tensor.shape
-        and expected.dtype == tensor.dtype
-        and tensor.layout == torch.strided
-        and not tensor._is_zerotensor()
-        and has_internal_overlap(tensor) != 1
-    )
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    plain = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
-    if plain.stride() == (1,) and not plain._is_zerotensor():
-        return plain.view(torch.uint8)
-    return plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 import torch
 
 from opscope.records.recording import InWords
+from opscope.torch_api import OpOverload
 
 _TENSOR_TYPES = ("Tensor", "Optional[Tensor]")
 _LIST_TYPES = (
@@ -56,6 +57,9 @@ _UNINITIALISED = frozenset({
 # Outputs that are scratch memory, much of it never written.
 SCRATCH: dict[str, tuple[int, ...]] = {"aten.mkldnn_rnn_layer.default": (3,)}
 
+# oneDNN's LSTM returns its scratch memory, and its backward writes there.
+_WRITES_SCRATCH = "aten.mkldnn_rnn_layer_backward.default"
+
 # The flag without which these leave the running statistics alone.
 _TRAINING_FLAGS = ("training", "use_input_stats")
 
@@ -74,6 +78,16 @@ _QUESTIONS = frozenset({
 def is_uninitialised(operator: str) -> bool:
     """Whether what an operator gives is whatever lay in memory."""
     return operator.rpartition(".")[0] in _UNINITIALISED
+
+
+def is_scratch(
+    operator: str, value: int, outputs: Sequence[int | None], writes: Sequence[int]
+) -> bool:
+    """Whether one of the values that an op gave or wrote is scratch memory."""
+    places = SCRATCH.get(operator, ())
+    if any(outputs[place : place + 1] == (value,) for place in places):
+        return True
+    return operator == _WRITES_SCRATCH and value in writes
 
 
 def _getter(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
@@ -284,3 +298,13 @@ def _kind(schema_type: str) -> str:
     if schema_type in _TENSOR_TYPES:
         return "tensor"
     return "list" if schema_type in _LIST_TYPES else "other"
+
+
+def overload(operator: str) -> Any:
+    """Return the operator overload of a name such as ``"aten.add.Tensor"``, None if none is."""
+    found: Any = torch.ops
+    for part in operator.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return None
+    return found if isinstance(found, OpOverload) else None

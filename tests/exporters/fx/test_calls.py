@@ -4,8 +4,8 @@ import pytest
 import torch
 from tests.exporters.fx.compare import Model, check_same, program_of, record
 
-from opscope.analysis.replay import overload
 from opscope.exporters.fx.calls import _paths
+from opscope.operators.plans import overload
 from opscope.records.recording import Op
 
 RETURNS = {
