@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import Exhibit
-from tests.records.test_table import as_tables
+from tests.records.columns.test_table import as_tables
 from tests.strategies import recordings
 from torch import nn
 
 import opscope
 from opscope.graph.build import OpGraph, op_graph
-from opscope.records.recording import Op
+from opscope.records.ops import Op
 from opscope.views.compose import ViewOptions, view
 from opscope.views.quotients.levels import at_level
 from opscope.views.rows.layer_rows import LayerRows

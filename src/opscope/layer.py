@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import islice
@@ -14,17 +15,11 @@ from opscope.errors import AmbiguousLayer, LayerNotFound, NotSaved, OptionError
 from opscope.exporters.text_report import layer_text
 from opscope.notation import encodable, foreign, sentence
 from opscope.reading import Keys, Reading
+from opscope.records.calls import Frame, LayerCall, ModuleCall
+from opscope.records.ops import Op, Phase
 from opscope.records.passes.layers import LayerPass
-from opscope.records.recording import (
-    Frame,
-    LayerCall,
-    ModuleCall,
-    Op,
-    Parameter,
-    Phase,
-    Recording,
-    Value,
-)
+from opscope.records.recording import Parameter, Recording
+from opscope.records.values import Value
 from opscope.tensors import NoTensors, Tensors
 from opscope.torch_api import DisableTorchFunction
 
@@ -187,7 +182,7 @@ class Layer:
         return self._reading.was_saved(self.record)
 
     @property
-    def outputs(self) -> tuple[Value, ...]:
+    def outputs(self) -> Sequence[Value]:
         """The tensors that it gave, as records: shape, stride, dtype, device, bytes."""
         return tuple(self._recording.values[value] for value in self.record.values)
 
@@ -205,7 +200,7 @@ class Layer:
         return self.outputs[0].shape if self.outputs else ()
 
     @property
-    def ops(self) -> tuple[Op, ...]:
+    def ops(self) -> Sequence[Op]:
         """The aten ops that it dispatched."""
         ran = self._ran
         return () if ran is None else tuple(self._recording.ops[i] for i in ran.ops)
@@ -227,7 +222,7 @@ class Layer:
         return "forward" if call is None else self._recording.layer_calls[call].phase
 
     @property
-    def backward_ops(self) -> tuple[Op, ...]:
+    def backward_ops(self) -> Sequence[Op]:
         """The aten ops that autograd ran for it, as far as the backward was inside the block."""
         return self._reading.backward_of(self.record)
 

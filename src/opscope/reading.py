@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, layer_passes
 from opscope.records.passes.lookup import LayerIndex, Selection
 from opscope.records.passes.totals import Totals, totals
-from opscope.records.recording import GradientFlow, Op, Recording
+from opscope.records.recording import GradientFlow, Recording
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -34,7 +36,7 @@ class Reading:
         self.saved_gradients = saved_gradients
 
     @cached_property
-    def passes(self) -> tuple[LayerPass, ...]:
+    def passes(self) -> Sequence[LayerPass]:
         """Every pass of every layer, in the order of execution."""
         return layer_passes(self.recording)
 
@@ -124,7 +126,7 @@ class Reading:
         }
         return tuple(found)
 
-    def backward_of(self, item: LayerPass) -> tuple[Op, ...]:
+    def backward_of(self, item: LayerPass) -> Sequence[Op]:
         """Return the aten ops that autograd ran for a layer."""
         if item.kind == "module":
             return tuple(self.backward_ops.of_run.get(item.module_call or 0, ()))

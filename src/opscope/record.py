@@ -13,9 +13,10 @@ from opscope.exporters.text_report import trace_text
 from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
+from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, labels
 from opscope.records.passes.totals import Totals
-from opscope.records.recording import Failure, Module, Op, Parameter, Recording
+from opscope.records.recording import Failure, Module, Parameter, Recording
 from opscope.tensors import are_elsewhere
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ class Record:
         return self._reading.recording
 
     @property
-    def passes(self) -> tuple[LayerPass, ...]:
+    def passes(self) -> Sequence[LayerPass]:
         """Every pass of every layer, as records, in the order of execution."""
         return self._reading.passes
 
     @property
-    def ops(self) -> tuple[Op, ...]:
+    def ops(self) -> Sequence[Op]:
         """Every aten op, in the order of execution."""
         return self.recording.ops
 

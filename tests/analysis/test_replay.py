@@ -10,7 +10,7 @@ from torch import nn
 import opscope
 from opscope.analysis import replay, sameness
 from opscope.operators import plans
-from opscope.records import recording as recording_room
+from opscope.records import values as values_room
 
 
 def traced(call, model=None, **options):
@@ -258,7 +258,7 @@ def test_however_a_tensor_lies_in_memory_it_is_compared_bit_for_bit(make):
 
 def test_a_tensor_that_is_written_slice_by_slice_is_followed_back_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(recording_room, "before_writes", lambda *found: asked.append(found))
+    monkeypatch.setattr(values_room, "before_writes", lambda *found: asked.append(found))
 
     def fill():
         whole = torch.zeros(50, 2)

@@ -8,7 +8,9 @@ import torch
 
 from opscope.records.flow.origins import Extent
 from opscope.records.flow.regions import region
-from opscope.records.recording import Op, Recording, Value
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
+from opscope.records.values import Value
 
 ModuleInfo = Callable[[int], torch.Tensor | None]
 

@@ -13,6 +13,7 @@ from opscope.capture.collect.nonfinite.came_in import input_name
 from opscope.capture.collect.nonfinite.looking import describe, kinds_of
 from opscope.errors import NonFiniteError
 from opscope.operators.plans import SCRATCH, is_uninitialised
+from opscope.records.calls import ModuleCall
 from opscope.records.flow.bad_numbers import (
     LOSS,
     NUMBER,
@@ -28,8 +29,10 @@ from opscope.records.flow.origins import (
     asks_for_form,
 )
 from opscope.records.flow.results import Results, left_behind
+from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass
-from opscope.records.recording import ModuleCall, Op, Recording, Value
+from opscope.records.recording import Recording
+from opscope.records.values import Value
 
 _NUMBERS = ("_local_scalar_dense", "item")
 

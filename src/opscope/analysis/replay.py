@@ -18,7 +18,9 @@ from opscope.analysis.sameness import can_compare, can_fill, layout_problem, wha
 from opscope.capture.unchanged.outside import set_generators
 from opscope.operators.plans import Plan, is_scratch, is_uninitialised, overload, plan_of
 from opscope.records.flow.ends import loose_ends
-from opscope.records.recording import InWords, Op, Recording, Value, each_before_writes
+from opscope.records.ops import InWords, Op
+from opscope.records.recording import Recording
+from opscope.records.values import Value, each_before_writes
 from opscope.torch_api import (
     AutoDispatchBelowAutograd,
     DisableTorchFunction,
@@ -93,7 +95,7 @@ class _Replay:
         # Storages on which tensors turn up that no op returned, as autograd's saved ones do.
         self.rewritten = _rewritten(recording)
         self.turn_up = {v.storage for v in recording.values if v.origin == "outside"} - {None}
-        self.before_writes = each_before_writes(recording)
+        self.before_writes = each_before_writes(recording.values)
         self.last_use = _last_use(recording, self.before_writes)
         self.plans: dict[str, Plan] = {}
 

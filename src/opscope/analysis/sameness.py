@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from opscope.capture.unchanged.outside import has_own_dispatch
-from opscope.records.recording import Value
+from opscope.records.values import Value
 from opscope.torch_api import FakeTensor, has_internal_overlap, is_wrapper_subclass
 
 

@@ -29,8 +29,9 @@ from opscope.capture.watch.dispatch import Interceptor
 from opscope.capture.watch.functions import FunctionCalls
 from opscope.capture.watch.modules.calls import ModuleCalls
 from opscope.errors import TraceStateError
+from opscope.records.calls import Frame
 from opscope.records.columns.columns import NONE
-from opscope.records.recording import Failure, Frame
+from opscope.records.recording import Failure
 from opscope.torch_api import DisableTorchFunction
 
 T = TypeVar("T", bound=InnerCollector)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from opscope.graph.skeleton import Skeleton
+from opscope.records.calls import Frame
 from opscope.records.columns.table import column
+from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass
-from opscope.records.recording import Frame, Op, Value
+from opscope.records.values import Value
 
 
 class NodeAttributes:
@@ -20,7 +22,7 @@ class NodeAttributes:
         passes: The layers' passes.
     """
 
-    def __init__(self, skeleton: Skeleton, passes: tuple[LayerPass, ...]) -> None:
+    def __init__(self, skeleton: Skeleton, passes: Sequence[LayerPass]) -> None:
         self.recording = skeleton.recording
         self._skeleton = skeleton
         self._passes = passes
@@ -133,7 +135,7 @@ class NodeAttributes:
         return attributes
 
     def _blank(
-        self, kind: str, label: str, values: tuple[Value, ...] | list[Value]
+        self, kind: str, label: str, values: Sequence[Value] | list[Value]
     ) -> dict[str, Any]:
         return {
             "kind": kind,

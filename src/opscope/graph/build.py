@@ -54,6 +54,7 @@ stands for), ``out_passes`` and ``in_passes`` (the passes of its two ends in whi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -70,7 +71,7 @@ from opscope.records.recording import Recording
 __all__ = ["RANK", "OpGraph", "op_graph"]
 
 
-def op_graph(recording: Recording, passes: tuple[LayerPass, ...]) -> OpGraph:
+def op_graph(recording: Recording, passes: Sequence[LayerPass]) -> OpGraph:
     """Return the graph of ops, with parameters, buffers, inputs and outputs as nodes.
 
     Node names are ``"op_12"``, ``"call_3"``, ``"value_7"`` and ``"end_9"``, after their
@@ -83,7 +84,7 @@ def op_graph(recording: Recording, passes: tuple[LayerPass, ...]) -> OpGraph:
 class OpGraph(Lazy):
     """The graph of ops: of a long program many views need no more than its skeleton."""
 
-    def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
+    def __init__(self, recording: Recording, passes: Sequence[LayerPass]) -> None:
         super().__init__()
         self.recording = recording
         self.passes = passes
@@ -112,7 +113,7 @@ class OpGraph(Lazy):
         return graph
 
 
-def _built(skeleton: Skeleton, passes: tuple[LayerPass, ...], facts: dict[str, Any]) -> nx.DiGraph:
+def _built(skeleton: Skeleton, passes: Sequence[LayerPass], facts: dict[str, Any]) -> nx.DiGraph:
     graph = nx.DiGraph(**facts)
     attributes = NodeAttributes(skeleton, passes)
     names: list[str] = []

@@ -18,9 +18,11 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from opscope.graph.memory import Dependency, Memory
+from opscope.records.calls import LayerCall
 from opscope.records.columns.table import column, plain_reads
 from opscope.records.flow.ends import loose_ends
-from opscope.records.recording import LayerCall, Read, Recording, name_of
+from opscope.records.ops import Read, name_of
+from opscope.records.recording import Recording
 
 # View ops that may show memory of the storage which none of their arguments showed.
 _WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "set_"})

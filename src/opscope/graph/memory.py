@@ -16,7 +16,9 @@ from typing import Literal, NamedTuple
 from opscope.records.columns.columns import Column
 from opscope.records.columns.table import column
 from opscope.records.flow.regions import Region, last_writers, overlap, region
-from opscope.records.recording import Read, Recording, Value, before_writes
+from opscope.records.ops import Read
+from opscope.records.recording import Recording
+from opscope.records.values import Value, before_writes
 
 EdgeKind = Literal["data", "write", "alias", "overwrite"]
 _Write = tuple[int, Region]
@@ -146,7 +148,7 @@ class Memory:
             shown: The bytes that are looked at, None for all that the tensor covers.
             beyond: Whether there may be others among them than the tensor covers.
         """
-        value = before_writes(self._recording, read.value)
+        value = before_writes(self._recording.values, read.value)
         found = self._sources(value, read.argument, shown, beyond=beyond)
         if value.index in self._twins:
             twins = self._twins[value.index]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from opscope.records.recording import InWords
+from opscope.records.ops import InWords
 from opscope.torch_api import OpOverload
 
 _TENSOR_TYPES = ("Tensor", "Optional[Tensor]")

@@ -6,291 +6,15 @@ refer to one another by index into the tuples of the one `Recording`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from opscope.notation import foreign, sentence
-from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
-
-T = TypeVar("T")
-
-Origin = Literal["outside", "fresh", "view", "write", "handed", "rewritten"]
-"""How a value came to be: it was there before, an op made it in new memory, an op
-made it as a view of older memory, an op wrote it over older memory, a call that
-dispatched nothing handed its input on, or an op wrote some of its bytes through another
-tensor, such as a slice of it."""
-
-CallKind = Literal["function", "identity", "input", "output"]
-"""What a layer call is: a torch function, a module that returned its input unchanged, or
-a tensor that entered or left the traced model."""
-
-
-Phase = Literal["forward", "backward", "optimizer", "other"]
-"""Which part of a training step an op is in: ``"backward"`` is all that the autograd engine
-runs, ``"optimizer"`` all under an optimizer's own methods, and ``"other"`` what works on the
-results of these two outside of them, such as clipping of gradients."""
-
-PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "other")
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor at one moment, between two writes.
-
-    Attributes:
-        index: Place in `Recording.values`.
-        shape: Sizes in elements.
-        stride: Strides in elements; empty where the layout has none.
-        offset: Offset into the storage, in elements.
-        dtype: The element type's name, such as ``"float32"``.
-        itemsize: Bytes per element.
-        device: Such as ``"cpu"`` or ``"cuda:0"``.
-        storage: Number of the storage it lives in, None where the layout has none.
-        origin: How it came to be.
-        made_by: Index of the op that made it, or for ``origin="rewritten"`` of the last that
-            wrote some of it; None where no op did.
-        handed_from: For ``origin="handed"``, the value that was handed on; for ``"rewritten"``,
-            the value that the same tensor was before.
-    """
-
-    index: int
-    shape: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    offset: int = 0
-    dtype: str = "float32"
-    itemsize: int = 4
-    device: str = "cpu"
-    storage: int | None = None
-    origin: Origin = "fresh"
-    made_by: int | None = None
-    handed_from: int | None = None
-
-    @property
-    def numel(self) -> int:
-        """The number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the elements take; expanded elements count each time."""
-        return self.numel * self.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One position in Python code."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        return f"{foreign(self.file)}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One tensor that an op was given.
-
-    Attributes:
-        value: What it was.
-        argument: As which argument.
-        overwritten: Whether the op writes all of it without a look at what it held.
-    """
-
-    value: int
-    argument: str
-    overwritten: bool = False
-
-
-class InWords(str):
-    """What a record says of an argument that it does not keep, as an object of C++ is."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One aten operator call that the dispatcher saw.
-
-    Attributes:
-        index: Place in `Recording.ops`, in the order of execution.
-        operator: Such as ``"aten.convolution.default"``.
-        reads: The tensors given to it, with the argument that each was.
-        outputs: Values it returned, in order; None for an absent one.
-        writes: Values that it wrote over older memory, returned or not.
-        arguments: The other arguments, by name, as they were given, but for `InWords`.
-        packed: Indices of the parameters that it was given inside objects of C++.
-        layer_call: Index of the layer call that it ran in, None in backward.
-        module_call: Index of the innermost module call; in backward that of ``forward_op``.
-        place: Number of the calling context, see `Recording.places`.
-        grad_enabled: Whether autograd recorded.
-        inference: Whether ``inference_mode`` was on.
-        phase: Which part of a training step it is in.
-        sequence_nr: Autograd's number: of the node it made, or in backward of the
-            node that ran it; None where there is none.
-        node: In backward, the class name of the autograd node that ran it.
-        forward_op: In backward, the index of the forward op that it belongs to.
-        accumulates: The parameter to whose gradient it adds, an index.
-        recomputed: Whether it runs ``forward_op`` again, or is part of running its layer again,
-            for a checkpoint or in the backward of a custom function.
-        by_autograd: Whether it is a `detach` by which autograd keeps a tensor for itself.
-        started_ns: Nanoseconds since the trace began.
-        duration_ns: Nanoseconds it took under the dispatch mode.
-        failed: Whether it raised.
-        custom_function: Whether it ran in the forward of a custom `torch.autograd.Function`.
-    """
-
-    index: int
-    operator: str
-    reads: tuple[Read, ...] = ()
-    outputs: tuple[int | None, ...] = ()
-    writes: tuple[int, ...] = ()
-    arguments: tuple[tuple[str, object], ...] = ()
-    packed: tuple[int, ...] = ()
-    layer_call: int | None = None
-    module_call: int | None = None
-    place: int | None = None
-    grad_enabled: bool = False
-    inference: bool = False
-    phase: Phase = "forward"
-    sequence_nr: int | None = None
-    node: str | None = None
-    forward_op: int | None = None
-    accumulates: int | None = None
-    recomputed: bool = False
-    by_autograd: bool = False
-    started_ns: int = 0
-    duration_ns: int = 0
-    failed: bool = False
-    custom_function: bool = False
-
-    def named_arguments(self, tensor: Callable[[int], T]) -> dict[str, object | T]:
-        """Return all arguments by name, lists put together, each tensor as ``tensor`` gives it."""
-        found: dict[str, Any] = {}
-        lists: dict[str, dict[int, Any]] = {}
-        pairs = [*self.arguments, *((read.argument, tensor(read.value)) for read in self.reads)]
-        for name, item in pairs:
-            base, bracket, place = name.partition("[")
-            if bracket:
-                lists.setdefault(base, {})[int(place[:-1])] = item
-            else:
-                found[name] = item
-        found.update({base: [items[i] for i in sorted(items)] for base, items in lists.items()})
-        return found
-
-    @property
-    def name(self) -> str:
-        """The operator without namespace and overload: ``"convolution"``."""
-        return name_of(self.operator)
-
-
-def name_of(operator: str) -> str:
-    """Return an operator without namespace and overload.
-
-    >>> name_of("aten.convolution.default")
-    'convolution'
-    """
-    parts = operator.split(".")
-    return parts[1] if len(parts) > 1 else parts[0]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCall:
-    """One torch function called from Python, with the ops that it dispatched.
-
-    Attributes:
-        index: Place in `Recording.layer_calls`, in the order of execution.
-        function: The function's name as torch spells it: ``"max_pool2d"``, ``"add_"``.
-        kind: What sort of call it is.
-        path: For inputs and outputs, where among them the tensor was; see `Leaf`.
-        module_call: Index of the innermost module call it ran in.
-        place: Number of the calling context.
-        ops: Indices of its ops, which are contiguous; empty where it handed its input on.
-        received: For a call without ops, the values it was given.
-        returned: The values that it returned.
-        started_ns: Nanoseconds since the trace began.
-        duration_ns: Nanoseconds it took.
-        grad_fn: Class name of the autograd node of what it returned.
-        phase: Which part of a training step it is in.
-        failed: Whether it raised.
-    """
-
-    index: int
-    function: str
-    kind: CallKind = "function"
-    path: str = ""
-    module_call: int | None = None
-    place: int | None = None
-    ops: range = range(0)
-    received: tuple[int, ...] = ()
-    returned: tuple[int, ...] = ()
-    started_ns: int = 0
-    duration_ns: int = 0
-    grad_fn: str | None = None
-    phase: Phase = "forward"
-    failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A tensor found in a module's inputs or outputs, with the path that leads to it.
-
-    The path is empty for a lone tensor. That of an input begins with the argument's place
-    or name: ``"1"``, ``"attention_mask"`` or ``"past_key_values.0.1"``.
-    """
-
-    path: str
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleCall:
-    """One run of a module.
-
-    Attributes:
-        index: Place in `Recording.module_calls`, in the order of entering.
-        module: Index into `Recording.modules`.
-        number: Which run of that module it is, from 1.
-        parent: Index of the module call around it.
-        place: Number of the calling context.
-        is_root: Whether it is a call of the traced model from outside.
-        inputs: Tensors passed in, by place or by name.
-        outputs: Tensors returned.
-        input_structure: The arguments it was called with, the inputs numbered in them.
-        output_structure: What it returned, the outputs numbered in it.
-        ops: Indices of the ops that ran inside, at any depth.
-        layer_calls: Indices of the layer calls that ran inside, at any depth.
-        started_ns: Nanoseconds since the trace began.
-        duration_ns: Nanoseconds it took.
-        failed: Whether it raised.
-        grad_enabled: Whether autograd recorded when it was called. What was set in places that
-            no function mode sees is not known, inside of the model.
-        inference: Whether ``inference_mode`` was on when the model was called.
-    """
-
-    index: int
-    module: int
-    number: int = 1
-    parent: int | None = None
-    place: int | None = None
-    is_root: bool = False
-    inputs: tuple[Leaf, ...] = ()
-    outputs: tuple[Leaf, ...] = ()
-    input_structure: Structure = LONE_ARGUMENT
-    output_structure: Structure = LONE
-    ops: range = range(0)
-    layer_calls: range = range(0)
-    started_ns: int = 0
-    duration_ns: int = 0
-    failed: bool = False
-    grad_enabled: bool = False
-    inference: bool = False
+from opscope.records.calls import Frame, LayerCall, ModuleCall
+from opscope.records.ops import Op
+from opscope.records.values import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,8 +173,8 @@ class Failure:
 class Recording:
     """All that was recorded between enter and exit.
 
-    The ops, values and layer calls of a trace are no tuples but `opscope.records.columns.table.Table`,
-    which can be read in the same ways and makes each record as it is asked for.
+    The ops, values and layer calls are tuples where a recording is written by hand. Those of a trace
+    are each a `Table`, which makes a record as it is asked for.
 
     ``places`` holds each calling context's frames, the innermost first; ``alive`` the values that
     the tensors were that were there when the block ended, None where that is not known; and
@@ -459,9 +183,9 @@ class Recording:
     """
 
     model_name: str = ""
-    ops: tuple[Op, ...] = ()
-    values: tuple[Value, ...] = ()
-    layer_calls: tuple[LayerCall, ...] = ()
+    ops: Sequence[Op] = ()
+    values: Sequence[Value] = ()
+    layer_calls: Sequence[LayerCall] = ()
     module_calls: tuple[ModuleCall, ...] = ()
     modules: tuple[Module, ...] = ()
     parameters: tuple[Parameter, ...] = ()
@@ -498,28 +222,3 @@ class Recording:
         if place is None and call is not None:
             place = self.layer_calls[call].place
         return () if place is None else self.places[place]
-
-
-def before_writes(recording: Recording, index: int) -> Value:
-    """Return the value that a tensor was before it was written through another tensor.
-
-    It is the same tensor at an earlier moment, and any but a ``"rewritten"`` value itself.
-    """
-    value = recording.values[index]
-    while value.origin == "rewritten" and value.handed_from is not None:
-        value = recording.values[value.handed_from]
-    return value
-
-
-def each_before_writes(recording: Recording) -> list[Value]:
-    """Return the same for every value: in one pass, where each may have been written often."""
-    found: list[Value] = []
-    for value in recording.values:
-        earlier = value.handed_from
-        if value.origin != "rewritten" or earlier is None:
-            found.append(value)
-        elif earlier < len(found):
-            found.append(found[earlier])
-        else:
-            found.append(before_writes(recording, earlier))
-    return found

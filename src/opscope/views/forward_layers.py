@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from opscope.graph.build import OpGraph
 from opscope.graph.skeleton import OVERWRITE, Skeleton
@@ -33,7 +33,7 @@ def branches(ops: OpGraph) -> bool:
     return False
 
 
-def _layers(skeleton: Skeleton, passes: tuple[LayerPass, ...]) -> Iterator[int]:
+def _layers(skeleton: Skeleton, passes: Sequence[LayerPass]) -> Iterator[int]:
     """Yield, for each node, the layer pass of the forward that it is of, `NONE` for none."""
     recording = skeleton.recording
     of_call = array("i", [NONE]) * len(recording.layer_calls)

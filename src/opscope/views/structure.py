@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import networkx as nx
 
 from opscope.records.columns.table import column
@@ -10,7 +12,7 @@ from opscope.views.forward_layers import branches
 from opscope.views.steps import Steps
 
 
-def structure(graph: nx.DiGraph, passes: tuple[LayerPass, ...]) -> str:
+def structure(graph: nx.DiGraph, passes: Sequence[LayerPass]) -> str:
     """Return the article's description of a graph of layers.
 
     ``"purely feedforward"`` where no layer has several passes, else ``"recurrent"`` with the

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.records.recording import before_writes
+from opscope.records.values import before_writes
 
 # ---------------------------------------------------------------------- what stays alive
 

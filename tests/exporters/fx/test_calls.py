@@ -6,7 +6,7 @@ from tests.exporters.fx.compare import Model, check_same, program_of, record
 
 from opscope.exporters.fx.calls import _paths
 from opscope.operators.plans import overload
-from opscope.records.recording import Op
+from opscope.records.ops import Op
 
 RETURNS = {
     "aten.add.Tensor": (1, [()]),

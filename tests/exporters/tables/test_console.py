@@ -9,7 +9,7 @@ from tests.builders import RECORDINGS, Exhibit, nested, recurrent
 
 from opscope.errors import OptionError
 from opscope.exporters.tables.console import COLUMNS, ColumnName, Summary
-from opscope.records.recording import Value
+from opscope.records.values import Value
 from opscope.views.rows.table_rows import Row, table_rows
 
 

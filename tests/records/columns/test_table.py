@@ -36,7 +36,8 @@ from opscope.records.columns.table import (
 )
 from opscope.records.passes.layers import layer_passes
 from opscope.records.passes.totals import totals
-from opscope.records.recording import Recording, Value
+from opscope.records.recording import Recording
+from opscope.records.values import Value
 
 COLUMNS = {
     "same": (Same("x", 3), ["x", "x", "x"]),

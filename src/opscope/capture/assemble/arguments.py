@@ -9,7 +9,7 @@ from typing import Any
 from opscope.capture.tables.tables import Tables, TensorSlot
 from opscope.operators.plans import Met, Plan, Slots
 from opscope.records.columns.columns import NONE
-from opscope.records.recording import InWords
+from opscope.records.ops import InWords
 
 Named = tuple[tuple[str, object], ...]
 _WIDTH = 3  # of a row of `Tables.ops`

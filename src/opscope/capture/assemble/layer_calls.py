@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import FAILED, Tables
+from opscope.records.calls import LayerCall
 from opscope.records.columns.columns import (
     NONE,
     Coded,
@@ -21,8 +22,8 @@ from opscope.records.columns.columns import (
     Sparse,
     codes_of,
 )
-from opscope.records.columns.table import Table, as_tuple
-from opscope.records.recording import PHASES, LayerCall, Phase
+from opscope.records.columns.table import Table
+from opscope.records.ops import PHASES, Phase
 
 _WIDTH = 2  # of a row of `Tables.calls`
 
@@ -113,7 +114,7 @@ class Calls:
             columns.started.append(ops.started[op])
             columns.ended.append(ops.ended[op])
 
-    def records(self, began: int) -> tuple[LayerCall, ...]:
+    def records(self, began: int) -> Sequence[LayerCall]:
         """Return all of them.
 
         Args:
@@ -143,7 +144,7 @@ class Calls:
             "phase": Coded(self._phase, PHASES),
             "failed": Sparse(False, dict.fromkeys(failed, True), count),
         }
-        return as_tuple(Table(LayerCall, count, known))
+        return Table(LayerCall, count, known)
 
     def _functions(self) -> Iterator[str]:
         """Return the name of each call's function; of an op alone that of its operator."""

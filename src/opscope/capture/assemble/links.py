@@ -18,7 +18,7 @@ from opscope.capture.tables.columns import OpColumns
 from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
 from opscope.capture.tables.values import OUTSIDE
 from opscope.records.columns.columns import NONE, Coded, Column, Flag, Optional, codes_of
-from opscope.records.recording import Phase
+from opscope.records.ops import Phase
 
 _END = re.compile(r"Backward\d*$")
 _NEAR = 8

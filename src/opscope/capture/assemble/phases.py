@@ -9,7 +9,7 @@ from opscope.capture.assemble.links import Links, has_backward
 from opscope.capture.tables.columns import CallColumns, OpColumns
 from opscope.capture.tables.tables import BACKWARD, Tables
 from opscope.records.columns.columns import NONE, Column, Same
-from opscope.records.recording import Phase
+from opscope.records.ops import Phase
 
 
 def phases(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, ModuleRun, Ta
 from opscope.capture.tables.values import PASSED_THROUGH
 from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.garbage import paused
+from opscope.records.calls import Leaf, ModuleCall
 from opscope.records.columns.columns import (
     NONE,
     Coded,
@@ -31,22 +32,11 @@ from opscope.records.columns.columns import (
     Same,
     Sparse,
 )
-from opscope.records.columns.table import Reads, Table, as_tuple
+from opscope.records.columns.table import Reads, Table
 from opscope.records.flow.several import borders, without_model
-from opscope.records.recording import (
-    Failure,
-    Leaf,
-    Module,
-    ModuleCall,
-    Op,
-    Origin,
-    Parameter,
-    Phase,
-    Recording,
-    SavedTensor,
-    UnseenCall,
-    Value,
-)
+from opscope.records.ops import Op, Phase
+from opscope.records.recording import Failure, Module, Parameter, Recording, SavedTensor, UnseenCall
+from opscope.records.values import Origin, Value
 
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
 
@@ -103,7 +93,7 @@ def _ops(
     phase: Column[Phase],
     start: int,
     packed: Mapping[int | None, tuple[int, ...]],
-) -> tuple[Op, ...]:
+) -> Sequence[Op]:
     count = len(rows.flags)
     forms = Forms(tables, count)
     arguments = Arguments(tables, rows.reads_end, packed)
@@ -128,7 +118,7 @@ def _ops(
         "failed": Flag(rows.flags, FAILED),
         "custom_function": _in_custom_functions(tables, rows, calls),
     }
-    return as_tuple(Table(Op, count, columns))
+    return Table(Op, count, columns)
 
 
 def _modules(rows: OpColumns, calls: Calls, found: Links) -> array[int]:
@@ -236,7 +226,7 @@ def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:
     )
 
 
-def _renumber_failure(failure: Failure, calls: Calls, ops: tuple[Op, ...]) -> Failure:
+def _renumber_failure(failure: Failure, calls: Calls, ops: Sequence[Op]) -> Failure:
     """Give a failure the numbers that the layer calls have in the recording."""
     call = None if failure.layer_call is None else calls.number(failure.layer_call)
     if call is None and failure.op is not None:
@@ -244,7 +234,7 @@ def _renumber_failure(failure: Failure, calls: Calls, ops: tuple[Op, ...]) -> Fa
     return replace(failure, layer_call=call)
 
 
-def _values(tables: Tables) -> tuple[Value, ...]:
+def _values(tables: Tables) -> Sequence[Value]:
     table = tables.values
     layouts = list(zip(*map(_layout, table.layout_table), strict=True)) or [()] * 5
     count = len(table.origins)
@@ -263,7 +253,7 @@ def _values(tables: Tables) -> tuple[Value, ...]:
     }
     for name, known in zip(_LAYOUT, layouts, strict=True):
         columns[name] = Coded(codes, known)
-    return as_tuple(Table(Value, count, columns))
+    return Table(Value, count, columns)
 
 
 _LAYOUT = ("shape", "stride", "dtype", "itemsize", "device")

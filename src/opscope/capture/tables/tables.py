@@ -20,9 +20,9 @@ from opscope.capture.log.hooks import Hooks
 from opscope.capture.tables.columns import CallColumns, Numbers, OpColumns, unpacked
 from opscope.capture.tables.parameters import Parameters
 from opscope.capture.tables.values import PASSED_THROUGH, Values
+from opscope.records.calls import CallKind
 from opscope.records.columns.columns import NONE
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
-from opscope.records.recording import CallKind
 from opscope.torch_api import next_sequence_number
 
 if TYPE_CHECKING:

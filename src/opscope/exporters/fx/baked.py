@@ -9,8 +9,10 @@ from typing import NamedTuple
 from opscope import notation
 from opscope.exporters.fx.names import argument
 from opscope.exporters.fx.scope import calls_inside
+from opscope.records.calls import ModuleCall
 from opscope.records.containers import Container, Opaque, Structure, TensorAt
-from opscope.records.recording import ModuleCall, Op, Recording
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 
 _NUMBER, _SHAPE = "a number taken out of a tensor", "a shape that depends on the data"
 _BY_OPERATOR = {

@@ -20,10 +20,12 @@ from opscope.exporters.fx.unwritten import check_written
 from opscope.exporters.fx.values import Live, Values, first_value, results_of_other_classes
 from opscope.garbage import paused
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
+from opscope.records.calls import ModuleCall
 from opscope.records.containers import tensor_keys
 from opscope.records.flow.ends import loose_ends
+from opscope.records.ops import Op
 from opscope.records.passes.layers import outside_values
-from opscope.records.recording import ModuleCall, Op, Recording
+from opscope.records.recording import Recording
 
 
 @paused()

@@ -14,7 +14,8 @@ from opscope import notation
 from opscope.errors import TraceStateError
 from opscope.exporters.fx.names import is_quotable
 from opscope.operators.plans import plan_of
-from opscope.records.recording import Op, Recording
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 
 _PLAIN = (
     type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format,

@@ -13,7 +13,9 @@ from opscope.exporters.fx.names import quotable
 from opscope.exporters.fx.scope import calls_inside
 from opscope.exporters.fx.values import Values
 from opscope.program import set_grad_mode, without_derivative
-from opscope.records.recording import ModuleCall, Op, Recording
+from opscope.records.calls import ModuleCall
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 
 
 class Derivatives:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from opscope.exporters.fx.scope import calls_inside
-from opscope.records.recording import LayerCall, ModuleCall, Op, Recording
+from opscope.records.calls import LayerCall, ModuleCall
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 from opscope.torch_api import has_kernel_for
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from opscope.errors import OptionError, TraceStateError, nearest
-from opscope.records.recording import ModuleCall, Recording
+from opscope.records.calls import ModuleCall
+from opscope.records.recording import Recording
 
 
 def called(recording: Recording, module: str | None, *, is_named: bool) -> ModuleCall | None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from opscope import notation
 from opscope.errors import TraceStateError
-from opscope.records.recording import Op, Recording
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 
 _MAKERS = frozenset({
     "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",

@@ -12,8 +12,11 @@ from torch import fx
 from opscope import notation
 from opscope.errors import NotSaved, TraceStateError
 from opscope.exporters.fx.names import Attributes
+from opscope.records.calls import ModuleCall
+from opscope.records.ops import Op
 from opscope.records.passes.layers import lifted
-from opscope.records.recording import ModuleCall, Op, Recording, Value
+from opscope.records.recording import Recording
+from opscope.records.values import Value
 
 
 @dataclass(frozen=True, slots=True)

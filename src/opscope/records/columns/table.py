@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from itertools import islice
 from math import prod
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from opscope.records.columns.columns import NONE, Coded, Column, Overlaid, RaggedKnown, Same
-from opscope.records.recording import Op, Read, Value
+from opscope.records.ops import Op, Read
+from opscope.records.values import Value
 
 T = TypeVar("T")
 
@@ -189,12 +190,7 @@ class Reads:
         )
 
 
-def as_tuple(table: Table[T]) -> tuple[T, ...]:
-    """Return a table as what it is to be used as."""
-    return cast("tuple[T, ...]", table)
-
-
-def changed(records: tuple[T, ...], fields: Mapping[str, Mapping[int, Any]]) -> tuple[T, ...]:
+def changed(records: Sequence[T], fields: Mapping[str, Mapping[int, Any]]) -> Sequence[T]:
     """Return records with other values in some fields of some of them.
 
     Args:
@@ -202,7 +198,7 @@ def changed(records: tuple[T, ...], fields: Mapping[str, Mapping[int, Any]]) -> 
         fields: By field and index, the values; the same indices in all of them.
     """
     if isinstance(records, Table):
-        return as_tuple(records.changed(fields))
+        return records.changed(fields)
     result = list(records)
     for index in {index for values in fields.values() for index in values}:
         record: Any = result[index]

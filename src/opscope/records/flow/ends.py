@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from opscope.records.columns.columns import NONE
 from opscope.records.columns.table import column, read_values
-from opscope.records.recording import Recording, before_writes
+from opscope.records.recording import Recording
+from opscope.records.values import before_writes
 
 
 def loose_ends(recording: Recording) -> tuple[int, ...]:
@@ -113,10 +114,10 @@ def _is_bound(recording: Recording, value: int) -> bool:
 
 
 def _behind(recording: Recording, index: int) -> Iterator[int]:
-    value = before_writes(recording, index)
+    value = before_writes(recording.values, index)
     yield from (index, value.index)
     while value.origin == "handed" and value.handed_from is not None:
-        value = before_writes(recording, value.handed_from)
+        value = before_writes(recording.values, value.handed_from)
         yield value.index
 
 

@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterable
 
 from opscope.errors import NonFiniteError
 from opscope.records.flow.bad_numbers import LEFT, BadNumbers
-from opscope.records.recording import Op, Recording
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 
 
 def left_behind(recording: Recording, bad: BadNumbers, *, scaled: bool) -> NonFiniteError | None:

@@ -6,7 +6,10 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import replace
 
-from opscope.records.recording import Leaf, ModuleCall, Op, Read, Recording, Value
+from opscope.records.calls import Leaf, ModuleCall
+from opscope.records.ops import Op, Read
+from opscope.records.recording import Recording
+from opscope.records.values import Value
 
 
 def borders(recording: Recording) -> dict[int, int]:

@@ -25,12 +25,13 @@ from functools import cache
 from typing import Any, Literal
 
 from opscope.garbage import paused
+from opscope.records.calls import CallKind
 from opscope.records.columns.columns import Coded, Column, Joined, Same, first
-from opscope.records.columns.table import Table, as_tuple, column, read_values
+from opscope.records.columns.table import Table, column, read_values
 from opscope.records.flow.ends import loose_ends
 from opscope.records.passes.loops import Turns
 from opscope.records.passes.stand_ins import stand_ins
-from opscope.records.recording import CallKind, Recording
+from opscope.records.recording import Recording
 
 _REFLECTED = frozenset({
     "radd", "rsub", "rmul", "rdiv", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul",
@@ -123,7 +124,7 @@ def layer_type(function: str) -> str:
 
 
 @paused()
-def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
+def layer_passes(recording: Recording) -> Sequence[LayerPass]:
     """Return every pass of every layer, in the order of execution, numbered and labelled."""
     calls = recording.layer_calls
     bordered = "input" in column(calls, "kind")
@@ -171,7 +172,7 @@ def layer_passes(recording: Recording) -> tuple[LayerPass, ...]:
         "values": values,
         "parameters": Joined(Same((), before), used, Same((), after)),
     }
-    return as_tuple(Table(LayerPass, count, columns))
+    return Table(LayerPass, count, columns)
 
 
 def _place(place: int, values: Sequence[int]) -> str:

@@ -8,9 +8,10 @@ from functools import cached_property
 
 from opscope.errors import AmbiguousLayer, LayerNotFound, OptionError, nearest
 from opscope.garbage import paused
+from opscope.records.calls import Leaf, ModuleCall
 from opscope.records.passes.layers import LayerPass
 from opscope.records.passes.runs import run_names
-from opscope.records.recording import Leaf, ModuleCall, Recording
+from opscope.records.recording import Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Selection:
         unknown: The keys that stand for nothing, each with the reason.
     """
 
-    passes: tuple[LayerPass, ...]
+    passes: Sequence[LayerPass]
     values: frozenset[int]
     unknown: tuple[str, ...] = ()
 
@@ -40,7 +41,7 @@ class LayerIndex:
     """
 
     @paused()
-    def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
+    def __init__(self, recording: Recording, passes: Sequence[LayerPass]) -> None:
         self.passes = passes
         self._recording = recording
         self._exact: dict[str, list[LayerPass]] = {}
@@ -211,7 +212,7 @@ class _Exits:
             the run, and whether no module runs inside.
     """
 
-    def __init__(self, recording: Recording, passes: tuple[LayerPass, ...]) -> None:
+    def __init__(self, recording: Recording, passes: Sequence[LayerPass]) -> None:
         self._recording = recording
         # In a bare program an output has its maker's value: the maker comes first.
         self._by_value = {value: item for item in reversed(passes) for value in item.values}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from opscope.records.recording import Module, ModuleCall, Recording
+from opscope.records.calls import ModuleCall
+from opscope.records.recording import Module, Recording
 
 
 def run_addresses(recording: Recording) -> list[str]:

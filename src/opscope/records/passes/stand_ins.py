@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from opscope.records.columns.table import column, read_values
-from opscope.records.recording import Recording, name_of
+from opscope.records.ops import name_of
+from opscope.records.recording import Recording
 
 # What these give is the same tensor as their first argument, elsewhere or in other numbers.
 _COPIES = frozenset({

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from opscope.records.columns.columns import Column
 from opscope.records.columns.table import column, value_bytes
+from opscope.records.ops import Phase
 from opscope.records.passes.layers import LayerPass
-from opscope.records.recording import Phase, Recording
+from opscope.records.recording import Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Totals:
     buffer_bytes: int
 
 
-def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
+def totals(recording: Recording, passes: Sequence[LayerPass]) -> Totals:
     """Return the sums over a recording."""
     parameters = [p for p in recording.parameters if p.kind == "parameter" and p.of_model]
     others = [p for p in recording.parameters if p.kind == "parameter" and not p.of_model]
@@ -85,7 +86,7 @@ def totals(recording: Recording, passes: tuple[LayerPass, ...]) -> Totals:
 
 
 def _forward(
-    recording: Recording, passes: tuple[LayerPass, ...]
+    recording: Recording, passes: Sequence[LayerPass]
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Return the layer of each pass in the forward phase, and the values that they gave."""
     phases = column(recording.layer_calls, "phase")

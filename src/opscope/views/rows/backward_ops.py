@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from opscope.records.columns.table import column, read_values
-from opscope.records.recording import Op, Recording
+from opscope.records.ops import Op
+from opscope.records.recording import Recording
 
 
 class OpsOf(Mapping[int, list[Op]]):

@@ -9,9 +9,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from opscope.records.calls import Frame
 from opscope.records.columns.table import column, value_bytes
+from opscope.records.ops import name_of
 from opscope.records.passes.layers import LayerPass
-from opscope.records.recording import Frame, Recording, Value, name_of
+from opscope.records.recording import Recording
+from opscope.records.values import Value
 from opscope.views.rows.backward_ops import BackwardOps
 from opscope.views.rows.row import Part, Row, Rows
 from opscope.views.select import Phase
@@ -27,7 +30,7 @@ class LayerRows:
     """
 
     def __init__(
-        self, recording: Recording, passes: tuple[LayerPass, ...], phase: Phase = "all"
+        self, recording: Recording, passes: Sequence[LayerPass], phase: Phase = "all"
     ) -> None:
         self.recording = recording
         self.passes = passes
@@ -204,7 +207,7 @@ class LayerRows:
         """Return how long ops took together."""
         return sum(map(self._times.__getitem__, ops))
 
-    def values(self, indices: Iterable[int]) -> tuple[Value, ...]:
+    def values(self, indices: Iterable[int]) -> Sequence[Value]:
         """Return values by their numbers."""
         return tuple(self.recording.values[index] for index in indices)
 

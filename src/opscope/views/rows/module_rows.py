@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from opscope.records.calls import ModuleCall
 from opscope.records.passes.layers import LayerPass
 from opscope.records.passes.runs import run_addresses
-from opscope.records.recording import ModuleCall, Recording
+from opscope.records.recording import Recording
 from opscope.views.rows.layer_rows import LayerRows
 from opscope.views.rows.row import Row
 

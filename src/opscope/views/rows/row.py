@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from opscope.records.recording import Value
+from opscope.records.values import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Row:
     depth: int = 0
     module: str = ""
     op: str = ""
-    inputs: tuple[Value, ...] = ()
-    outputs: tuple[Value, ...] = ()
+    inputs: Sequence[Value] = ()
+    outputs: Sequence[Value] = ()
     input_paths: tuple[str, ...] = ()
     output_paths: tuple[str, ...] = ()
     params: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +48,7 @@ class KeptTensor:
         return 0 if self.shared or self.kind == "parameter" else self.nbytes
 
 
-def kept_tensors(recording: Recording, passes: tuple[LayerPass, ...]) -> list[KeptTensor]:
+def kept_tensors(recording: Recording, passes: Sequence[LayerPass]) -> list[KeptTensor]:
     """Return every tensor that autograd keeps, the largest first, parameters last."""
     giver = {value: item for item in reversed(passes) for value in item.values}
     calls = {item.call: item for item in passes if item.call is not None}

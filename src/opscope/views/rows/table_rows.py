@@ -18,7 +18,7 @@ __all__ = ["BackwardOps", "Row", "table_rows"]
 
 def table_rows(
     recording: Recording,
-    passes: tuple[LayerPass, ...],
+    passes: Sequence[LayerPass],
     level: Level,
     depth: int | None = None,
     phase: Phase = "forward",

@@ -20,8 +20,8 @@ import torch
 
 from opscope.capture.log.contexts.custom_functions import APPLY, with_applications
 from opscope.capture.log.events import Chain
+from opscope.records.calls import Frame
 from opscope.records.columns.columns import NONE
-from opscope.records.recording import Frame
 
 Context = Literal["backward", "checkpoint", "optimizer", "scaler"]
 _TORCH = str(Path(torch.__file__).parent) + os.sep

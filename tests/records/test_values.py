@@ -3,21 +3,21 @@ from hypothesis import given
 from tests.builders import RECORDINGS
 from tests.strategies import recordings
 
-from opscope.records.recording import Recording, Value, before_writes, each_before_writes
+from opscope.records.values import Value, before_writes, each_before_writes
 
 
 def one_by_one(recording):
-    return [before_writes(recording, value.index) for value in recording.values]
+    return [before_writes(recording.values, value.index) for value in recording.values]
 
 
 @pytest.mark.parametrize("make", RECORDINGS.values(), ids=RECORDINGS)
 def test_what_each_value_was_before_writes_is_what_each_is_asked_for_alone(make):
-    assert each_before_writes(make()) == one_by_one(make())
+    assert each_before_writes(make().values) == one_by_one(make())
 
 
 @given(recordings())
 def test_what_any_value_was_before_writes_is_what_it_is_asked_for_alone(recording):
-    assert each_before_writes(recording) == one_by_one(recording)
+    assert each_before_writes(recording.values) == one_by_one(recording)
 
 
 def test_a_value_may_come_before_the_one_that_it_was():
@@ -27,4 +27,4 @@ def test_a_value_may_come_before_the_one_that_it_was():
         Value(2),
     )
 
-    assert each_before_writes(Recording(values=values)) == [values[2]] * 3
+    assert each_before_writes(values) == [values[2]] * 3
