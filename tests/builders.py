@@ -47,11 +47,11 @@ class Sketch:
     def __init__(self, model_name="Net"):
         self.model_name = model_name
         self.values, self.ops, self.calls = [], [], []
-        self.modules, self.parameters, self.places = {}, [], []
+        self.modules, self.parameters, self.call_sites = {}, [], []
         self.runs = []
         self.failure = None
         self._open = []
-        self._named_places = {}
+        self._named_sites = {}
         self._storages = 0
         self._bound = {}
 
@@ -100,18 +100,18 @@ class Sketch:
         }
         self._open.pop()
 
-    def call(self, function, *given, ops=1, makes="fresh", shape=None, place=None, **fields):
+    def call(self, function, *given, ops=1, makes="fresh", shape=None, call_site=None, **fields):
         """Add a torch function with a chain of so many ops; return the value it gives."""
-        frame_place = self._place(place)
+        site = self._site(call_site)
         start, value = len(self.ops), None
         shape = shape or (self.values[given[0]].shape if given else (2, 3))
         for step in range(ops):
             reads = given if step == 0 else (value,)
-            value = self._op(function, reads, makes, shape, len(self.calls), frame_place)
+            value = self._op(function, reads, makes, shape, len(self.calls), site)
         fields.setdefault("returned", () if value is None else (value,))
         self.calls.append(
             LayerCall(
-                len(self.calls), function, module_call=self._inner(), place=frame_place,
+                len(self.calls), function, module_call=self._inner(), call_site=site,
                 ops=range(start, len(self.ops)), duration_ns=1000 * ops,
                 received=() if ops else given, **fields,
             )
@@ -121,7 +121,7 @@ class Sketch:
     def pass_through(self, kind, value, path=""):
         """Add an input, an output or a module that returned its input."""
         old = self.values[value]
-        new = self.value(old.shape, origin="handed", handed_from=value, made_by=old.made_by,
+        new = self.value(old.shape, origin="passed_through", earlier=value, made_by=old.made_by,
                          storage=old.storage)  # fmt: skip
         self.call(kind, value, ops=0, kind=kind, path=path, returned=(new,))
         return new
@@ -142,7 +142,7 @@ class Sketch:
         self.values.pop()
         self.ops[-1] = _replace(op, failed=True, outputs=(), writes=())
         self.calls[-1] = _replace(call, failed=True, returned=())
-        frame = self.places[call.place][0]
+        frame = self.call_sites[call.call_site][0]
         self.failure = Failure(
             "RuntimeError", message, op.index, call.index, call.module_call, frame
         )
@@ -156,7 +156,7 @@ class Sketch:
             module_calls=tuple(ModuleCall(**run) for run in self.runs),
             modules=tuple(self.modules.values()),
             parameters=tuple(self.parameters),
-            places=tuple(self.places),
+            call_sites=tuple(self.call_sites),
             duration_ns=1000 * len(self.ops),
             seed=7,
             failure=self.failure,
@@ -172,16 +172,16 @@ class Sketch:
             Op(
                 index, f"aten.{name}.default", tuple(map(Read, reads, names)), (value,),
                 writes=(value,) if makes == "write" else (), layer_call=call,
-                module_call=self._inner(), place=place, started_ns=1000 * index, duration_ns=1000,
+                module_call=self._inner(), call_site=place, started_ns=1000 * index, duration_ns=1000,
             )
         )  # fmt: skip
         return value
 
-    def _place(self, name):
-        if name is None or name not in self._named_places:
-            self._named_places[name] = len(self.places)
-            self.places.append((Frame("net.py", 10 + len(self.places), "forward"),))
-        return self._named_places[name]
+    def _site(self, name):
+        if name is None or name not in self._named_sites:
+            self._named_sites[name] = len(self.call_sites)
+            self.call_sites.append((Frame("net.py", 10 + len(self.call_sites), "forward"),))
+        return self._named_sites[name]
 
     def _inner(self):
         return self._open[-1] if self._open else None
@@ -306,7 +306,7 @@ def recurrent(passes=3):
         for _ in range(passes):
             with sketch.module("fc", "Linear", x):
                 x = sketch.call("linear", x, weight, ops=2)
-            x = sketch.call("add", x, place="after fc")
+            x = sketch.call("add", x, call_site="after fc")
         x = sketch.call("relu", x)
     sketch.pass_through("output", x)
     return sketch.build()

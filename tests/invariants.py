@@ -46,7 +46,7 @@ def every_record_is_at_its_index(recording):
 
 def every_index_is_of_a_record(recording):
     values, calls = len(recording.values), len(recording.layer_calls)
-    runs, places = len(recording.module_calls), len(recording.places)
+    runs, places = len(recording.module_calls), len(recording.call_sites)
     for op in recording.ops:
         made = [v for v in (*op.outputs, *op.writes) if v is not None]
         for index in (*(read.value for read in op.reads), *made):
@@ -54,7 +54,7 @@ def every_index_is_of_a_record(recording):
         for name, index, count in (
             ("layer call", op.layer_call, calls),
             ("module call", op.module_call, runs),
-            ("place", op.place, places),
+            ("place", op.call_site, places),
         ):
             _that(index is None or 0 <= index < count, f"op {op.index} speaks of {name} {index}")
     for value, number in recording.parameter_of_value.items():
@@ -73,27 +73,27 @@ def every_value_has_one_producer(recording):
             makers[index].append(f"op {op.index}")
     for call in recording.layer_calls:
         for index in set(call.returned) if not call.ops else ():
-            if recording.values[index].origin == "handed":
+            if recording.values[index].origin == "passed_through":
                 makers[index].append(f"call {call.index}")
     for value in recording.values:
         found = makers[value.index]
         _that(len(found) <= 1, f"value {value.index} is made by {', '.join(found)}")
         expected = 0 if value.origin in ("outside", "rewritten") else 1
-        if value.origin == "handed" and value.index not in had:
+        if value.origin == "passed_through" and value.index not in had:
             expected = 0  # it was what entered or left a model, where there is none
         _that(len(found) == expected, f"value {value.index}, {value.origin}, is made by {found}")
         if value.origin in ("fresh", "view", "write"):
             _that(found == [f"op {value.made_by}"], f"value {value.index} says op {value.made_by}")
         _that(
-            (value.handed_from is not None) == (value.origin in ("handed", "rewritten")),
-            f"value {value.index}, {value.origin}, was handed from {value.handed_from}",
+            (value.earlier is not None) == (value.origin in ("passed_through", "rewritten")),
+            f"value {value.index}, {value.origin}, was handed from {value.earlier}",
         )
         if value.origin == "rewritten":
             _is_the_same_tensor_written_to(recording, value)
 
 
 def _is_the_same_tensor_written_to(recording, value):
-    before = recording.values[value.handed_from]
+    before = recording.values[value.earlier]
     for name in ("storage", "shape", "stride", "offset", "dtype", "device"):
         same = getattr(before, name) == getattr(value, name)
         _that(same, f"value {value.index} has another {name} than value {before.index}")

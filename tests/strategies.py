@@ -54,7 +54,7 @@ def _run(sketch, steps, known, path):
             given = [known[pick % len(known)] for pick in picks]
             if ops:
                 place = (path, line)
-                known.append(sketch.call(function, *given, ops=ops, makes=makes, place=place))
+                known.append(sketch.call(function, *given, ops=ops, makes=makes, call_site=place))
             else:
                 known.append(sketch.pass_through("identity", given[0]))
         elif name == "parameter":

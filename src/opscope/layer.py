@@ -256,9 +256,9 @@ class Layer:
     def stack(self) -> tuple[Frame, ...]:
         """The frames that led to it, outside torch, the innermost first."""
         ran = self._ran
-        if ran is None or ran.place is None:
+        if ran is None or ran.call_site is None:
             return ()
-        return self._recording.places[ran.place]
+        return self._recording.call_sites[ran.call_site]
 
     @property
     def duration_ns(self) -> int:

@@ -218,9 +218,9 @@ class LiveTensors:
         return self._session.layers and not self._session.modules.ran_compiled
 
     @property
-    def scaler_places(self) -> frozenset[int]:
-        """The places of what a `GradScaler` ran."""
-        return self._session.scaler_places()
+    def scaler_sites(self) -> frozenset[int]:
+        """The call sites of what a `GradScaler` ran."""
+        return self._session.scaler_sites()
 
     # ------------------------------------------------------------------ what a replay needs
 

@@ -160,7 +160,7 @@ class Trace(Record):
         finite = session.find(NonFiniteChecker)
         left = None
         if error is None and finite is not None and finite.has_left():
-            left = finite.left(self.recording, scaled=bool(session.scaler_places()))
+            left = finite.left(self.recording, scaled=bool(session.scaler_sites()))
         for found in [] if finite is None else finite.raised():
             locate(found, self.recording, self.passes)
         bad = left or error
@@ -251,7 +251,7 @@ class Trace(Record):
                 known,
                 forward=tensors.model_forward,
                 named=tensors.is_model_named,
-                scaler_places=tensors.scaler_places,
+                scaler_sites=tensors.scaler_sites,
             )
 
     def validate(self) -> Report:

@@ -255,7 +255,7 @@ def test_runs_of_a_module_get_frames_of_their_own_and_one_where_they_are_folded(
     x = sketch.outside()
     for _ in range(2):
         with sketch.module("block", "Block", x):
-            x = sketch.call("sin", sketch.call("cos", x, place="a"), place="b")
+            x = sketch.call("sin", sketch.call("cos", x, call_site="a"), call_site="b")
     graph = at_level(Exhibit(sketch.build()).ops, "layer")
     titles = [
         [f.get("label") for f in to_dot(g).get_subgraphs()] for g in (graph, fold_passes(graph))

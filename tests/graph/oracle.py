@@ -25,7 +25,7 @@ What they cannot tell, and `check` therefore leaves open:
   at: that is tried, on other values than the program's.
 * A view op looks at the bytes that its results show, and at no others; one of several tensors
   that gives as many (``broadcast_tensors``) has of each argument its own.
-* What a call that dispatched nothing handed on is followed through, not judged.
+* What a call that dispatched nothing passed through is followed through, not judged.
 * ``reached_from(hold=False)`` misses what a saturating op, a comparison or a cast swallows;
   it never reports too much, since ops that were given the same are made to give the same.
 * Memory that ``resize_`` adds belongs to nobody until it is written.

@@ -12,7 +12,7 @@ from torch import nn
 import opscope
 from opscope.graph import build
 
-KINDS = {"op", "handed", "input", "output", "parameter", "buffer", "external"}
+KINDS = {"op", "passed_through", "input", "output", "parameter", "buffer", "external"}
 
 
 class Small(nn.Module):

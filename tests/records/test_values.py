@@ -22,8 +22,8 @@ def test_what_any_value_was_before_writes_is_what_it_is_asked_for_alone(recordin
 
 def test_a_value_may_come_before_the_one_that_it_was():
     values = (
-        Value(0, origin="rewritten", handed_from=2),
-        Value(1, origin="rewritten", handed_from=0),
+        Value(0, origin="rewritten", earlier=2),
+        Value(1, origin="rewritten", earlier=0),
         Value(2),
     )
 

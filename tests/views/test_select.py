@@ -10,7 +10,7 @@ from tests.strategies import recordings
 from opscope.errors import OptionError
 from opscope.views.select import focus, in_phase, without_kinds
 
-KINDS = ("op", "handed", "input", "output", "parameter", "buffer", "external")
+KINDS = ("op", "passed_through", "input", "output", "parameter", "buffer", "external")
 
 
 def snapshot(graph):
@@ -38,7 +38,7 @@ def test_the_forward_phase_leaves_out_the_other_ops_and_what_only_they_read(reco
 
     def is_forward(node):
         near = [*graph.predecessors(node), *graph.successors(node)]
-        ran = graph.nodes[node]["kind"] in ("op", "handed")
+        ran = graph.nodes[node]["kind"] in ("op", "passed_through")
         return phases[node] == "forward" and (
             ran or not near or any(phases[n] == "forward" for n in near)
         )

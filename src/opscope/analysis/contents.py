@@ -68,19 +68,19 @@ class Contents:
         return held
 
     def _saved(self, value: int) -> torch.Tensor | None:
-        """Return what a value was when it came to be, or when the one that it handed on did."""
+        """Return what a value was when it came to be, or when the one that it passed through did."""
         at: int | None = value
         while at is not None:
             if (found := self._known(at)) is not None:
                 return found
-            at = self._recording.values[at].handed_from
+            at = self._recording.values[at].earlier
         return None
 
     def _made_by(self, value: int) -> int:
         """Return the op that made what `_saved` gives, -1 for what was there before."""
         at: int | None = value
         while at is not None and self._known(at) is None:
-            at = self._recording.values[at].handed_from
+            at = self._recording.values[at].earlier
         maker = None if at is None else self._recording.values[at].made_by
         return -1 if maker is None else maker
 

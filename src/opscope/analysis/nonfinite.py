@@ -44,7 +44,7 @@ def first_nonfinite(
     *,
     forward: Callable[..., object] | None = None,
     named: bool = False,
-    scaler_places: frozenset[int] = frozenset(),
+    scaler_sites: frozenset[int] = frozenset(),
 ) -> NonFiniteError | None:
     """Return the error that would have been raised where a bad number was seen, None if none was.
 
@@ -56,9 +56,9 @@ def first_nonfinite(
         known: Gives what a value was, None where that is not known.
         forward: The model's ``forward``, for the names of its inputs.
         named: Whether the model was named, so that what it returns is a result.
-        scaler_places: The places of what a `GradScaler` ran.
+        scaler_sites: The call sites of what a `GradScaler` ran.
     """
-    walk = _Walk(recording, known, forward, scaler_places)
+    walk = _Walk(recording, known, forward, scaler_sites)
     error = walk.first_error(named=named)
     return None if error is None else locate(error, recording, passes)
 
@@ -120,11 +120,11 @@ class _Walk:
         recording: Recording,
         known: ModuleInfo,
         forward: Callable[..., object] | None,
-        scaler_places: frozenset[int],
+        scaler_sites: frozenset[int],
     ) -> None:
         self.recording = recording
         self._forward = forward
-        self._scaler_places = scaler_places
+        self._scaler_sites = scaler_sites
         self._memory = Results(recording).memory
         self.contents = Contents(recording, known, self._memory)
         self._bad = BadNumbers(self._look_again)
@@ -152,7 +152,7 @@ class _Walk:
                 return error
         errors = (self._returned(run) for run in returning)
         error = next((error for error in errors if error is not None), None)
-        return error or left_behind(self.recording, self._bad, scaled=bool(self._scaler_places))
+        return error or left_behind(self.recording, self._bad, scaled=bool(self._scaler_sites))
 
     # ------------------------------------------------------------------------------- values
 
@@ -292,13 +292,13 @@ class _Walk:
 
     def _is_by_scaler(self, op: Op, reads: Sequence[tuple[str, _Recorded]]) -> bool:
         """Whether a `GradScaler` ran an op, or may have looked at what it reads and is not known."""
-        if not self._scaler_places:
+        if not self._scaler_sites:
             return False
-        call, place = op.layer_call, op.place
-        if place is None and call is not None:
-            place = self.recording.layer_calls[call].place
+        call, site = op.layer_call, op.call_site
+        if site is None and call is not None:
+            site = self.recording.layer_calls[call].call_site
         unknown = any(self.contents.before(op.index, tensor.value) is None for _, tensor in reads)
-        return place in self._scaler_places or unknown
+        return site in self._scaler_sites or unknown
 
     # ------------------------------------------------------------------ the runs of the model
 

@@ -106,12 +106,12 @@ class _Replay:
         try:
             for op in ops:
                 while call is not None and call.ops.start <= op.index:
-                    self._hand_on(call.received, call.returned)
+                    self._pass_through(call.received, call.returned)
                     call = next(calls, None)
                 if not op.failed:
                     self._run(op)
             while call is not None:
-                self._hand_on(call.received, call.returned)
+                self._pass_through(call.received, call.returned)
                 call = next(calls, None)
         except _Stop as stop:
             difference = self._difference(stop.op, str(stop))
@@ -130,7 +130,7 @@ class _Replay:
             refused=refused,
         )
 
-    def _hand_on(self, received: tuple[int, ...], returned: tuple[int, ...]) -> None:
+    def _pass_through(self, received: tuple[int, ...], returned: tuple[int, ...]) -> None:
         for old, new in zip(received, returned, strict=True):
             self.tensors[new] = self._tensor(old)
             if old in self.equal:
@@ -312,7 +312,7 @@ def _last_use(recording: Recording, tensors: list[Value]) -> dict[int, list[int]
             last[index] = max(last.get(index, op_index), op_index)
     for call in recording.layer_calls:
         for received, returned in zip(call.received, call.returned, strict=False):
-            if not call.ops:  # handed on: there is one tensor behind both
+            if not call.ops:  # passed through: there is one tensor behind both
                 given = tensors[received].index
                 last[given] = last[returned] = len(recording.ops)
     result: dict[int, list[int]] = {}

@@ -176,11 +176,11 @@ class Session:
         for tell in self.tables.hooks.joined:
             tell(rows)
 
-    def scaler_places(self) -> frozenset[int]:
-        """Return the places of what a `GradScaler` ran, if there is one."""
+    def scaler_sites(self) -> frozenset[int]:
+        """Return the call sites of what a `GradScaler` ran, if there is one."""
         with self.reading:
             self.ingest()
-        contexts = self.tables.places.contexts()
+        contexts = self.tables.call_sites.contexts()
         return frozenset(place for place, found in enumerate(contexts) if found == "scaler")
 
     def can_stop(self) -> bool:

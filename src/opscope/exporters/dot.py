@@ -205,7 +205,7 @@ def _text(attributes: dict[str, Any]) -> list[str]:
         shapes = [notation.shape(sizes) for _, sizes in attributes["parameters"]]
         more = [f"+{len(shapes) - 3}"] if len(shapes) > 3 else []
         lines.append("params " + ", ".join(shapes[:3] + more))
-    if attributes["module"] and attributes["kind"] in ("op", "layer", "handed"):
+    if attributes["module"] and attributes["kind"] in ("op", "layer", "passed_through"):
         lines.append(_escape(f"@{attributes['module']}"))
     return lines
 

@@ -128,7 +128,7 @@ def layer_text(
         address = "" if module is None else recording.modules[module.module].address
         lines.append(f"    Computed inside module: {foreign(address) or 'none'}")
         lines.append(f"    Time elapsed: {call.duration_ns / 1e9: .3E}s")
-        frames = () if call.place is None else recording.places[call.place]
+        frames = () if call.call_site is None else recording.call_sites[call.call_site]
         if frames:
             lines.append(f"    Source: {frames[0]}, in {foreign(frames[0].function)}")
     lines.append(f"    Output of modules: {_some([name for name, _ in exits])}")

@@ -124,14 +124,14 @@ class NodeAttributes:
     def _call(self, index: int, place: int) -> dict[str, Any]:
         call = self.recording.layer_calls[index]
         values = [self.recording.values[call.returned[place]]]
-        kind = call.kind if call.kind in ("input", "output") else "handed"
+        kind = call.kind if call.kind in ("input", "output") else "passed_through"
         attributes = self._blank(kind, call.function, values)
         attributes["phase"] = call.phase
         attributes["duration_ns"] = call.duration_ns
         self._add_layer(attributes, self._layer_of_call(index))
         self._add_module(attributes, call.module_call)
-        site = call.place
-        self._add_source(attributes, () if site is None else self.recording.places[site])
+        site = call.call_site
+        self._add_source(attributes, () if site is None else self.recording.call_sites[site])
         return attributes
 
     def _blank(

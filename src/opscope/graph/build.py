@@ -3,7 +3,7 @@
 Node attributes, all of them JSON-compatible:
 
 =================  ===========================================================================
-``kind``           ``"op"``, ``"handed"`` (a call that dispatched nothing and returned its
+``kind``           ``"op"``, ``"passed_through"`` (a call that dispatched nothing and returned its
                    input), ``"input"``, ``"output"``, ``"parameter"``, ``"buffer"`` or
                    ``"external"`` (any other tensor from outside, and in the view of one
                    module or phase what fed it); in views also ``"layer"``, ``"module"`` and
@@ -75,7 +75,7 @@ def op_graph(recording: Recording, passes: Sequence[LayerPass]) -> OpGraph:
     """Return the graph of ops, with parameters, buffers, inputs and outputs as nodes.
 
     Node names are ``"op_12"``, ``"call_3"``, ``"value_7"`` and ``"end_9"``, after their
-    place in the recording. A call that handed on several tensors is a node for each:
+    place in the recording. A call that passed through several tensors is a node for each:
     ``"call_3"``, ``"call_3_1"``.
     """
     return OpGraph(recording, passes)

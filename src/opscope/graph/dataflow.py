@@ -29,9 +29,9 @@ _WIDENING = frozenset({"as_strided", "as_strided_", "resize_", "resize_as_", "se
 
 
 class Reader(NamedTuple):
-    """Who reads: an op, a call that handed its input on, or the end of a bare program.
+    """Who reads: an op, a call that passed its input through, or the end of a bare program.
 
-    ``number`` is an index into the recording's ops, layer calls or values; a call that handed several
+    ``number`` is an index into the recording's ops, layer calls or values; a call that passed several
     tensors on reads each for itself, and ``place`` says which.
     """
 
@@ -47,14 +47,14 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
     """
     memory = Memory(recording)
     alone, ops = memory.alone, recording.ops
-    handed = column(recording.layer_calls, "ops")
-    calls = iter([call for call, within in enumerate(handed) if not within])
+    ops_of = column(recording.layer_calls, "ops")
+    calls = iter([call for call, within in enumerate(ops_of) if not within])
     call = next(calls, None)
     operators, all_reads = column(ops, "operator"), column(ops, "reads")
     rows = zip(plain_reads(ops), column(ops, "outputs"), column(ops, "writes"), strict=True)
     for op, (reads, outputs, writes) in enumerate(rows):
-        while call is not None and handed[call].start <= op:
-            yield from _handed(recording.layer_calls[call], memory)
+        while call is not None and ops_of[call].start <= op:
+            yield from _passed_through(recording.layer_calls[call], memory)
             call = next(calls, None)
         # Nearly always nothing has to be known of the memory.
         if not writes and _are_alone(reads, outputs, alone):
@@ -63,7 +63,7 @@ def dependencies(recording: Recording) -> Iterator[tuple[Reader, list[Dependency
             found = _op(name_of(operators[op]), all_reads[op], outputs, writes, memory)
         yield Reader("op", op), found
     while call is not None:
-        yield from _handed(recording.layer_calls[call], memory)
+        yield from _passed_through(recording.layer_calls[call], memory)
         call = next(calls, None)
     for value in loose_ends(recording):
         memory.come_to_be(value)
@@ -80,8 +80,8 @@ def _are_alone(
     return all(value is None or alone[value] for value in outputs)
 
 
-def _handed(call: LayerCall, memory: Memory) -> Iterator[tuple[Reader, list[Dependency]]]:
-    """Yield what each tensor depends on that a call without ops handed on."""
+def _passed_through(call: LayerCall, memory: Memory) -> Iterator[tuple[Reader, list[Dependency]]]:
+    """Yield what each tensor depends on that a call without ops passed through."""
     for place, (received, returned) in enumerate(zip(call.received, call.returned, strict=True)):
         memory.come_to_be(received)
         found = memory.sources(Read(received, "input"))

@@ -1,7 +1,7 @@
 """Who wrote the bytes that are read: the memory of a program, write by write.
 
 A *writer* is a value that filled its bytes: one made in new memory, written in place, or brought
-from outside. Views, and tensors that were handed on, only *show* what others wrote. A reader
+from outside. Views, and tensors that were passed through, only *show* what others wrote. A reader
 depends on them as long as they lead to exactly the writers whose bytes it sees; where bytes
 were written since, so that they would lead to others too, it depends on the writers directly.
 """
@@ -117,7 +117,7 @@ class Memory:
     def show(
         self, made: Iterable[int], found: Iterable[Dependency], *, beyond: bool = False
     ) -> None:
-        """Note views, or tensors handed on, of the memory that an op or call was given.
+        """Note views, or tensors passed through, of the memory that an op or call was given.
 
         Args:
             made: The values that it gave.
@@ -178,7 +178,7 @@ class Memory:
             return [own]
         seen, covered = _seen(shown or (whole,), later)
         writes = [Dependency(source, argument, "write") for source in seen]
-        if value.origin not in ("view", "handed"):
+        if value.origin not in ("view", "passed_through"):
             inside = value.origin == "outside" and value.storage in self._made_here
             return writes if covered or inside else [own, *writes]
         left = self._left(value, shown or (whole,), later, log[:since], covered=covered)
@@ -275,7 +275,7 @@ def _twins(recording: Recording) -> dict[int, tuple[int, ...]]:
     entered: dict[tuple[int, int | None], list[int]] = {}
     for run in recording.module_calls:
         for leaf in run.inputs if run.is_root else ():
-            given = recording.values[leaf.value].handed_from
+            given = recording.values[leaf.value].earlier
             entered.setdefault((run.index, given), []).append(leaf.value)
     together = (tuple(values) for values in entered.values() if len(values) > 1)
     return {value: values for values in together for value in values}

@@ -123,7 +123,7 @@ class Skeleton:
         return map(_NODE_KINDS.__getitem__, self._kinds)
 
     def place(self, node: int) -> int:
-        """Return which of several tensors it is that a call handed on."""
+        """Return which of several tensors it is that a call passed through."""
         return self._places.get(node, 0)
 
     def parameter_value(self, node: int) -> int:

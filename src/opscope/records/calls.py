@@ -36,8 +36,8 @@ class LayerCall:
         kind: What sort of call it is.
         path: For inputs and outputs, where among them the tensor was; see `Leaf`.
         module_call: Index of the innermost module call it ran in.
-        place: Number of the calling context.
-        ops: Indices of its ops, which are contiguous; empty where it handed its input on.
+        call_site: Number of the calling context.
+        ops: Indices of its ops, which are contiguous; empty where it passed its input through.
         received: For a call without ops, the values it was given.
         returned: The values that it returned.
         started_ns: Nanoseconds since the trace began.
@@ -52,7 +52,7 @@ class LayerCall:
     kind: CallKind = "function"
     path: str = ""
     module_call: int | None = None
-    place: int | None = None
+    call_site: int | None = None
     ops: range = range(0)
     received: tuple[int, ...] = ()
     returned: tuple[int, ...] = ()
@@ -84,7 +84,7 @@ class ModuleCall:
         module: Index into `Recording.modules`.
         number: Which run of that module it is, from 1.
         parent: Index of the module call around it.
-        place: Number of the calling context.
+        call_site: Number of the calling context.
         is_root: Whether it is a call of the traced model from outside.
         inputs: Tensors passed in, by place or by name.
         outputs: Tensors returned.
@@ -104,7 +104,7 @@ class ModuleCall:
     module: int
     number: int = 1
     parent: int | None = None
-    place: int | None = None
+    call_site: int | None = None
     is_root: bool = False
     inputs: tuple[Leaf, ...] = ()
     outputs: tuple[Leaf, ...] = ()

@@ -51,7 +51,7 @@ class Op:
         packed: Indices of the parameters that it was given inside objects of C++.
         layer_call: Index of the layer call that it ran in, None in backward.
         module_call: Index of the innermost module call; in backward that of ``forward_op``.
-        place: Number of the calling context, see `Recording.places`.
+        call_site: Number of the calling context, see `Recording.call_sites`.
         grad_enabled: Whether autograd recorded.
         inference: Whether ``inference_mode`` was on.
         phase: Which part of a training step it is in.
@@ -78,7 +78,7 @@ class Op:
     packed: tuple[int, ...] = ()
     layer_call: int | None = None
     module_call: int | None = None
-    place: int | None = None
+    call_site: int | None = None
     grad_enabled: bool = False
     inference: bool = False
     phase: Phase = "forward"

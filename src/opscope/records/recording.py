@@ -176,7 +176,7 @@ class Recording:
     The ops, values and layer calls are tuples where a recording is written by hand. Those of a trace
     are each a `Table`, which makes a record as it is asked for.
 
-    ``places`` holds each calling context's frames, the innermost first; ``alive`` the values that
+    ``call_sites`` holds each calling context's frames, the innermost first; ``alive`` the values that
     the tensors were that were there when the block ended, None where that is not known; and
     ``gradient_flow`` where gradients had flowed when the recording was copied. ``grad_enabled`` and
     ``inference`` are those of the first time that the block was entered.
@@ -189,7 +189,7 @@ class Recording:
     module_calls: tuple[ModuleCall, ...] = ()
     modules: tuple[Module, ...] = ()
     parameters: tuple[Parameter, ...] = ()
-    places: tuple[tuple[Frame, ...], ...] = ()
+    call_sites: tuple[tuple[Frame, ...], ...] = ()
     duration_ns: int = 0
     seed: int = 0
     failure: Failure | None = None
@@ -218,7 +218,7 @@ class Recording:
 
     def frames_of(self, op: Op) -> tuple[Frame, ...]:
         """Return the frames that led to an op, or in backward to its forward op."""
-        place, call = op.place, self.call_of(op)
-        if place is None and call is not None:
-            place = self.layer_calls[call].place
-        return () if place is None else self.places[place]
+        site, call = op.call_site, self.call_of(op)
+        if site is None and call is not None:
+            site = self.layer_calls[call].call_site
+        return () if site is None else self.call_sites[site]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Origin = Literal["outside", "fresh", "view", "write", "handed", "rewritten"]
+Origin = Literal["outside", "fresh", "view", "write", "passed_through", "rewritten"]
 """How a value came to be: it was there before, an op made it in new memory, an op
 made it as a view of older memory, an op wrote it over older memory, a call that
-dispatched nothing handed its input on, or an op wrote some of its bytes through another
+dispatched nothing passed its input through, or an op wrote some of its bytes through another
 tensor, such as a slice of it."""
 
 
@@ -29,7 +29,7 @@ class Value:
         origin: How it came to be.
         made_by: Index of the op that made it, or for ``origin="rewritten"`` of the last that
             wrote some of it; None where no op did.
-        handed_from: For ``origin="handed"``, the value that was handed on; for ``"rewritten"``,
+        earlier: For ``origin="passed_through"``, the value that was passed through; for ``"rewritten"``,
             the value that the same tensor was before.
     """
 
@@ -43,7 +43,7 @@ class Value:
     storage: int | None = None
     origin: Origin = "fresh"
     made_by: int | None = None
-    handed_from: int | None = None
+    earlier: int | None = None
 
     @property
     def numel(self) -> int:
@@ -65,8 +65,8 @@ def before_writes(values: Sequence[Value], index: int) -> Value:
     It is the same tensor at an earlier moment, and any but a ``"rewritten"`` value itself.
     """
     value = values[index]
-    while value.origin == "rewritten" and value.handed_from is not None:
-        value = values[value.handed_from]
+    while value.origin == "rewritten" and value.earlier is not None:
+        value = values[value.earlier]
     return value
 
 
@@ -74,7 +74,7 @@ def each_before_writes(values: Sequence[Value]) -> list[Value]:
     """Return the same for every value: in one pass, where each may have been written often."""
     found: list[Value] = []
     for value in values:
-        earlier = value.handed_from
+        earlier = value.earlier
         if value.origin != "rewritten" or earlier is None:
             found.append(value)
         elif earlier < len(found):

@@ -87,7 +87,7 @@ def in_phase(graph: nx.DiGraph, phase: Phase) -> nx.DiGraph:
     return _with_feeding(graph, inside | ends, feeding)
 
 
-_RAN = ("op", "handed")
+_RAN = ("op", "passed_through")
 
 
 def with_gradients(graph: nx.DiGraph, flows: Collection[tuple[str, str]]) -> nx.DiGraph:

@@ -92,7 +92,7 @@ def test_what_the_engine_makes_and_nothing_reads_is_handed_to_the_program():
     sketch = Sketch()
     sketch.backward("div", sketch.outside())
     assert has(sketch)
-    assert not has(sketch, place=0)  # made by a hook, or a function's own backward
+    assert not has(sketch, call_site=0)  # made by a hook, or a function's own backward
 
 
 def test_of_what_is_left_the_first_that_is_a_result_is_told():

@@ -55,7 +55,7 @@ def test_functions_with_their_own_parameters_are_layers_of_their_own_even_in_one
     sketch = Sketch()
     x = sketch.outside()
     for name in ("a.weight", "b.weight"):
-        x = sketch.call("linear", x, sketch.parameter(name, 3, 3), place="loop")
+        x = sketch.call("linear", x, sketch.parameter(name, 3, 3), call_site="loop")
 
     assert labels(sketch.build())[1:3] == ["linear_1_1", "linear_2_2"]
 
@@ -64,7 +64,7 @@ def test_functions_that_share_parameters_are_one_layer_wherever_they_are_called(
     sketch = Sketch()
     x, weight = sketch.outside(), sketch.parameter("weight", 3, 3)
     for place in ("first line", "second line"):
-        x = sketch.call("linear", x, weight, place=place)
+        x = sketch.call("linear", x, weight, call_site=place)
 
     assert labels(sketch.build())[1:3] == ["linear_1_1:1", "linear_1_1:2"]
 
@@ -73,14 +73,14 @@ def test_a_buffer_does_not_tell_layers_apart():
     sketch = Sketch()
     x = sketch.outside()
     for name in ("a.mean", "b.mean"):
-        x = sketch.call("sub", x, sketch.parameter(name, 3, kind="buffer"), place="loop")
+        x = sketch.call("sub", x, sketch.parameter(name, 3, kind="buffer"), call_site="loop")
 
     assert labels(sketch.build())[1:3] == ["sub_1_1:1", "sub_1_1:2"]
 
 
 def test_different_functions_in_one_place_are_different_layers():
     sketch = Sketch()
-    sketch.call("cos", sketch.call("sin", sketch.outside(), place="line"), place="line")
+    sketch.call("cos", sketch.call("sin", sketch.outside(), call_site="line"), call_site="line")
 
     assert labels(sketch.build())[1:3] == ["sin_1_1", "cos_1_2"]
 
@@ -90,7 +90,7 @@ def test_a_parameter_that_was_handed_on_still_tells_layers_apart():
     x = sketch.outside()
     for name in ("a.weight", "b.weight"):
         weight = sketch.pass_through("identity", sketch.parameter(name, 3, 3))
-        x = sketch.call("mul", x, weight, place="loop")
+        x = sketch.call("mul", x, weight, call_site="loop")
 
     assert [item.parameters for item in layer_passes(sketch.build()) if item.type == "mul"] == [
         (0,),

@@ -21,7 +21,7 @@ def test_the_sums_of_a_nested_model():
 
     assert (sums.ops, sums.layers, sums.passes, sums.modules) == (10, 9, 9, 7)
     assert (sums.tensors, sums.given_bytes) == (9, 9 * 6 * 4)
-    assert sums.tensor_bytes == 7 * 6 * 4  # the input was there, the output is handed on
+    assert sums.tensor_bytes == 7 * 6 * 4  # the input was there, the output is passed through
     assert (sums.parameter_tensors, sums.params, sums.param_bytes) == (6, 36, 144)
     assert (sums.trainable, sums.used_tensors) == (27, 6)
 

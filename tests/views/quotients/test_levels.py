@@ -16,7 +16,7 @@ depths = st.none() | st.integers(1, 4)
 addresses = st.sets(st.sampled_from(["a", "b", "a.a", "a.b", "b.a"]))
 
 
-def names(graph, *, kinds=("op", "handed", "layer", "module")):
+def names(graph, *, kinds=("op", "passed_through", "layer", "module")):
     return [name for name, kind in graph.nodes(data="kind") if kind in kinds]
 
 
@@ -25,7 +25,7 @@ def membership(fine, coarse):
     found = {}
     for node, data in fine.nodes(data=True):
         boxes = [f"@{address}{suffix}" for address, run, _ in data["module_stack"]
-                 for suffix in (f":{run}", "")] if data["kind"] in ("op", "handed") else []  # fmt: skip
+                 for suffix in (f":{run}", "")] if data["kind"] in ("op", "passed_through") else []  # fmt: skip
         owners = [name for name in (*boxes, data["layer"], node) if name in coarse]
         found[node] = owners[0]
     return found
@@ -80,7 +80,7 @@ def test_the_op_graph_is_left_as_it_was(recording, level, depth):
 @given(recordings(), st.sampled_from(LEVELS))
 def test_a_greater_depth_never_shows_fewer_modules_opened(recording, level):
     graph = in_phase(Exhibit(recording).ops, "forward")
-    seen = [set(names(at_level(graph, level, depth), kinds=("op", "handed", "layer")))
+    seen = [set(names(at_level(graph, level, depth), kinds=("op", "passed_through", "layer")))
             for depth in (1, 2, 3, 4, None)]  # fmt: skip
 
     assert all(shallow <= deep for shallow, deep in pairwise(seen))

@@ -18,7 +18,9 @@ def rolled(recording, level="layer", depth=None):
 
 def computed(graph):
     return [
-        n for n, kind in graph.nodes(data="kind") if kind in ("op", "layer", "module", "handed")
+        n
+        for n, kind in graph.nodes(data="kind")
+        if kind in ("op", "layer", "module", "passed_through")
     ]
 
 
@@ -58,7 +60,7 @@ def test_a_layer_that_feeds_itself_is_a_loop():
     sketch = Sketch("")
     x = sketch.outside()
     for _ in range(3):
-        x = sketch.call("relu", x, place="loop")
+        x = sketch.call("relu", x, call_site="loop")
     graph = rolled(sketch.build())
 
     assert graph.edges["relu_1_1", "relu_1_1"]["count"] == 2
@@ -114,7 +116,7 @@ def operators(*passes):
     sketch = Sketch("")
     x = sketch.outside()
     for names in passes:
-        x = sketch.call("reshape", x, ops=len(names), place="loop")
+        x = sketch.call("reshape", x, ops=len(names), call_site="loop")
         for at, name in zip(range(-len(names), 0), names, strict=True):
             sketch.ops[at] = replace(sketch.ops[at], operator=f"aten.{name}.default")
     graph = rolled(sketch.build(), "op")

@@ -27,7 +27,7 @@ class _Views:
     """Moves the views in the columns, the first op first."""
 
     def __init__(self, tables: Tables, ops: OpColumns, calls: CallColumns) -> None:
-        self._places = tables.places
+        self._sites = tables.call_sites
         self._starts = dict(tables.starts)
         self._functions = tables.calls[::2]
         self._ops = ops
@@ -37,25 +37,25 @@ class _Views:
 
     def look_at(self, at: int) -> None:
         """Move a view, or the call that it is in, if it is a function's own."""
-        call, place = self._call_of.get(at), self._place(at)
+        call, site = self._call_of.get(at), self._site(at)
         if call is not None and self._functions[call] != "view_as":
             return
-        if place == NONE or not self._is_own(at, place):
+        if site == NONE or not self._is_own(at, site):
             return
-        applied = self._places.applied(place)
+        applied = self._sites.applied(site)
         if call is None:
-            self._ops.place[at] = applied
+            self._ops.call_site[at] = applied
         else:
-            self._calls.place[call] = applied
+            self._calls.call_site[call] = applied
 
-    def _is_own(self, at: int, place: int) -> bool:
+    def _is_own(self, at: int, site: int) -> bool:
         """Whether a function was applied just before an op, or ran the one before from there."""
         before = self._starts.get(at, self._ops.sequence[max(at - 1, 0)])
         # A function takes one of autograd's numbers, and no op does without gradients.
         if self._ops.sequence[at] > before:
             return True
-        return at > 0 and self._places.is_applied_at(self._place(at - 1), place)
+        return at > 0 and self._sites.is_applied_at(self._site(at - 1), site)
 
-    def _place(self, op: int) -> int:
-        place, call = self._ops.place[op], self._call_of.get(op)
-        return place if place != NONE or call is None else self._calls.place[call]
+    def _site(self, op: int) -> int:
+        site, call = self._ops.call_site[op], self._call_of.get(op)
+        return site if site != NONE or call is None else self._calls.call_site[call]

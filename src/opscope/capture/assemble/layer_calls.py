@@ -79,7 +79,7 @@ class Calls:
             self.columns.ops_start.append(start)
             self.columns.ops_end.append(stop)
             self.columns.module.append(calls.module[number])
-            self.columns.place.append(calls.place[number])
+            self.columns.call_site.append(calls.call_site[number])
             self.columns.started.append(calls.started[number])
             self.columns.ended.append(calls.ended[number])
         self._add_lone(ops, phase, at, len(ops.flags))
@@ -107,7 +107,7 @@ class Calls:
             self._returned.extend(dict.fromkeys(v for v in (*made, *wrote) if v != NONE))
             self.of_op[op] = index
             columns.module.append(ops.module[op])
-            columns.place.append(ops.place[op])
+            columns.call_site.append(ops.call_site[op])
             columns.ops_start.append(op)
             columns.ops_end.append(op + 1)
             columns.returned_end.append(len(self._returned))
@@ -129,7 +129,7 @@ class Calls:
             "kind": Sparse("function", {i: row.kind for i, row in extra.items()}, count),
             "path": Sparse("", {i: row.path for i, row in extra.items() if row.path}, count),
             "module_call": Optional(columns.module),
-            "place": Optional(columns.place),
+            "call_site": Optional(columns.call_site),
             "ops": Ranges(columns.ops_start, columns.ops_end),
             "received": Sparse((), {i: row.received for i, row in extra.items()}, count),
             "returned": Ragged(columns.returned_end, self._returned),

@@ -126,7 +126,7 @@ def links(tables: Tables, ops: OpColumns) -> Links:
 def has_backward(tables: Tables, ops: OpColumns) -> bool:
     """Whether the autograd engine ran any op, or a call of `backward` did."""
     ran = any(flags & BACKWARD for flags in set(ops.flags))
-    return ran or bool(tables.nodes) or "backward" in tables.places.contexts()
+    return ran or bool(tables.nodes) or "backward" in tables.call_sites.contexts()
 
 
 def _numbers(tables: Tables, ops: OpColumns) -> array[int]:
@@ -146,19 +146,19 @@ def _numbers(tables: Tables, ops: OpColumns) -> array[int]:
 
 def _links(tables: Tables, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
     """Return what is known of each op where some ran in a backward."""
-    contexts = tables.places.contexts()
+    contexts = tables.call_sites.contexts()
     nodes = {row.op: row for row in _node_rows(tables)}
     made = _Nodes(tables, rows)
     found = ((op, made.find(node, op)) for op, node in nodes.items())
     behind = {op: maker for op, maker in found if maker is not None}
-    entries = Entries(tables.places)
+    entries = Entries(tables.call_sites)
     spans = Spans(tables, rows, calls, nodes, entries)
     twins = Reruns(tables, rows, spans, nodes, behind, entries).twins()
     result: list[Link] = []
     for index, row in enumerate(rows):
         node, forward = nodes.get(index), behind.get(index)
         if not row.flags & BACKWARD:
-            if row.place != NONE and contexts[row.place] == "backward":
+            if row.call_site != NONE and contexts[row.call_site] == "backward":
                 forward = _first_read(tables, rows, index)
             result.append(Link(number=made.number(index), forward=forward))
             continue

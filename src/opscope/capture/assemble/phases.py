@@ -26,16 +26,16 @@ def phases(
         calls: Its calls.
         found: What `links` found.
     """
-    contexts = (*tables.places.contexts(), None)  # the last one is NONE's
+    contexts = (*tables.call_sites.contexts(), None)  # the last one is NONE's
     if not (has_backward(tables, ops) or "optimizer" in contexts):
-        return Same("forward", len(ops.flags)), Same("forward", len(calls.place))
+        return Same("forward", len(ops.flags)), Same("forward", len(calls.call_site))
     source = tables.values.source
     late: set[int] = set()
 
-    def outside_engine(module: int, place: int, read: Iterable[int]) -> Phase:
+    def outside_engine(module: int, site: int, read: Iterable[int]) -> Phase:
         if module != NONE:
             return "forward"
-        if contexts[place] == "optimizer":
+        if contexts[site] == "optimizer":
             return "optimizer"
         return (
             "other" if any(value != NONE and source(value) in late for value in read) else "forward"
@@ -44,16 +44,16 @@ def phases(
     of_ops: list[Phase] = []
     reads_at = made_at = wrote_at = 0
     rows = zip(
-        ops.flags, ops.module, _places(ops, calls), found.number,
+        ops.flags, ops.module, _sites(ops, calls), found.number,
         ops.reads_end, ops.made_end, ops.wrote_end, strict=True,
     )  # fmt: skip
-    for flags, module, place, number, reads_end, made_end, wrote_end in rows:
-        context = contexts[place]
+    for flags, module, site, number, reads_end, made_end, wrote_end in rows:
+        context = contexts[site]
         phase: Phase = "forward"
         if context == "backward" or (flags & BACKWARD and context != "optimizer"):
             phase = "backward"
         elif flags & BACKWARD or number == NONE:
-            phase = outside_engine(module, place, tables.reads[reads_at:reads_end])
+            phase = outside_engine(module, site, tables.reads[reads_at:reads_end])
         if phase != "forward":
             late.update(tables.made[made_at:made_end], tables.wrote[wrote_at:wrote_end])
         of_ops.append(phase)
@@ -65,16 +65,16 @@ def phases(
         of_calls.append(
             of_ops[start]
             if stop > start
-            else outside_engine(calls.module[call], calls.place[call], received)
+            else outside_engine(calls.module[call], calls.call_site[call], received)
         )
     return of_ops, of_calls
 
 
-def _places(ops: OpColumns, calls: CallColumns) -> array[int]:
-    """Return the place of each op, which is that of its layer call where it has one."""
-    places = ops.place[:]
-    for place, start, stop in zip(calls.place, calls.ops_start, calls.ops_end, strict=True):
+def _sites(ops: OpColumns, calls: CallColumns) -> array[int]:
+    """Return the call site of each op, which is that of its layer call where it has one."""
+    sites = ops.call_site[:]
+    for site, start, stop in zip(calls.call_site, calls.ops_start, calls.ops_end, strict=True):
         for op in range(start, stop):
-            if places[op] == NONE:
-                places[op] = place
-    return places
+            if sites[op] == NONE:
+                sites[op] = site
+    return sites

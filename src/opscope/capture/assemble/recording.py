@@ -38,7 +38,7 @@ from opscope.records.ops import Op, Phase
 from opscope.records.recording import Failure, Module, Parameter, Recording, SavedTensor, UnseenCall
 from opscope.records.values import Origin, Value
 
-_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "handed", "rewritten")
+_ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "passed_through", "rewritten")
 
 
 @paused()
@@ -65,7 +65,7 @@ def build_recording(session: Session) -> Recording:
         module_calls=tuple(_module_call(run, calls, session.started_ns) for run in tables.runs),
         modules=tuple(_module(known) for known in session.modules.modules),
         parameters=parameters,
-        places=tables.places.frames(),
+        call_sites=tables.call_sites.frames(),
         duration_ns=session.duration_ns,
         seed=session.seed,
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
@@ -107,7 +107,7 @@ def _ops(
         "packed": Sparse((), arguments.packed(forms.with_objects), count),
         "layer_call": Optional(calls.of_op),
         "module_call": Optional(_modules(rows, calls, found)),
-        "place": Optional(rows.place),
+        "call_site": Optional(rows.call_site),
         "grad_enabled": Flag(rows.flags, GRAD),
         "inference": Flag(rows.flags, INFERENCE),
         "phase": phase,
@@ -138,17 +138,17 @@ def _modules(rows: OpColumns, calls: Calls, found: Links) -> array[int]:
 
 
 def _in_custom_functions(tables: Tables, rows: OpColumns, calls: Calls) -> Column[bool]:
-    """Return whether each op is in one, where an op without a place is where its call is."""
-    in_custom = tables.places.in_custom_functions()
-    count = len(rows.place)
+    """Return whether each op is in one, where an op without a call site has that of its call."""
+    in_custom = tables.call_sites.in_custom_functions()
+    count = len(rows.call_site)
     if not any(in_custom):
         return Same(False, count)
     in_custom.append(False)  # for NONE
-    places = calls.columns.place
+    sites = calls.columns.call_site
     return Flag(
         bytearray(
-            in_custom[places[call] if place == NONE != call else place]
-            for place, call in zip(rows.place, calls.of_op, strict=True)
+            in_custom[sites[call] if site == NONE != call else site]
+            for site, call in zip(rows.call_site, calls.of_op, strict=True)
         ),
         1,
     )
@@ -239,7 +239,7 @@ def _values(tables: Tables) -> Sequence[Value]:
     layouts = list(zip(*map(_layout, table.layout_table), strict=True)) or [()] * 5
     count = len(table.origins)
     makers = table.makers[:]
-    for row in table.handed_from:
+    for row in table.earlier:
         if table.origins[row] == PASSED_THROUGH:
             makers[row] = table.makers[table.source(row)]
     codes = table.layouts[:]
@@ -249,7 +249,7 @@ def _values(tables: Tables) -> Sequence[Value]:
         "storage": Optional(table.storages[:]),
         "origin": Coded(table.origins[:], _ORIGINS),
         "made_by": Optional(makers),
-        "handed_from": Sparse(None, dict(table.handed_from), count),
+        "earlier": Sparse(None, dict(table.earlier), count),
     }
     for name, known in zip(_LAYOUT, layouts, strict=True):
         columns[name] = Coded(codes, known)
@@ -272,7 +272,7 @@ def _module_call(run: ModuleRun, calls: Calls, start: int) -> ModuleCall:
         module=run.module,
         number=run.number,
         parent=_optional(run.parent),
-        place=_optional(run.place),
+        call_site=_optional(run.call_site),
         is_root=run.is_root,
         inputs=tuple(Leaf(path, row) for path, row in run.inputs),
         outputs=tuple(Leaf(path, row) for path, row in run.outputs),

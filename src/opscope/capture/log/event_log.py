@@ -45,7 +45,7 @@ class LogRow(NamedTuple):
         slots: Where its arguments are.
         constants: The other positional arguments, and the lengths of lists of tensors.
         named: The named ones, with slots for tensors.
-        place: The frames that called it; or the module run that it stands for; or None.
+        chain: The frames that called it; or the module run that it stands for; or None.
         run: The innermost module run.
         flags: See `tables`.
         sequence: Autograd's number for the next node, before the op.
@@ -60,7 +60,7 @@ class LogRow(NamedTuple):
     slots: Any
     constants: tuple[Any, ...]
     named: dict[str, Any] | None
-    place: Any
+    chain: Any
     run: int
     flags: int
     sequence: int

@@ -40,7 +40,7 @@ class OpColumns(NamedTuple):
     """The numbers of all ops, see `OpRow`."""
 
     module: array[int]
-    place: array[int]
+    call_site: array[int]
     flags: array[int]
     reads_end: array[int]
     made_end: array[int]
@@ -54,7 +54,7 @@ class CallColumns(NamedTuple):
     """The numbers of all layer calls, see `CallRow`, and where what each returned ends."""
 
     module: array[int]
-    place: array[int]
+    call_site: array[int]
     ops_start: array[int]
     ops_end: array[int]
     returned_end: array[int]

@@ -102,21 +102,21 @@ class Handlers:
                 kept = [saved for row, saved in pairs if row is not None]
         else:
             returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
-        place = tables.site(chain, run)
+        site = tables.site(chain, run)
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         if error is not None:
             tables.failed_calls.note(error, tables.call_count)
             end = tables.op_count
-            tables.add_call(CallRow(name, run, place, op_start, end, started, ended, node, True))
+            tables.add_call(CallRow(name, run, site, op_start, end, started, ended, node, True))
             return
         if kept is not None or tables.hooks.called:
             is_one = kept is not None and not isinstance(kept, list)
             tables.tell_returned(returned, [kept] if is_one else kept)
         tables.write_call(
-            name, node, returned, run, place, op_start, tables.op_count, started, ended
+            name, node, returned, run, site, op_start, tables.op_count, started, ended
         )
 
-    def _handed_call(
+    def _passed_through(
         self,
         func: Any,
         items: Sequence[Live],
@@ -146,21 +146,21 @@ class Handlers:
         kept: list[Any] | None,
     ) -> None:
         """Begin the run of a module: where it was called, and what it was given."""
-        tables, places = self._tables, self._tables.places
+        tables, sites = self._tables, self._tables.call_sites
         number = self._runs_of[module] = self._runs_of.get(module, 0) + 1
         run = ModuleRun(len(tables.runs), module, number, parent)
         tables.runs.append(run)
         run.start, run.op_start = started, tables.op_count
         run.grad_enabled, run.inference = tables.grad_modes.enabled, tables.grad_modes.inference
-        site = places.of(chain, NONE if parent == NONE else tables.runs[parent].place, module)
-        run.site = site
+        site = sites.of(chain, NONE if parent == NONE else tables.runs[parent].call_site, module)
+        run.called_from = site
         outer = self.running.setdefault(module, run)
         if outer is not run:  # recursion: another pass through the same context
-            run.place = outer.place
+            run.call_site = outer.call_site
         elif module == tables.root:
-            run.is_root, run.place = True, places.root(module, site)
+            run.is_root, run.call_site = True, sites.root(module, site)
         else:
-            run.place = site
+            run.call_site = site
         run.inputs, run.given = self._leaves(items, LONE_ARGUMENT)
         if run.is_root:
             run.inputs = [(path, tables.given_to_model(row)) for path, row in run.inputs]
@@ -198,7 +198,7 @@ class Handlers:
     def _identity(self, run: ModuleRun, kept: list[Any] | None) -> None:
         op = self._tables.op_count
         row = CallRow(
-            "identity", run.index, run.place, op, op, run.start, run.end, None,
+            "identity", run.index, run.call_site, op, op, run.start, run.end, None,
             kind="identity", received=tuple(row for _, row in run.outputs),
         )  # fmt: skip
         new = self._tables.pass_through(row, kept)
@@ -221,7 +221,7 @@ class Handlers:
                 path += "'"
             taken.add(path)
             call = CallRow(
-                kind, run.parent, run.place, op, op, now, now, None,
+                kind, run.parent, run.call_site, op, op, now, now, None,
                 received=(row,), kind=kind, path=path,
             )  # fmt: skip
             result.append((path, self._tables.pass_through(call, kept and [kept[number]])[0]))
@@ -230,7 +230,7 @@ class Handlers:
 
 _OF_KIND: dict[type, Callable[..., None]] = {
     events.Call: Handlers._call,
-    events.PassedThrough: Handlers._handed_call,
+    events.PassedThrough: Handlers._passed_through,
     events.Enter: Handlers._enter,
     events.Leave: Handlers._leave,
     events.Seen: Handlers._seen,

@@ -79,7 +79,7 @@ class Ingest:
         current = values.current
         while at < len(rows) and (op := tables.op_count) < op_end:
             (
-                slots, constant, named, place, run, flags, sequence, started, ended, kept, read_end,
+                slots, constant, named, chain, run, flags, sequence, started, ended, kept, read_end,
                 made_end, wrote_end,
             ) = rows[at : at + _WIDTH]  # fmt: skip
             at += _WIDTH
@@ -109,7 +109,7 @@ class Ingest:
             )
             tables.ops += (slots, constant, named)
             tables.op_numbers += PACK_OP(
-                run, NONE if place is None else tables.site(place, run, flags),
+                run, NONE if chain is None else tables.site(chain, run, flags),
                 flags, len(reads), len(made), len(wrote), sequence, started, ended,
             )  # fmt: skip
             tables.op_count = op + 1

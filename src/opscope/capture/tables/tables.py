@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opscope.capture.log.contexts.call_sites import Places
+from opscope.capture.log.contexts.call_sites import CallSites
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Chain
 from opscope.capture.log.grad_modes import GradModes
@@ -38,7 +38,7 @@ class OpRow(NamedTuple):
     constants: tuple[Any, ...]
     named: dict[str, Any] | None
     module: int
-    place: int
+    call_site: int
     flags: int
     reads_end: int
     made_end: int
@@ -57,7 +57,7 @@ class CallRow(NamedTuple):
 
     function: str
     module: int
-    place: int
+    call_site: int
     ops_start: int
     ops_end: int
     started: int
@@ -70,7 +70,7 @@ class CallRow(NamedTuple):
     path: str = ""
 
 
-# Module, place, where its ops start and end, where its returned rows end, start and end in time.
+# Module, site, where its ops start and end, where its returned rows end, start and end in time.
 _CALL = Struct("=5i4x2q")  # in which times are at places that eight bytes fit into
 PACK_CALL = _CALL.pack
 
@@ -140,7 +140,8 @@ class ModuleRun:
     Attributes:
         number: Which run of the module it is, counted from 1.
         parent: The run that it is in.
-        site: The place that it was called from.
+        call_site: Where it is in the program; a root module is at the same wherever it is called.
+        called_from: The call site of this very run.
         inputs: The rows it was given, each with its path.
         outputs: The rows it gave.
         given: The arguments in which the inputs were.
@@ -150,9 +151,9 @@ class ModuleRun:
     """
 
     __slots__ = (
-        "call_end", "call_start", "end", "failed", "gave", "given", "grad_enabled", "index",
+        "call_end", "call_site", "call_start", "called_from", "end", "failed", "gave", "given", "grad_enabled", "index",
         "inference", "inputs", "is_root", "module", "number", "op_end", "op_start", "outputs",
-        "parent", "place", "site", "start",
+        "parent", "start",
     )  # fmt: skip
 
     def __init__(self, index: int, module: int, number: int, parent: int) -> None:
@@ -160,7 +161,7 @@ class ModuleRun:
         self.module = module
         self.number = number
         self.parent = parent
-        self.place = self.site = NONE
+        self.call_site = self.called_from = NONE
         self.is_root = self.failed = self.grad_enabled = self.inference = False
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
@@ -207,7 +208,7 @@ class Tables:
         self.log = Log()
         self.parameters = Parameters()
         self.values = Values(self.parameters, self.log)
-        self.places = Places()
+        self.call_sites = CallSites()
         self.grad_modes = GradModes()
         self.unseen_calls: list[tuple[int, str, int]] = []
         self.hooks = Hooks()
@@ -259,7 +260,7 @@ class Tables:
         """Append a layer call."""
         self.extra_calls[self.call_count] = row
         self.write_call(
-            row.function, row.grad_fn, row.returned, row.module, row.place, row.ops_start,
+            row.function, row.grad_fn, row.returned, row.module, row.call_site, row.ops_start,
             row.ops_end, row.started, row.ended,
         )  # fmt: skip
 
@@ -269,7 +270,7 @@ class Tables:
         grad_fn: str | None,
         returned: Sequence[int],
         module: int,
-        place: int,
+        site: int,
         ops_start: int,
         ops_end: int,
         started: int,
@@ -279,7 +280,7 @@ class Tables:
         self.calls += (function, grad_fn)
         self.returned_rows.extend(returned)
         end = len(self.returned_rows)
-        self.call_numbers += PACK_CALL(module, place, ops_start, ops_end, end, started, ended)
+        self.call_numbers += PACK_CALL(module, site, ops_start, ops_end, end, started, ended)
         self.call_count += 1
 
     def op_rows(self) -> Iterator[OpRow]:
@@ -302,10 +303,10 @@ class Tables:
         at = 0
         pairs = zip(objects, _CALL.iter_unpack(self.call_numbers), strict=True)
         for index, ((function, grad_fn), numbers) in enumerate(pairs):
-            module, place, start, stop, end, started, ended = numbers
+            module, site, start, stop, end, started, ended = numbers
             extra = self.extra_calls.get(index)
             yield extra or CallRow(
-                function, module, place, start, stop, started, ended, grad_fn,
+                function, module, site, start, stop, started, ended, grad_fn,
                 returned=tuple(self.returned_rows[at:end]),
             )  # fmt: skip
             at = end
@@ -332,14 +333,14 @@ class Tables:
             for take_back in self.hooks.noted:
                 take_back(row, note)
 
-    def site(self, place: Chain | int, run: int, flags: int = 0) -> int:
+    def site(self, chain: Chain | int, run: int, flags: int = 0) -> int:
         """Return the number of a calling context; a number stands for the run that has it."""
-        if isinstance(place, int):
-            return self.runs[place].place
+        if isinstance(chain, int):
+            return self.runs[chain].call_site
         if run == NONE or flags & BACKWARD:
-            return self.places.of(place, NONE, NONE)
+            return self.call_sites.of(chain, NONE, NONE)
         outer = self.runs[run]
-        return self.places.of(place, outer.place, outer.module)
+        return self.call_sites.of(chain, outer.call_site, outer.module)
 
     def given_to_model(self, row: int) -> int:
         """Return the row of a tensor before it entered a model, if it did so before."""
@@ -348,12 +349,12 @@ class Tables:
             call = self.extra_calls.get(values.makers[row])
             if call is None or call.kind != "input":
                 break
-            row = values.handed_from[row]
+            row = values.earlier[row]
         return row
 
     def pass_through(self, row: CallRow, kept: Sequence[Any] | None) -> tuple[int, ...]:
-        """Append a call that only handed on what ``row.received`` says; return the new rows."""
-        new = tuple(self.values.handed(value, self.call_count) for value in row.received)
+        """Append a call that only passed through what ``row.received`` says; return the new rows."""
+        new = tuple(self.values.passed_through(value, self.call_count) for value in row.received)
         self.tell_returned(new, kept)
         self.add_call(row._replace(returned=new))
         return new

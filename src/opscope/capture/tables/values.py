@@ -39,7 +39,7 @@ class Values:
         numbered: Called with the snapshot of each tensor from outside, and its numbers.
         constants: By row, copies of what was made of a few Python numbers.
         layout_table: Distinct ``(shape, stride, dtype, device)``.
-        handed_from: For HANDED rows, the row that was handed on; for REWRITTEN ones what the
+        earlier: For PASSED_THROUGH rows, the row that was passed through; for REWRITTEN ones what the
             tensor was before.
         rows: By ``id`` of the weak reference to a tensor, the row that it is now.
     """
@@ -55,7 +55,7 @@ class Values:
         self.offsets = array("q")
         self.layouts = array("i")
         self.layout_table: dict[tuple[Any, ...], int] = {}
-        self.handed_from: dict[int, int] = {}
+        self.earlier: dict[int, int] = {}
         self.rows: dict[int, int] = {}
         self._layouts: list[tuple[Any, ...]] = []  # those of the table, by number
         self._tensors: list[Live | None] = []
@@ -108,8 +108,8 @@ class Values:
         # Changed in place, or handed back as it was: a new value of the same tensor.
         return self._add(snapshot, WRITE if written else VIEW, op)
 
-    def handed(self, row: int, call: int) -> int:
-        """Return a new row for a tensor that a call without ops handed on."""
+    def passed_through(self, row: int, call: int) -> int:
+        """Return a new row for a tensor that a call without ops passed through."""
         return self._same_tensor(row, PASSED_THROUGH, call)
 
     def _same_tensor(self, row: int, origin: int, maker: int) -> int:
@@ -124,7 +124,7 @@ class Values:
         self.layouts.append(self.layouts[row])
         live = self._tensors[row]
         self._tensors.append(live)
-        self.handed_from[new] = row
+        self.earlier[new] = row
         if live is not None:
             self.rows[id(live)] = new
             if origin == REWRITTEN:
@@ -144,9 +144,9 @@ class Values:
         return self._layouts[number]
 
     def source(self, row: int) -> int:
-        """Return the row behind one that was only handed on."""
+        """Return the row behind one that was only passed through."""
         while self.origins[row] == PASSED_THROUGH:
-            row = self.handed_from[row]
+            row = self.earlier[row]
         return row
 
     def tensor(self, row: int) -> torch.Tensor | None:

@@ -212,7 +212,7 @@ class Region:
                 slots=_SLOTS,
                 constants=(),
                 named=dict.fromkeys(self._reads, TensorSlot()),
-                place=run,
+                chain=run,
                 run=run,
                 flags=flags,
                 sequence=next_sequence_number(),

@@ -89,16 +89,16 @@ class Interceptor(TorchDispatchMode):
         if plan.skip or (count_dispatch_modes() and is_tracing()):
             return plan.call(*args, **(kwargs or _EMPTY))
         log = self._log
-        flags, place = 0, None
+        flags, chain = 0, None
         if log.in_call:
             flags = IN_CALL
         if current_graph_task() != -1:
             flags |= BACKWARD
-            place = note_node(self._tables, sys._getframe().f_back)
+            chain = note_node(self._tables, sys._getframe().f_back)
         elif not flags:
-            place = log.chain(sys._getframe(1))
+            chain = log.chain(sys._getframe(1))
         if not count_function_modes():
-            return self._run(plan, plan.call, args, kwargs, place, flags)
+            return self._run(plan, plan.call, args, kwargs, chain, flags)
         # A function mode is on, and reading `tensor.shape` would be a call that it sees.
         with DisableTorchFunction():
 
@@ -111,7 +111,7 @@ class Interceptor(TorchDispatchMode):
                 finally:
                     log.in_call = in_call
 
-            return self._run(plan, call, args, kwargs, place, flags)
+            return self._run(plan, call, args, kwargs, chain, flags)
 
     def _learn(self, func: Any) -> Plan:
         plan = plan_of(func)
@@ -148,7 +148,7 @@ class Interceptor(TorchDispatchMode):
         call: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
-        place: Chain | None,
+        chain: Chain | None,
         flags: int,
     ) -> Any:
         tables, log = self._tables, self._log
@@ -168,7 +168,7 @@ class Interceptor(TorchDispatchMode):
             flags |= INFERENCE
         op = None
         if log.has_before_op:
-            op = self._prepare(plan, args, kwargs, place)
+            op = self._prepare(plan, args, kwargs, chain)
         sequence = next_sequence_number()
         made: Sequence[Any] = ()
         wrote: Sequence[Any] = ()
@@ -181,7 +181,7 @@ class Interceptor(TorchDispatchMode):
             if result.__class__ is _Tensor and not plan.writes and log.keep is None:
                 made = log.note(result)  # nearly always
             else:
-                made, wrote, kept = self._results(plan, args, kwargs, result, place, flags)
+                made, wrote, kept = self._results(plan, args, kwargs, result, chain, flags)
         except BaseException as error:
             flags |= FAILED
             ended = perf_counter_ns()
@@ -190,7 +190,7 @@ class Interceptor(TorchDispatchMode):
         finally:
             log.inside_op = False
             log.ops += (
-                slots, constants, named, place, log.run, flags, sequence, started, ended,
+                slots, constants, named, chain, log.run, flags, sequence, started, ended,
                 kept, len(reads), len(made), len(wrote), *reads, *made, *wrote,
             )  # fmt: skip
             log.op_count += 1
@@ -227,12 +227,12 @@ class Interceptor(TorchDispatchMode):
         plan: Plan,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
-        place: Chain | None,
+        chain: Chain | None,
     ) -> RunningOp | None:
         """Have collectors look at an op that is about to run, and return it if they also do after."""
         hooks, op = self._tables.hooks, None
         if hooks.before_op or hooks.after_op:
-            op = RunningOp(plan, args, kwargs or _EMPTY, chain=place)
+            op = RunningOp(plan, args, kwargs or _EMPTY, chain=chain)
             bad = first_error(look_at(op) for look_at in hooks.before_op)
             if bad is not None:
                 raise bad
@@ -247,7 +247,7 @@ class Interceptor(TorchDispatchMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         result: Any,
-        place: Chain | None,
+        chain: Chain | None,
         flags: int,
     ) -> tuple[list[Any], list[Any], Sequence[Any] | None]:
         """Return the snapshots of what an op made and wrote, and what is saved of that."""
@@ -262,17 +262,17 @@ class Interceptor(TorchDispatchMode):
                 self._log.written += (self._log.op_count, snapshot[0], snapshot[1])
         for one in _flat(result):
             made += ABSENT if one is None else note(one)
-        return made, wrote, self._keep(written, result, place, flags)
+        return made, wrote, self._keep(written, result, chain, flags)
 
     def _keep(
-        self, written: Sequence[torch.Tensor], result: Any, place: Chain | None, flags: int
+        self, written: Sequence[torch.Tensor], result: Any, chain: Chain | None, flags: int
     ) -> list[Any] | None:
         """Make notes of what an op wrote and returned, where no layer call does."""
         log, keep = self._log, self._log.keep
         if keep is None:
             return None
         # The layer's call keeps what it returns; and what the engine itself runs is no layer.
-        is_no_layer = flags & IN_CALL or (flags & BACKWARD and place is None)
+        is_no_layer = flags & IN_CALL or (flags & BACKWARD and chain is None)
         if is_no_layer and not log.keeps_every_op:
             return None
         known = {id(tensor) for tensor in written}

@@ -127,7 +127,7 @@ class FunctionCalls(TorchFunctionMode):
         result: Any,
         frame: FrameType,
     ) -> None:
-        """Write a call that returned, if it dispatched anything or handed its input on."""
+        """Write a call that returned, if it dispatched anything or passed its input through."""
         log = self._log
         if func.__class__ is MethodWrapperType and func.__self__ is _DATA and result is None:
             self._note_unseen(func, args[0])

@@ -145,15 +145,15 @@ class Calls:
     def _describe(self, node: fx.Node, op: Op) -> None:
         recording = self._recording
         call = None if op.layer_call is None else recording.layer_calls[op.layer_call]
-        place = op.place if op.place is not None or call is None else call.place
-        if place is not None and place not in self._stack_traces:
-            self._stack_traces[place] = "".join(
+        site = op.call_site if op.call_site is not None or call is None else call.call_site
+        if site is not None and site not in self._stack_traces:
+            self._stack_traces[site] = "".join(
                 f'  File "{notation.foreign(frame.file, 4000)}", line {frame.line}, '
                 f"in {notation.foreign(frame.function)}\n"
-                for frame in reversed(recording.places[place][:_DEEPEST])
+                for frame in reversed(recording.call_sites[site][:_DEEPEST])
             )
         node.meta["opscope_op"] = op.index
-        node.meta["stack_trace"] = self._stack_traces[place]
+        node.meta["stack_trace"] = self._stack_traces[site]
         node.meta["nn_module_stack"] = self._stack(op.module_call)
 
     def _stack(self, index: int | None) -> dict[str, tuple[str, str]]:

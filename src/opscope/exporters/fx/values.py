@@ -109,14 +109,14 @@ class Values:
         return self.nodes[value]
 
     def source(self, value: int) -> int:
-        """Return what a value was before it was handed on, or made one of another class."""
+        """Return what a value was before it was passed through, or made one of another class."""
         while (older := self._older(value)) is not None:
             value = older
         return value
 
     def _older(self, value: int) -> int | None:
-        handed_from = self._recording.values[value].handed_from
-        return self._as_other_class.get(value) if handed_from is None else handed_from
+        earlier = self._recording.values[value].earlier
+        return self._as_other_class.get(value) if earlier is None else earlier
 
     def floating(self, values: Iterable[int]) -> list[int]:
         """Return those that can have a derivative."""
@@ -232,8 +232,8 @@ def _place(value: Value) -> tuple[object, ...]:
 
 
 def first_value(recording: Recording, value: int) -> int:
-    """Return what a value was before it was handed on."""
-    while (older := recording.values[value].handed_from) is not None:
+    """Return what a value was before it was passed through."""
+    while (older := recording.values[value].earlier) is not None:
         value = older
     return value
 

@@ -60,7 +60,7 @@ def _taken_up(recording: Recording) -> bytearray:
         for value in received:
             taken[value] = 1
     records = recording.values
-    pairs = zip(column(records, "origin"), column(records, "handed_from"), strict=True)
+    pairs = zip(column(records, "origin"), column(records, "earlier"), strict=True)
     for origin, source in pairs:  # it has become another
         if origin == "rewritten" and source is not None:
             taken[source] = 1
@@ -109,15 +109,15 @@ def _of_autograd(recording: Recording) -> bytearray:
 
 
 def _is_bound(recording: Recording, value: int) -> bool:
-    """Whether a value is a parameter or buffer, also as it was written to or handed on."""
+    """Whether a value is a parameter or buffer, also as it was written to or passed through."""
     return any(index in recording.parameter_of_value for index in _behind(recording, value))
 
 
 def _behind(recording: Recording, index: int) -> Iterator[int]:
     value = before_writes(recording.values, index)
     yield from (index, value.index)
-    while value.origin == "handed" and value.handed_from is not None:
-        value = before_writes(recording.values, value.handed_from)
+    while value.origin == "passed_through" and value.earlier is not None:
+        value = before_writes(recording.values, value.earlier)
         yield value.index
 
 

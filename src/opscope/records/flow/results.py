@@ -62,7 +62,7 @@ class Results:
         if not alike and others & self._used:
             return False
         if op.layer_call is None:  # what the engine makes and nothing takes it hands to the program
-            return op.place is None
+            return op.call_site is None
         call = self._recording.layer_calls[op.layer_call]
         noted = call.function == op.name and op.name.startswith(("_", "native_")) and output > 0
         if noted and not alike:
@@ -77,6 +77,6 @@ class Results:
     def memory(self, value: int) -> Hashable:
         """Return what tells one memory from another."""
         record = self._recording.values[value]
-        while record.handed_from is not None and record.storage is None:
-            record = self._recording.values[record.handed_from]
+        while record.earlier is not None and record.storage is None:
+            record = self._recording.values[record.earlier]
         return ("value", record.index) if record.storage is None else record.storage

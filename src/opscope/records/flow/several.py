@@ -25,7 +25,7 @@ def borders(recording: Recording) -> dict[int, int]:
 def without_model(recording: Recording) -> Recording:
     """Return a recording without the calls that mark what entered a model and left it.
 
-    What these handed on is what it was before; values that nothing has are left in their place,
+    What these passed through is what it was before; values that nothing has are left in their place,
     so that the others keep theirs.
     """
     return _Without(recording).recording
@@ -87,9 +87,9 @@ class _Without:
         return replace(op, reads=reads, layer_call=self._optional(op.layer_call))
 
     def _value(self, value: Value) -> Value:
-        if value.handed_from is None or value.index in self.same:
+        if value.earlier is None or value.index in self.same:
             return value
-        return replace(value, handed_from=self._row(value.handed_from))
+        return replace(value, earlier=self._row(value.earlier))
 
     def _module_call(self, run: ModuleCall) -> ModuleCall:
         calls = run.layer_calls

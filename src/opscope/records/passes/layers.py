@@ -240,12 +240,12 @@ def _parameters_by_call(recording: Recording) -> Column[tuple[int, ...]]:
 
 
 def _parameters_behind(recording: Recording) -> dict[int, int]:
-    """Return the parameter or buffer that each value is, stands for, or was handed on from."""
+    """Return the parameter or buffer that each value is, stands for, or was passed through from."""
     found = {**stand_ins(recording), **recording.parameter_of_value}
     values = recording.values
-    sources = zip(column(values, "origin"), column(values, "handed_from"), strict=True)
+    sources = zip(column(values, "origin"), column(values, "earlier"), strict=True)
     for value, (origin, source) in enumerate(sources if found else ()):
-        if origin == "handed" and source is not None:
+        if origin == "passed_through" and source is not None:
             if source in found:
                 found[value] = found[source]
             else:
@@ -308,14 +308,14 @@ def _add_calls(found: _Found, recording: Recording, used: Column[tuple[int, ...]
     known: dict[Hashable, int] = {}
     types: list[str] = []
     rows = zip(
-        *[column(calls, name) for name in ("kind", "function", "place", "path", "ops")],
+        *[column(calls, name) for name in ("kind", "function", "call_site", "path", "ops")],
         used,
         strict=True,
     )
     type_of = cache(layer_type)
-    for kind, function, place, path, ops, trained in rows:
+    for kind, function, site, path, ops, trained in rows:
         name = type_of(function)
-        identity: Hashable = (kind, name, place, path)
+        identity: Hashable = (kind, name, site, path)
         if trained and ops:
             identity = (kind, name, trained)
         number = known.setdefault(identity, len(known))

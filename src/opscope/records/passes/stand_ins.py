@@ -33,8 +33,8 @@ def stand_ins(recording: Recording) -> dict[int, int]:
 
     def behind(index: int) -> int | None:
         value = recording.values[index]
-        while value.origin == "handed" and value.handed_from is not None:
-            value = recording.values[value.handed_from]
+        while value.origin == "passed_through" and value.earlier is not None:
+            value = recording.values[value.earlier]
         return known.get(value.index, found.get(value.index))
 
     operators, reads = column(recording.ops, "operator"), read_values(recording.ops)

@@ -26,7 +26,7 @@ class Totals:
         modules: Modules below the model.
         tensors: Tensors that the layers gave, inputs and outputs included.
         tensor_bytes: Bytes that were newly allocated for them, each once: a view, what was
-            written in place or handed on, and an input are none.
+            written in place or passed through, and an input are none.
         given_bytes: Their size together, as if each had memory of its own.
         parameter_tensors: Parameters of the model, a shared one once.
         params: Their elements.

@@ -92,7 +92,7 @@ class Rule:
         self.boxes: dict[str, list[Any] | None] = {}
 
     def key(self, node: str, attributes: Attributes) -> str:
-        if attributes["kind"] not in ("op", "handed"):
+        if attributes["kind"] not in ("op", "passed_through"):
             named = attributes["kind"] in ("input", "output") and attributes["layer"]
             return str(attributes["layer"]) if named and self.level != "op" else node
         end = ".backward" if attributes["phase"] == "backward" else ""

@@ -34,7 +34,7 @@ def _steps(graph: nx.DiGraph) -> dict[str, str]:
     seen: Counter[tuple[str, str, str | None]] = Counter()
     found: dict[str, str] = {}
     for node, attributes in graph.nodes(data=True):
-        if attributes["layer"] is None or attributes["kind"] not in ("op", "handed"):
+        if attributes["layer"] is None or attributes["kind"] not in ("op", "passed_through"):
             continue
         if attributes["accumulates"] is not None:
             continue

@@ -191,7 +191,7 @@ class LayerRows:
             memory=sum(value.nbytes for value in outputs),
             time_ns=call.duration_ns,
             backward_ns=self.time_of(self.backward.of_call.at(item.call)),
-            source=self.source(call.place),
+            source=self.source(call.call_site),
             failed=call.failed,
         )
 
@@ -224,9 +224,9 @@ class LayerRows:
             return ""
         return self.recording.modules[self.recording.module_calls[call].module].address
 
-    def source(self, place: int | None) -> str:
-        """Return the line of code that a place is."""
-        return "" if place is None else _line(self.recording.places[place])
+    def source(self, site: int | None) -> str:
+        """Return the line of code that a call site is."""
+        return "" if site is None else _line(self.recording.call_sites[site])
 
 
 def _depth(address: str) -> int:

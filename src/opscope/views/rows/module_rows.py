@@ -160,7 +160,7 @@ class ModuleRows:
             memory=sum(value.nbytes for given in outputs for value in given),
             time_ns=sum(run.duration_ns for run in outermost),
             passes=len(runs),
-            source=self._layers.source(call.place),
+            source=self._layers.source(call.call_site),
             is_module=True,
             below="" if call.parent is None else self._addresses[call.parent],
             failed=any(run.failed for run in runs),

@@ -38,7 +38,7 @@ def spans_of(trace):
     trace.ops  # noqa: B018 (has it read)
     tables = trace._block.session.tables
     rows, nodes = list(tables.op_rows()), {row.op: row for row in _node_rows(tables)}
-    spans = Spans(tables, rows, list(tables.call_rows()), nodes, Entries(tables.places))
+    spans = Spans(tables, rows, list(tables.call_rows()), nodes, Entries(tables.call_sites))
     made = _Nodes(tables, rows)
     found = {}
     for op, node in nodes.items():

@@ -72,7 +72,7 @@ def test_the_stack_goes_from_the_innermost_line_out_to_the_block(trace):
 
 
 def test_no_frame_is_torchs_or_opscopes(trace):
-    files = {frame.file for frames in trace.recording.places for frame in frames}
+    files = {frame.file for frames in trace.recording.call_sites for frame in frames}
     assert files == {__file__}
 
 

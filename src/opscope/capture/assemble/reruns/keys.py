@@ -109,8 +109,8 @@ class Keys:
     def _key(self, op: int, module: int, depth: int) -> Key:
         found = (self._parameter(value) for value in self.reads(op))
         parameters = frozenset(number for number in found if number is not None)
-        place = self._spans.place_of(op)
-        line = () if place == NONE else self._entries.line_of_place[place]
+        site = self._spans.site_of(op)
+        line = () if site == NONE else self._entries.line_of_site[site]
         return Key(id(self._rows[op].slots.plan), module, parameters, (depth, *line))
 
     def _module(self, op: int) -> int:
@@ -139,5 +139,5 @@ class Keys:
 
     def code_of(self, op: int) -> tuple[Any, ...]:
         """Return the code that called a function of torch's in a backward, and in which run."""
-        place = self._rows[op].place
-        return self._tables.backward_run_of.get(op), self._entries.caller_of_place[place]
+        site = self._rows[op].call_site
+        return self._tables.backward_run_of.get(op), self._entries.caller_of_site[site]

@@ -115,10 +115,10 @@ class Reruns:
         latest: dict[Any, tuple[_Stretch, int]] = {}
         previous: Any = None
         for op, row in enumerate(self._rows):
-            if not row.flags & BACKWARD or row.place == NONE:
+            if not row.flags & BACKWARD or row.call_site == NONE:
                 previous = None
                 continue
-            new = _Stretch(self._nodes.get(op), self._recomputation(row.place))
+            new = _Stretch(self._nodes.get(op), self._recomputation(row.call_site))
             code, outermost = new.evaluation, self._outermost(op)
             stretch, before = latest.get(code, (new, NONE))
             # The module that runs may itself start a backward, and go on.
@@ -131,8 +131,8 @@ class Reruns:
             previous = code
         return found
 
-    def _recomputation(self, place: int) -> Entry | None:
-        entries = self._entries.of_place[place]
+    def _recomputation(self, site: int) -> Entry | None:
+        entries = self._entries.of_site[site]
         return next((entry for entry in entries if entry.kind == "recomputation"), None)
 
     def _outermost(self, op: int) -> int:

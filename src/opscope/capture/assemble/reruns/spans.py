@@ -129,7 +129,7 @@ class Spans:
             return False
         row = self._rows[op]
         if row.flags & BACKWARD:
-            entries = () if row.place == NONE else self._entries.of_place[row.place]
+            entries = () if row.call_site == NONE else self._entries.of_site[row.call_site]
             return any(entry.chain == call.chain and entry.in_module for entry in entries)
         return call in self._around_run(self.run_of(op))
 
@@ -138,25 +138,25 @@ class Spans:
         call = self._call_of.get(op)
         return self._rows[op].module if call is None else self._calls[call].module
 
-    def place_of(self, op: int) -> int:
-        """Return the place of an op: where it has none of its own, that of its layer call."""
-        place, call = self._rows[op].place, self._call_of.get(op)
-        return place if place != NONE or call is None else self._calls[call].place
+    def site_of(self, op: int) -> int:
+        """Return the call site of an op: where it has none of its own, that of its layer call."""
+        site, call = self._rows[op].call_site, self._call_of.get(op)
+        return site if site != NONE or call is None else self._calls[call].call_site
 
     def around(self, op: int) -> tuple[_Call, ...]:
         """Return the calls that an op ran in, the innermost first."""
-        row, place = self._rows[op], self.place_of(op)
+        row, site = self._rows[op], self.site_of(op)
         if row.flags & BACKWARD:
-            return () if row.place == NONE else self._entered(row.place, self._context(op))
+            return () if row.call_site == NONE else self._entered(row.call_site, self._context(op))
         run = self.run_of(op)
-        return (*(() if place == NONE else self._entered(place, run)), *self._around_run(run))
+        return (*(() if site == NONE else self._entered(site, run)), *self._around_run(run))
 
     def _around_run(self, run: int) -> tuple[_Call, ...]:
         return () if run == NONE else self._around_runs[run]
 
-    def _entered(self, place: int, inside: Any) -> tuple[_Call, ...]:
+    def _entered(self, site: int, inside: Any) -> tuple[_Call, ...]:
         return tuple(
-            _Call(inside, entry.kind, entry.chain) for entry in self._entries.of_place[place]
+            _Call(inside, entry.kind, entry.chain) for entry in self._entries.of_site[site]
         )
 
     def _end(self, call: _Call, start: int, *, alone: bool = True) -> int:
@@ -193,7 +193,7 @@ class Spans:
         found: list[tuple[_Call, ...]] = []
         for run in self._tables.runs:
             outer = () if run.parent == NONE else found[run.parent]
-            found.append((*self._entered(run.site, run.parent), *outer))
+            found.append((*self._entered(run.called_from, run.parent), *outer))
         return found
 
     @cached_property
@@ -210,7 +210,7 @@ class Spans:
 
     @cached_property
     def _last_readers(self) -> dict[tuple[int, Any], int]:
-        """By value and context, the last op that read it, or the next after what handed it on."""
+        """By value and context, the last op that read it, or the next after what passed it through."""
         found: dict[tuple[int, Any], int] = {}
         reads, source, start = self._tables.reads, self._tables.values.source, 0
         for op, row in enumerate(self._rows):

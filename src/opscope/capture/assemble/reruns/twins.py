@@ -129,9 +129,9 @@ class Twins:
     def _index(self) -> dict[Any, list[int]]:
         """The forward ops, by key, by parameter, and by module."""
         found: dict[Any, list[int]] = {}
-        contexts = (*self._tables.places.contexts(), None)  # the last one is NONE's
+        contexts = (*self._tables.call_sites.contexts(), None)  # the last one is NONE's
         for op, row in enumerate(self._rows):
-            if not row.flags & BACKWARD and contexts[self._spans.place_of(op)] != "optimizer":
+            if not row.flags & BACKWARD and contexts[self._spans.site_of(op)] != "optimizer":
                 key = self._keys.of(op).anywhere
                 for name in {key, key._replace(module=NONE), ("in", key.module), *key.parameters}:
                     found.setdefault(name, []).append(op)

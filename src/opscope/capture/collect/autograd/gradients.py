@@ -69,7 +69,7 @@ class Gradients(PostCallQueue):
                 key = node._sequence_nr(), tensor.output_nr
                 self._hook_node(node, tensor.output_nr, hook, row)
             known = self._row_of.get(key)
-            if known is not None:  # handed on as it was
+            if known is not None:  # passed through as it was
                 self._sources[row] = {known}
             elif node is not None:
                 self._sources[row] = self._behind(node)

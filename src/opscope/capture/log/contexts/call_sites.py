@@ -1,7 +1,7 @@
 """Calling contexts: the chain of code positions that leads to a call.
 
-A *place* is a number for one such chain, from the calling frame up to the frame that
-runs the enclosing module (or the ``with`` block), on top of that module's own place.
+A *call site* is a number for one such chain, from the calling frame up to the frame that
+runs the enclosing module (or the ``with`` block), on top of that module's own call site.
 Files and lines are worked out where they are asked for.
 """
 
@@ -29,7 +29,7 @@ _OPSCOPE = str(Path(__file__).parents[3]) + os.sep
 _LIBRARY = str(Path(_TORCH) / "_library" / "autograd.py")
 
 
-class Places:
+class CallSites:
     """Numbers for calling contexts."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Places:
         self._site_of_root: dict[int, int] = {}
 
     def of(self, frames: Chain, parent: int, module: int) -> int:
-        """Return the number of a chain of frames, see `Log.chain`, in a module at a place."""
+        """Return the number of a chain of frames, see `Log.chain`, in a module at a call site."""
         codes = frames[::2]
         chain = (parent, module, *map(id, codes), *frames[1::2])
         number = self._numbers.get(chain)
@@ -57,7 +57,7 @@ class Places:
         return self._chains.setdefault(chain, len(self._chains))
 
     def root(self, module: int, site: int) -> int:
-        """Return the place of a root module: the same wherever it is called from.
+        """Return the call site of a root module: the same wherever it is called from.
 
         Its first call site stands for all of them where a source line is asked for.
         """
@@ -66,40 +66,40 @@ class Places:
         return number
 
     def contexts(self) -> tuple[Context | None, ...]:
-        """Return, per place, which part of torch called it, if one that matters did."""
+        """Return, per call site, which part of torch called it, if one that matters did."""
         part = cache(lambda code: _context(self._codes[code].co_filename))
         return tuple(next(filter(None, map(part, chain[2::2])), None) for chain in self._chains)
 
     def in_custom_functions(self) -> list[bool]:
-        """Return, per place, whether it is in the forward of a custom autograd function."""
+        """Return, per call site, whether it is in the forward of a custom autograd function."""
         result: list[bool] = []
         for parent, _, *chain in self._chains:
             outer = 0 <= parent < len(result) and result[parent]
             result.append(outer or is_custom_function([self._codes[i] for i in chain[::2]]))
         return result
 
-    def applied(self, place: int) -> int:
-        """Return the place of what torch itself does as it applies a function at a place."""
-        parent, module, *chain = self._chain(place)
+    def applied(self, site: int) -> int:
+        """Return the call site of what torch itself does as it applies a function at a call site."""
+        parent, module, *chain = self._chain(site)
         self._codes[id(APPLY)] = APPLY
         return self._number((parent, module, id(APPLY), 0, *chain))
 
-    def is_applied_at(self, place: int, outside: int) -> bool:
-        """Whether a place is in what is called to apply a function at another place."""
-        if place == NONE:
+    def is_applied_at(self, site: int, outside: int) -> bool:
+        """Whether a call site is in what is called to apply a function at another call site."""
+        if site == NONE:
             return False
-        parent, module, *chain = self._chain(place)
+        parent, module, *chain = self._chain(site)
         codes = chain[::2]
         if id(APPLY) not in codes:
             return False
         rest = chain[2 * codes.index(id(APPLY)) + 2 :]
         return (parent, module, *rest) == self._chain(outside)
 
-    def _chain(self, place: int) -> tuple[int, ...]:
-        return next(islice(self._chains, place, None))
+    def _chain(self, site: int) -> tuple[int, ...]:
+        return next(islice(self._chains, site, None))
 
     def chains(self) -> Iterator[tuple[int, ...]]:
-        """Yield, per place, its own chain: by turns the number of a code and a position in it."""
+        """Yield, per call site, its own chain: by turns the number of a code and a position in it."""
         return (chain[2:] for chain in self._chains)
 
     def code(self, number: int) -> CodeType:
@@ -107,7 +107,7 @@ class Places:
         return self._codes[number]
 
     def frames(self) -> tuple[tuple[Frame, ...], ...]:
-        """Return, per place, its frames outside torch and opscope, the innermost first."""
+        """Return, per call site, its frames outside torch and opscope, the innermost first."""
         result: list[tuple[Frame, ...]] = []
         frame_at = cache(lambda code, lasti: _frame(self._codes[code], lasti))
         for number, (parent, _, *chain) in enumerate(self._chains):

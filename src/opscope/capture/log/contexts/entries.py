@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.utils.checkpoint
 
-from opscope.capture.log.contexts.call_sites import Places
+from opscope.capture.log.contexts.call_sites import CallSites
 from opscope.capture.log.contexts.custom_functions import APPLY
 from opscope.torch_api import CALL_MODULE
 
@@ -35,9 +35,9 @@ class Entry(NamedTuple):
 
     Attributes:
         kind: What it does.
-        chain: The place's chain from there outwards.
+        chain: The call site's chain from there outwards.
         in_module: Whether a module was called further in, as far as the chain tells: that of a
-            place in a module begins inside the module.
+            call site in a module begins inside the module.
         unpackings: In how many unpackings of a checkpoint's tensors, one inside the other, it is.
     """
 
@@ -48,33 +48,33 @@ class Entry(NamedTuple):
 
 
 class Entries:
-    """What the chains of places pass through.
+    """What the chains of call sites pass through.
 
     Args:
-        places: The places.
+        sites: The call sites.
     """
 
-    def __init__(self, places: Places) -> None:
-        self._code = places.code
-        self._chains = tuple(places.chains())
+    def __init__(self, sites: CallSites) -> None:
+        self._code = sites.code
+        self._chains = tuple(sites.chains())
         self._kind = cache(self._kind_of)
 
     @cached_property
-    def of_place(self) -> tuple[tuple[Entry, ...], ...]:
-        """Per place, the entries in its own chain, the innermost first."""
+    def of_site(self) -> tuple[tuple[Entry, ...], ...]:
+        """Per call site, the entries in its own chain, the innermost first."""
         return tuple(tuple(self._entries(chain)) for chain in self._chains)
 
     @cached_property
-    def line_of_place(self) -> tuple[Chain, ...]:
-        """Per place, the innermost position in code that is not torch's.
+    def line_of_site(self) -> tuple[Chain, ...]:
+        """Per call site, the innermost position in code that is not torch's.
 
         It is empty where that is outside of a module of torch's, or of what torch applies.
         """
         return tuple(map(self._line, self._chains))
 
     @cached_property
-    def caller_of_place(self) -> tuple[Chain, ...]:
-        """Per place, its own chain, without a checkpoint's code that keeps a tensor.
+    def caller_of_site(self) -> tuple[Chain, ...]:
+        """Per call site, its own chain, without a checkpoint's code that keeps a tensor.
 
         Such code runs within the call that is about to save the tensor.
         """
