@@ -1,11 +1,15 @@
 """What ARCHITECTURE.md says of the files is so."""
 
+import ast
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "opscope", ROOT / "tests"
 MOST = {"graph": 8, "exporters/fx": 10}  # each of these is one thing in parts
+# What runs for each op and each function; parting it would cost each a call.
+HOT = ("_run", "__torch_function__")
+LINES = {"record.py": 410}  # all that a record can be asked, with its arguments
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
@@ -52,9 +56,19 @@ def test_every_folder_has_a_handful_of_files_and_says_what_it_is():
         assert (folder / "__init__.py").read_text(encoding="utf-8").startswith('"""')
 
 
-def test_no_file_has_more_than_350_lines():
+def test_no_file_has_more_than_350_lines_but_the_one_with_all_that_can_be_asked():
     for path in SOURCE.rglob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= LINES.get(path.relative_to(SOURCE).as_posix(), 350), path
+
+
+def test_no_function_has_more_than_50_lines_without_its_docstring():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                text = node.body[0].end_lineno - node.body[0].lineno + 1
+                body = node.end_lineno - node.lineno + 1 - text * bool(ast.get_docstring(node))
+                assert body <= 50 or node.name in HOT, f"{path}: {node.name} has {body} lines"
 
 
 def test_every_room_is_on_the_page():

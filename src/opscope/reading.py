@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, layer_passes
 from opscope.records.passes.lookup import LayerIndex, Selection
-from opscope.records.passes.totals import Totals, totals
 from opscope.records.recording import GradientFlow, Recording
+from opscope.records.totals import Totals, totals
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -15,8 +15,8 @@ from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, labels
-from opscope.records.passes.totals import Totals
 from opscope.records.recording import Failure, Module, Parameter, Recording
+from opscope.records.totals import Totals
 from opscope.tensors import are_elsewhere
 
 if TYPE_CHECKING:

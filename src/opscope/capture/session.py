@@ -148,7 +148,7 @@ class Session:
         self.tables.note_start()
         self.tables.log.write(GradMode(NONE, *grad_mode()))
         outermost = None if frame is None else frame.f_back
-        self.modules.outermost = self.tables.log.boundary = outermost
+        self.modules.running.outermost = self.tables.log.boundary = outermost
         for collector in self.collectors:
             collector.resume() if self.started_ns else collector.start()
         _warning_lines.start(id(self))
@@ -268,7 +268,7 @@ class Session:
     def _note_state(self) -> None:
         """Note what is there when the block ends, and what the model has by which name."""
         log_, tables = self.tables.log, self.tables
-        self.modules.outermost = log_.boundary = None
+        self.modules.running.outermost = log_.boundary = None
         if not self.modules.is_bordered:  # what it gives is what is left of it
             alive = [live for live in log_.known.values() if live() is not None]
             takers = (

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from opscope import notation
 from opscope.notation import foreign, listed
 from opscope.records.passes.layers import LayerPass
-from opscope.records.passes.totals import Totals
 from opscope.records.recording import Module, Recording
+from opscope.records.totals import Totals
 
 _LAYERS = 2000  # that are listed
 _SHOWN = 24  # names or lines of a list

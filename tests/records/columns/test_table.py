@@ -35,8 +35,8 @@ from opscope.records.columns.table import (
     value_bytes,
 )
 from opscope.records.passes.layers import layer_passes
-from opscope.records.passes.totals import totals
 from opscope.records.recording import Recording
+from opscope.records.totals import totals
 from opscope.records.values import Value
 
 COLUMNS = {

@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from opscope.capture.tables.tables import Tables, TensorSlot
+from opscope.capture.tables.rows import TensorSlot
+from opscope.capture.tables.tables import Tables
 from opscope.operators.plans import Met, Plan, Slots
 from opscope.records.columns.columns import NONE
 from opscope.records.ops import InWords

@@ -7,8 +7,8 @@ look as if the program had taken a view without gradients just there.
 from __future__ import annotations
 
 from opscope.capture.log.contexts.custom_functions import IN_CPP
-from opscope.capture.tables.columns import CallColumns, OpColumns
-from opscope.capture.tables.tables import BACKWARD, GRAD, Tables
+from opscope.capture.tables.rows import BACKWARD, GRAD, CallColumns, OpColumns
+from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
 

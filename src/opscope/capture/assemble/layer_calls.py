@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from opscope.capture.tables.columns import CallColumns, OpColumns
-from opscope.capture.tables.tables import FAILED, Tables
+from opscope.capture.tables.rows import FAILED, CallColumns, OpColumns
+from opscope.capture.tables.tables import Tables
 from opscope.records.calls import LayerCall
 from opscope.records.columns.columns import (
     NONE,

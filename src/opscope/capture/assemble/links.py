@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.reruns.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.columns import OpColumns
-from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
+from opscope.capture.tables.rows import BACKWARD, GRAD, CallRow, NodeRow, OpColumns, OpRow
+from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import OUTSIDE
 from opscope.records.columns.columns import NONE, Coded, Column, Flag, Optional, codes_of
 from opscope.records.ops import Phase

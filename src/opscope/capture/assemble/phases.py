@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Iterable
 
 from opscope.capture.assemble.links import Links, has_backward
-from opscope.capture.tables.columns import CallColumns, OpColumns
-from opscope.capture.tables.tables import BACKWARD, Tables
+from opscope.capture.tables.rows import BACKWARD, CallColumns, OpColumns
+from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE, Column, Same
 from opscope.records.ops import Phase
 

@@ -14,8 +14,8 @@ from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
 from opscope.capture.session import Session
-from opscope.capture.tables.columns import OpColumns
-from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, ModuleRun, Tables
+from opscope.capture.tables.rows import FAILED, GRAD, INFERENCE, ModuleRun, OpColumns
+from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import PASSED_THROUGH
 from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.garbage import paused

@@ -12,7 +12,8 @@ from opscope.capture.log import events
 from opscope.capture.log.contexts.call_sites import function_name
 from opscope.capture.log.events import WIDTHS, Chain, Live, Nested, Written
 from opscope.capture.log.grad_modes import Step
-from opscope.capture.tables.tables import CallRow, ModuleRun, Tables
+from opscope.capture.tables.rows import CallRow, ModuleRun
+from opscope.capture.tables.tables import Tables
 from opscope.records.calls import CallKind
 from opscope.records.columns.columns import NONE
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure, tensor_paths

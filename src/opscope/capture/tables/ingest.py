@@ -11,7 +11,8 @@ from weakref import ref
 from opscope.capture.log.event_log import BATCH, LogRow, Snapshot
 from opscope.capture.log.events import SNAPSHOT_SIZE, Live, Nested
 from opscope.capture.tables.handlers import HANDLERS, Handlers
-from opscope.capture.tables.tables import BACKWARD, IN_CALL, PACK_OP, Mark, ModuleRun, Tables
+from opscope.capture.tables.rows import BACKWARD, IN_CALL, PACK_OP, ModuleRun
+from opscope.capture.tables.tables import Mark, Tables
 from opscope.records.columns.columns import NONE
 
 Items = Live | Nested

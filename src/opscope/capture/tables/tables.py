@@ -9,166 +9,31 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.call_sites import CallSites
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Chain
 from opscope.capture.log.grad_modes import GradModes
 from opscope.capture.log.hooks import Hooks
-from opscope.capture.tables.columns import CallColumns, Numbers, OpColumns, unpacked
 from opscope.capture.tables.parameters import Parameters
+from opscope.capture.tables.rows import (
+    BACKWARD,
+    CALL_NUMBERS,
+    OP_NUMBERS,
+    PACK_CALL,
+    CallColumns,
+    CallRow,
+    FailureMark,
+    ModuleRun,
+    Numbers,
+    OpColumns,
+    OpRow,
+    unpacked,
+)
 from opscope.capture.tables.values import PASSED_THROUGH, Values
-from opscope.records.calls import CallKind
 from opscope.records.columns.columns import NONE
-from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 from opscope.torch_api import next_sequence_number
-
-if TYPE_CHECKING:
-    from opscope.operators.plans import Slots
-
-GRAD, INFERENCE, BACKWARD, FAILED, IN_CALL = 1, 2, 4, 8, 16
-
-
-class OpRow(NamedTuple):
-    """One op: the objects of `Tables.ops`, then the numbers that `PACK_OP` packs."""
-
-    slots: Slots
-    constants: tuple[Any, ...]
-    named: dict[str, Any] | None
-    module: int
-    call_site: int
-    flags: int
-    reads_end: int
-    made_end: int
-    wrote_end: int
-    sequence: int
-    started: int
-    ended: int
-
-
-_OP = Struct("=6i3q")
-PACK_OP = _OP.pack
-
-
-class CallRow(NamedTuple):
-    """One layer call."""
-
-    function: str
-    module: int
-    call_site: int
-    ops_start: int
-    ops_end: int
-    started: int
-    ended: int
-    grad_fn: str | None
-    failed: bool = False
-    received: tuple[int, ...] = ()
-    returned: tuple[int, ...] = ()
-    kind: CallKind = "function"
-    path: str = ""
-
-
-# Module, site, where its ops start and end, where its returned rows end, start and end in time.
-_CALL = Struct("=5i4x2q")  # in which times are at places that eight bytes fit into
-PACK_CALL = _CALL.pack
-
-
-class NodeRow(NamedTuple):
-    """One row of `Tables.nodes`: the autograd node that an op of the engine ran for.
-
-    ``number`` is autograd's, ``parameter`` the one whose gradient the node accumulates, and
-    ``task`` the engine's number for the backward.
-    """
-
-    op: int
-    kind: type
-    number: int
-    parameter: int
-    task: int
-
-    @property
-    def evaluation(self) -> tuple[Any, ...]:
-        """What is the same for all ops of one evaluation of the node."""
-        return self[1:]
-
-
-class TensorSlot:
-    """Stands for a tensor, or a list of ``count`` of them, among an op's named arguments."""
-
-    __slots__ = ("count",)
-
-    def __init__(self, count: int | None = None) -> None:
-        self.count = count
-
-
-class FailureMark:
-    """Which one was running when the last exception was raised, until the trace ends.
-
-    Only the first that a given exception passes through is noted: the innermost.
-    """
-
-    __slots__ = ("_error", "_index")
-
-    def __init__(self) -> None:
-        self._error: BaseException | None = None
-        self._index: int | None = None
-
-    def note(self, error: BaseException, index: int) -> None:
-        """Note what an exception passes through."""
-        if error is not self._error:
-            self._error, self._index = error, index
-
-    def of(self, error: BaseException) -> int | None:
-        """Return what was running when ``error``, or what it was raised from, was raised."""
-        at: BaseException | None = error
-        while at is not None:
-            if at is self._error:
-                return self._index
-            at = at.__cause__ or at.__context__
-        return None
-
-    def forget(self) -> None:
-        """Let go of the exception."""
-        self._error = None
-
-
-class ModuleRun:
-    """One run of a module.
-
-    Attributes:
-        number: Which run of the module it is, counted from 1.
-        parent: The run that it is in.
-        call_site: Where it is in the program; a root module is at the same wherever it is called.
-        called_from: The call site of this very run.
-        inputs: The rows it was given, each with its path.
-        outputs: The rows it gave.
-        given: The arguments in which the inputs were.
-        gave: What the outputs were in.
-        grad_enabled: Whether autograd recorded when it began.
-        inference: Whether inference mode was on when the model around it began.
-    """
-
-    __slots__ = (
-        "call_end", "call_site", "call_start", "called_from", "end", "failed", "gave", "given", "grad_enabled", "index",
-        "inference", "inputs", "is_root", "module", "number", "op_end", "op_start", "outputs",
-        "parent", "start",
-    )  # fmt: skip
-
-    def __init__(self, index: int, module: int, number: int, parent: int) -> None:
-        self.index = index
-        self.module = module
-        self.number = number
-        self.parent = parent
-        self.call_site = self.called_from = NONE
-        self.is_root = self.failed = self.grad_enabled = self.inference = False
-        self.inputs: list[tuple[str, int]] = []
-        self.outputs: list[tuple[str, int]] = []
-        self.given: Structure = LONE_ARGUMENT
-        self.gave: Structure = LONE
-        self.op_start = self.op_end = self.call_start = self.call_end = 0
-        self.start = self.end = 0
 
 
 class Mark(NamedTuple):
@@ -286,7 +151,7 @@ class Tables:
     def op_rows(self) -> Iterator[OpRow]:
         """Return every op, in order."""
         objects = zip(*[iter(self.ops)] * 3, strict=True)
-        for found, numbers in zip(objects, _OP.iter_unpack(self.op_numbers), strict=True):
+        for found, numbers in zip(objects, OP_NUMBERS.iter_unpack(self.op_numbers), strict=True):
             yield OpRow(*found, *numbers)
 
     def op_columns(self) -> OpColumns:
@@ -301,7 +166,7 @@ class Tables:
         """Return every layer call, in order."""
         objects = zip(*[iter(self.calls)] * 2, strict=True)
         at = 0
-        pairs = zip(objects, _CALL.iter_unpack(self.call_numbers), strict=True)
+        pairs = zip(objects, CALL_NUMBERS.iter_unpack(self.call_numbers), strict=True)
         for index, ((function, grad_fn), numbers) in enumerate(pairs):
             module, site, start, stop, end, started, ended = numbers
             extra = self.extra_calls.get(index)

@@ -29,7 +29,8 @@ import opscope.capture
 from opscope.capture.log.containers import Contents
 from opscope.capture.log.event_log import LogRow
 from opscope.capture.log.hooks import RunningOp, first_error
-from opscope.capture.tables.tables import FAILED, GRAD, INFERENCE, Tables, TensorSlot
+from opscope.capture.tables.rows import FAILED, GRAD, INFERENCE, TensorSlot
+from opscope.capture.tables.tables import Tables
 from opscope.capture.watch.dispatch import Interceptor
 from opscope.operators.plans import Plan
 from opscope.records.containers import tensor_paths

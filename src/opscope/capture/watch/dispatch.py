@@ -13,15 +13,8 @@ import torch
 from opscope.capture.log.event_log import ABSENT
 from opscope.capture.log.events import Chain
 from opscope.capture.log.hooks import RunningOp, first_error
-from opscope.capture.tables.tables import (
-    BACKWARD,
-    FAILED,
-    GRAD,
-    IN_CALL,
-    INFERENCE,
-    Tables,
-    TensorSlot,
-)
+from opscope.capture.tables.rows import BACKWARD, FAILED, GRAD, IN_CALL, INFERENCE, TensorSlot
+from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.stacks import OnDispatchStack
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.engine import note_node

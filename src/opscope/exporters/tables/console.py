@@ -28,7 +28,7 @@ from opscope.exporters.tables.fitting import (
 )
 from opscope.exporters.tables.names import Names
 from opscope.exporters.tables.writer import Writer
-from opscope.records.passes.totals import Totals
+from opscope.records.totals import Totals
 from opscope.views.rows.row import Row, Rows
 
 

@@ -30,7 +30,7 @@ from opscope.records.columns.columns import Coded, Column, Joined, Same, first
 from opscope.records.columns.table import Table, column, read_values
 from opscope.records.flow.ends import loose_ends
 from opscope.records.passes.loops import Turns
-from opscope.records.passes.stand_ins import stand_ins
+from opscope.records.passes.stand_ins import parameters_behind
 from opscope.records.recording import Recording
 
 _REFLECTED = frozenset({
@@ -215,7 +215,7 @@ class _Found:
 
 def _parameters_by_call(recording: Recording) -> Column[tuple[int, ...]]:
     """Return the parameters (not buffers) that the ops of each call read, as the model has them."""
-    numbers = _parameters_behind(recording)
+    numbers = parameters_behind(recording)
     ops, calls = recording.ops, recording.layer_calls
     given: dict[int, set[int]] = {}
     for op, values in enumerate(read_values(ops)) if numbers else ():
@@ -237,20 +237,6 @@ def _parameters_by_call(recording: Recording) -> Column[tuple[int, ...]]:
         )
         codes.append(known.setdefault(trained, len(known)))
     return Coded(codes, list(known))
-
-
-def _parameters_behind(recording: Recording) -> dict[int, int]:
-    """Return the parameter or buffer that each value is, stands for, or was passed through from."""
-    found = {**stand_ins(recording), **recording.parameter_of_value}
-    values = recording.values
-    sources = zip(column(values, "origin"), column(values, "earlier"), strict=True)
-    for value, (origin, source) in enumerate(sources if found else ()):
-        if origin == "passed_through" and source is not None:
-            if source in found:
-                found[value] = found[source]
-            else:
-                found.pop(value, None)
-    return found
 
 
 def lifted(recording: Recording) -> dict[int, int]:

@@ -48,3 +48,17 @@ def stand_ins(recording: Recording) -> dict[int, int]:
         if first is not None and all(number is not None for number in parameters):
             found.update((v, first) for v in outputs[op] if v is not None)
     return found
+
+
+def parameters_behind(recording: Recording) -> dict[int, int]:
+    """Return the parameter or buffer that each value is, stands for, or was passed through from."""
+    found = {**stand_ins(recording), **recording.parameter_of_value}
+    values = recording.values
+    sources = zip(column(values, "origin"), column(values, "earlier"), strict=True)
+    for value, (origin, source) in enumerate(sources if found else ()):
+        if origin == "passed_through" and source is not None:
+            if source in found:
+                found[value] = found[source]
+            else:
+                found.pop(value, None)
+    return found

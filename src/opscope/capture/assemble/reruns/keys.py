@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.tables import BACKWARD, OpRow, Tables
+from opscope.capture.tables.rows import BACKWARD, OpRow
+from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
 # Autograd adds these where it records, and a checkpoint where it keeps what is saved.

@@ -23,7 +23,8 @@ from opscope.capture.assemble.reruns.keys import Keys
 from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.assemble.reruns.twins import Twins
 from opscope.capture.log.contexts.entries import Entries, Entry
-from opscope.capture.tables.tables import BACKWARD, GRAD, NodeRow, OpRow, Tables
+from opscope.capture.tables.rows import BACKWARD, GRAD, NodeRow, OpRow
+from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
 CustomFunction = torch.autograd.function.BackwardCFunction

@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.tables import BACKWARD, GRAD, CallRow, NodeRow, OpRow, Tables
+from opscope.capture.tables.rows import BACKWARD, GRAD, CallRow, NodeRow, OpRow
+from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
 

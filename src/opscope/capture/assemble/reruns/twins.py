@@ -10,7 +10,8 @@ from typing import Any
 from opscope.capture.assemble.reruns.candidates import Candidates
 from opscope.capture.assemble.reruns.keys import Key, Keys
 from opscope.capture.assemble.reruns.spans import Span, Spans
-from opscope.capture.tables.tables import BACKWARD, ModuleRun, OpRow, Tables
+from opscope.capture.tables.rows import BACKWARD, ModuleRun, OpRow
+from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
 _FEW_RUNS = 8

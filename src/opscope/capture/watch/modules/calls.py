@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from operator import is_
 from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
@@ -16,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from opscope.capture.log.containers import arguments, contents, tensors_of
 from opscope.capture.log.event_log import stay
-from opscope.capture.log.events import Chain, Enter, GradMode, Leave, Live, Nested, Notes
+from opscope.capture.log.events import GradMode, Leave
 from opscope.capture.log.grad_modes import grad_mode
 from opscope.capture.log.hooks import first_error
 from opscope.capture.tables.tables import Tables
@@ -30,10 +29,10 @@ from opscope.capture.watch.compiled import (
     step_aside,
     wrapped,
 )
-from opscope.capture.watch.modules.cleanup import RunCleanup
 from opscope.capture.watch.modules.in_backward import InBackward
 from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.capture.watch.modules.names import ModuleNames
+from opscope.capture.watch.modules.running import RunCleanup, Running, is_below
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.capture.watch.recursion import explain
 from opscope.records.columns.columns import NONE
@@ -69,21 +68,18 @@ class ModuleCalls:
         self._functions = functions
         self.names = ModuleNames(tables, is_named=model is not None)
         self._known = self.names.by_id
-        # Of each run that is going on: what torch calls hooks with, the frame that calls it and
-        # the run's number; for some there is more to be done at the end.
-        self._stack: list[tuple[nn.Module, FrameType, int]] = []
+        self.running = Running(tables.log)
+        self._stack = self.running.stack
+        # By run, for some, what is to be done at the end.
         self._cleanups: dict[int, RunCleanup] = {}
         self._compiling: Compiling | None = None
         self._in_backward = InBackward(tables)
         self.modules = self.names.modules
-        # The frame around the `with` block, where the calling context of a bare call ends.
-        self.outermost: FrameType | None = None
         self.is_named = model is not None
         self.innermost: int | None = None  # the run that was still going on at the end
         self.ran_compiled = False  # modules, whose functions no function mode saw
         self._model = model
-        # The modules that ran in no other one; whether several of them are models.
-        self.tops: dict[int, None] = {}
+        # Whether several of the modules that ran in no other one are models.
         self.are_several = False
 
     @property
@@ -94,8 +90,8 @@ class ModuleCalls:
     @property
     def is_bordered(self) -> bool:
         """Whether what entered and left the program is known: the model's inputs and outputs."""
-        ran = self.root is not None and self.root.index in self.tops
-        return ran and (self.is_named or len(self.tops) == 1)
+        ran = self.root is not None and self.root.index in self.running.tops
+        return ran and (self.is_named or len(self.running.tops) == 1)
 
     def install(self) -> None:
         """Register the hooks, for all modules; other threads' calls are passed over."""
@@ -140,10 +136,10 @@ class ModuleCalls:
 
     def look_again(self) -> None:
         """Name all modules as they are once the program has run."""
-        ran = map(self.modules.__getitem__, self.tops)
+        ran = map(self.modules.__getitem__, self.running.tops)
         models = [known.top for known in ran if known.top is known and known.top.holds]
         self.are_several = not self.is_named and (
-            len(models) > 1 or (len(self.tops) > 1 and self.root not in models)
+            len(models) > 1 or (len(self.running.tops) > 1 and self.root not in models)
         )
         self.names.look_again(models if self.are_several else ())
 
@@ -171,35 +167,7 @@ class ModuleCalls:
             return
         chain = log.chain(frame)  # first, as it may end modules
         items = self._values.given(args, frame if len(args) < known.most else None)
-        self._begin(known, chain, items, None, (module, frame, log.run_count))
-
-    def _begin(
-        self,
-        known: ModuleInfo,
-        chain: Chain,
-        given: Live | Nested,
-        notes: Notes,
-        entry: tuple[nn.Module, FrameType, int],
-    ) -> None:
-        """Write that a run begins, and have it be the innermost: both, whatever interrupts that."""
-        log, stack, (_, frame, run) = self._log, self._stack, entry
-        event = Enter, log.op_count, known.index, chain, given, log.run, perf_counter_ns(), notes
-        try:
-            log.events += event
-            if not stack:
-                self.tops[known.index] = None
-            stack.append(entry)
-            log.run, log.boundary = run, frame
-            log.run_count = run + 1
-        except BaseException:
-            last = log.events[-len(event) :]
-            if len(last) == len(event) and all(map(is_, last, event)):  # it was written
-                if not stack or stack[-1] is not entry:
-                    stack.append(entry)
-                log.run_count = run + 1
-            raise
-        if log.eager:
-            log.ingest()
+        self.running.begin(known, chain, items, None, (module, frame, log.run_count))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         stack, log = self._stack, self._log
@@ -224,21 +192,14 @@ class ModuleCalls:
         kept = None if log.keep is None else self._values.notes(output)
         # What `_end` does, without the call.
         log.events += (Leave, log.op_count, run, items, perf_counter_ns(), False, kept)
-        _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
+        _, log.boundary, log.run = (
+            stack[-2] if len(stack) > 1 else (None, self.running.outermost, NONE)
+        )
         stack.pop()  # last: what is interrupted before is ended once more, as failed
         if log.eager:
             log.ingest()
         if log.returned:
             self._tell(called, run, output)
-
-    def _end(self, run: int, gave: Live | Nested, notes: Notes, *, failed: bool = False) -> None:
-        """Write that the innermost run ends."""
-        stack, log = self._stack, self._log
-        log.events += (Leave, log.op_count, run, gave, perf_counter_ns(), failed, notes)
-        _, log.boundary, log.run = stack[-2] if len(stack) > 1 else (None, self.outermost, NONE)
-        stack.pop()  # last: what is interrupted before is ended once more, as failed
-        if log.eager:
-            log.ingest()
 
     def _is_elsewhere(self) -> bool:
         """Whether a module runs that is no part of the program that is watched."""
@@ -268,7 +229,7 @@ class ModuleCalls:
         if known is self.root:
             kept = self._values.notes((args, named_in(frame)))
             log.write(GradMode(run, *grad_mode()))
-        self._begin(known, chain, items, kept, (called, frame, run))
+        self.running.begin(known, chain, items, kept, (called, frame, run))
         cleanup = RunCleanup(None if called is module else module)
         if compiled:
             cleanup.resume = self._step_aside()
@@ -293,8 +254,7 @@ class ModuleCalls:
         if self._compiling is not None and is_wrapper(module):
             self._compiling.listen()
             module = wrapped(module)
-            known = self.names.known(module)
-            if known is not None:
+            if (known := self.names.known(module)) is not None:
                 return module, known
         with DisableTorchFunction():  # to name parameters is to read their sizes
             return module, self.names.meet(module)
@@ -306,15 +266,10 @@ class ModuleCalls:
             return
         if all(called is not module for called, *_ in self._stack):
             return
-        if (
-            self._log.inside_op
-        ):  # below an op, unless it is what Inductor made of a module that ends
+        if self._log.inside_op:  # below an op, unless Inductor made it of a module that ends
             called, _, run = self._stack[-1]
-            if (
-                called is not module
-                or run not in self._cleanups
-                or self._cleanups[run].region is None
-            ):
+            cleanup = self._cleanups.get(run)
+            if called is not module or cleanup is None or cleanup.region is None:
                 return
         while self._stack[-1][0] is not module:  # left open by a BaseException
             self._close(None, failed=True)
@@ -354,7 +309,7 @@ class ModuleCalls:
 
     def _unwind(self, frame: FrameType | None) -> None:
         """End the runs that a BaseException left open: those not running below ``frame``."""
-        while self._stack and not _is_below(frame, self._stack[-1][1]):
+        while self._stack and not is_below(frame, self._stack[-1][1]):
             self._close(None, failed=True)
 
     def _close(self, output: Any, *, failed: bool) -> None:
@@ -365,7 +320,7 @@ class ModuleCalls:
         cleanup = self._cleanups.get(run)
         if cleanup is not None:
             cleanup.undo(None if self._functions is None else self._functions.on_stack)
-        self._end(run, items, kept, failed=failed)
+        self.running.end(run, items, kept, failed=failed)
         self._cleanups.pop(run, None)
         if not failed and log.returned:
             self._tell(called, run, output)
@@ -393,12 +348,3 @@ class ModuleCalls:
         except Exception as error:
             self._tables.failed_runs.note(error, run)
             raise
-
-
-def _is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
-    """Whether a frame was called, over whatever others, from the frame of a module call."""
-    while frame is not None:
-        if frame is boundary:
-            return True
-        frame = frame.f_back
-    return False
