@@ -19,7 +19,7 @@ import opscope
 from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.operators import packed
-from opscope.records.ops import InWords
+from opscope.operators.known import InWords
 
 pytestmark = [  # torch's own, of what it gave up
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

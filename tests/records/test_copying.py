@@ -9,7 +9,8 @@ from hypothesis import given
 from tests.builders import RECORDINGS, Sketch
 from tests.strategies import recordings
 
-from opscope.records.ops import InWords, Op
+from opscope.operators.known import InWords
+from opscope.records.ops import Op
 from opscope.records.recording import Recording
 
 

@@ -12,7 +12,7 @@ from opscope.analysis.contents import Contents, ModuleInfo
 from opscope.capture.collect.nonfinite.came_in import input_name
 from opscope.capture.collect.nonfinite.looking import describe, kinds_of
 from opscope.errors import NonFiniteError
-from opscope.operators.plans import SCRATCH, is_uninitialised
+from opscope.operators.known import SCRATCH, asks_for_form, is_uninitialised
 from opscope.records.calls import ModuleCall
 from opscope.records.flow.bad_numbers import (
     LOSS,
@@ -21,13 +21,7 @@ from opscope.records.flow.bad_numbers import (
     BadNumbers,
     Step,
 )
-from opscope.records.flow.origins import (
-    Arrival,
-    CameInWith,
-    Kinds,
-    Spot,
-    asks_for_form,
-)
+from opscope.records.flow.origins import Arrival, CameInWith, Kinds, Spot
 from opscope.records.flow.results import Results, left_behind
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass

@@ -16,9 +16,10 @@ import torch
 from opscope.analysis.report import Difference, Report
 from opscope.analysis.sameness import can_compare, can_fill, layout_problem, what_differs
 from opscope.capture.unchanged.outside import set_generators
-from opscope.operators.plans import Plan, is_scratch, is_uninitialised, overload, plan_of
+from opscope.operators.known import InWords, is_collective, is_scratch, is_uninitialised
+from opscope.operators.plans import Plan, overload, plan_of, results
 from opscope.records.flow.ends import loose_ends
-from opscope.records.ops import InWords, Op
+from opscope.records.ops import Op
 from opscope.records.recording import Recording
 from opscope.records.values import Value, each_before_writes
 from opscope.torch_api import (
@@ -157,7 +158,7 @@ class _Replay:
             raise _Stop(op, reason) from error
         self.ops += 1
         written = plan.written(args, arguments)
-        flat = _flat(result)
+        flat = list(results(result))
         if len(written) != len(op.writes) or len(flat) != len(op.outputs):
             reason = (
                 f"it wrote {len(written)} and returned {len(flat)} tensors, "
@@ -178,7 +179,7 @@ class _Replay:
         func = overload(op.operator)
         if func is None:
             raise _Refusal(_name(op), "is no operator overload")
-        if op.operator.startswith(("c10d.", "_c10d_functional.")):
+        if is_collective(op.operator):
             raise _Refusal(_name(op), "is a collective, which other processes take part in")
         plan = self.plans[op.operator] = plan_of(func)
         return plan
@@ -334,14 +335,3 @@ def _value(value: Value) -> str:
 
 def _name(op: Op) -> str:
     return f"op {op.index}, {op.operator},"
-
-
-def _flat(result: Any) -> list[torch.Tensor | None]:
-    if isinstance(result, torch.Tensor):
-        return [result]
-    if not isinstance(result, (tuple, list)):
-        return []
-    flat: list[torch.Tensor | None] = []
-    for item in result:
-        flat.extend([None] if item is None else _flat(item))
-    return flat

@@ -18,10 +18,11 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from opscope.graph.memory import Dependency, Memory
+from opscope.operators.known import name_of
 from opscope.records.calls import LayerCall
 from opscope.records.columns.table import column, plain_reads
 from opscope.records.flow.ends import loose_ends
-from opscope.records.ops import Read, name_of
+from opscope.records.ops import Read
 from opscope.records.recording import Recording
 
 # View ops that may show memory of the storage which none of their arguments showed.

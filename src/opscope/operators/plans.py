@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
 import torch
 
-from opscope.records.ops import InWords
+from opscope.operators.known import (
+    FILL_WHOLE,
+    QUESTIONS,
+    TRAINING_FLAGS,
+    UNDECLARED_WRITES,
+    InWords,
+)
 from opscope.torch_api import OpOverload
 
 _TENSOR_TYPES = ("Tensor", "Optional[Tensor]")
@@ -19,75 +25,6 @@ _LIST_TYPES = (
     "Optional[List[Optional[Tensor]]]",
     "List[List[Tensor]]",  # the collectives'
 )
-
-# Arguments written although the schema does not say so (torch 2.13): the running
-# statistics of batch norm, and what oneDNN's backward uses as scratch memory.
-_UNDECLARED_WRITES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        (
-            "aten::native_batch_norm",
-            "aten::cudnn_batch_norm",
-            "aten::miopen_batch_norm",
-            # Seen under inference_mode, which leaves composites whole.
-            "aten::batch_norm",
-            "aten::_batch_norm_impl_index",
-            "aten::instance_norm",
-            # SyncBatchNorm's.
-            "aten::batch_norm_update_stats",
-            "aten::batch_norm_gather_stats",
-            "aten::batch_norm_gather_stats_with_counts",
-        ),
-        ("running_mean", "running_var"),
-    ),
-    "aten::mkldnn_rnn_layer_backward": ("workspace",),
-}
-
-# These fill the first argument whole, whatever it held; as do all with ``out=``.
-_FILL_WHOLE = frozenset({
-    "aten::copy_", "aten::fill_", "aten::zero_", "aten::set_", "aten::_foreach_copy_",
-    "aten::_foreach_zero_", "aten::normal_", "aten::uniform_", "aten::random_", "aten::bernoulli_",
-    "aten::exponential_", "aten::geometric_", "aten::cauchy_", "aten::log_normal_",
-    "aten::_fill_mem_eff_dropout_mask_", "aten::_philox_normal_", "aten::_philox_uniform_",
-})  # fmt: skip
-# What these give is whatever lay in memory.
-_UNINITIALISED = frozenset({
-    "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty",
-    "aten.new_empty_strided", "aten.resize_", "aten.empty_permuted", "aten._efficientzerotensor",
-})  # fmt: skip
-# Outputs that are scratch memory, much of it never written.
-SCRATCH: dict[str, tuple[int, ...]] = {"aten.mkldnn_rnn_layer.default": (3,)}
-
-# oneDNN's LSTM returns its scratch memory, and its backward writes there.
-_WRITES_SCRATCH = "aten.mkldnn_rnn_layer_backward.default"
-
-# The flag without which these leave the running statistics alone.
-_TRAINING_FLAGS = ("training", "use_input_stats")
-
-
-# What is asked of a wrapper or fake tensor whose class answers by dispatch: no computations.
-_QUESTIONS = frozenset({
-    "prim.device.default", "prim.layout.default", "aten.dim.default", "aten.numel.default",
-    "aten.size.default", "aten.stride.default", "aten.storage_offset.default",
-    "aten.sym_size.default", "aten.sym_stride.default", "aten.sym_numel.default",
-    "aten.sym_storage_offset.default", "aten.is_contiguous.default",
-    "aten.is_contiguous.memory_format", "aten.sym_is_contiguous.default",
-    "aten.is_strides_like_format.default", "aten.is_non_overlapping_and_dense.default",
-})  # fmt: skip
-
-
-def is_uninitialised(operator: str) -> bool:
-    """Whether what an operator gives is whatever lay in memory."""
-    return operator.rpartition(".")[0] in _UNINITIALISED
-
-
-def is_scratch(
-    operator: str, value: int, outputs: Sequence[int | None], writes: Sequence[int]
-) -> bool:
-    """Whether one of the values that an op gave or wrote is scratch memory."""
-    places = SCRATCH.get(operator, ())
-    if any(outputs[place : place + 1] == (value,) for place in places):
-        return True
-    return operator == _WRITES_SCRATCH and value in writes
 
 
 def _getter(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
@@ -104,6 +41,18 @@ def unnested(items: Any) -> Any:
     if items and isinstance(items[0], (list, tuple)):
         return [item for inner in items for item in inner]
     return items
+
+
+def results(result: Any) -> Iterator[torch.Tensor | None]:
+    """Yield the tensors of what an op gave, lists of lists too; None for each absent one."""
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            if item is None or isinstance(item, torch.Tensor):
+                yield item
+            else:
+                yield from results(item)
 
 
 def _in_words(get: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
@@ -185,7 +134,7 @@ class Plan:
         self.func = func
         self.call = getattr(func, "_op", func)
         self.name = str(func)
-        self.skip = self.name.startswith("profiler.") or self.name in _QUESTIONS
+        self.skip = self.name.startswith("profiler.") or self.name in QUESTIONS
         self.draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
@@ -207,7 +156,7 @@ class Plan:
                 for argument in schema.arguments
                 if argument.alias_info is not None and argument.alias_info.is_write
             }
-            undeclared = _UNDECLARED_WRITES.get(schema.name, ())
+            undeclared = UNDECLARED_WRITES.get(schema.name, ())
             if schema.name.startswith("c10d::") and schema.name.endswith("_"):
                 undeclared = self.arguments[:1]  # what collectives give, or change in place
             # These change their input's metadata, not its elements.
@@ -216,11 +165,11 @@ class Plan:
             self.writes = frozenset(writes.intersection(self.arguments))
             out = {argument.name for argument in schema.arguments if argument.is_out}
             out.update(name for name in undeclared if name.startswith("output"))
-            first = self.arguments[:1] if schema.name in _FILL_WHOLE else ()
+            first = self.arguments[:1] if schema.name in FILL_WHOLE else ()
             self.overwrites = frozenset(out.union(first))
         # Where the flag is that says whether the undeclared writes happen at all.
-        flags = [pair for pair in enumerate(self.arguments) if pair[1] in _TRAINING_FLAGS]
-        undeclared_too = schema is not None and schema.name in _UNDECLARED_WRITES
+        flags = [pair for pair in enumerate(self.arguments) if pair[1] in TRAINING_FLAGS]
+        undeclared_too = schema is not None and schema.name in UNDECLARED_WRITES
         self.flag = flags[0] if flags and undeclared_too else None
         self.positional: dict[int, Slots] = {}
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from opscope.operators.known import name_of
+
 T = TypeVar("T")
 
 Phase = Literal["forward", "backward", "optimizer", "other"]
@@ -29,12 +31,6 @@ class Read:
     value: int
     argument: str
     overwritten: bool = False
-
-
-class InWords(str):
-    """What a record says of an argument that it does not keep, as an object of C++ is."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +107,3 @@ class Op:
     def name(self) -> str:
         """The operator without namespace and overload: ``"convolution"``."""
         return name_of(self.operator)
-
-
-def name_of(operator: str) -> str:
-    """Return an operator without namespace and overload.
-
-    >>> name_of("aten.convolution.default")
-    'convolution'
-    """
-    parts = operator.split(".")
-    return parts[1] if len(parts) > 1 else parts[0]

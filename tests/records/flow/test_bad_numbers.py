@@ -5,14 +5,9 @@ from math import inf, nan
 
 import pytest
 
+from opscope.operators.known import asks_for_form
 from opscope.records.flow.bad_numbers import LOSS, BadNumbers, Step
-from opscope.records.flow.origins import (
-    Arrival,
-    Extent,
-    Kinds,
-    asks_for_form,
-    kinds_of_numbers,
-)
+from opscope.records.flow.origins import Arrival, Extent, Kinds, kinds_of_numbers
 from opscope.records.flow.regions import region
 
 NAN, INF, GOOD = Kinds(nan=True), Kinds(inf=True), Kinds()

@@ -8,9 +8,9 @@ from typing import Any
 
 from opscope.capture.tables.rows import TensorSlot
 from opscope.capture.tables.tables import Tables
+from opscope.operators.known import InWords
 from opscope.operators.plans import Met, Plan, Slots
 from opscope.records.columns.columns import NONE
-from opscope.records.ops import InWords
 
 Named = tuple[tuple[str, object], ...]
 _WIDTH = 3  # of a row of `Tables.ops`

@@ -9,6 +9,7 @@ from __future__ import annotations
 from opscope.capture.log.contexts.custom_functions import IN_CPP
 from opscope.capture.tables.rows import BACKWARD, GRAD, CallColumns, OpColumns
 from opscope.capture.tables.tables import Tables
+from opscope.operators.known import VIEW
 from opscope.records.columns.columns import NONE
 
 
@@ -19,7 +20,7 @@ def place_input_views(tables: Tables, ops: OpColumns, calls: CallColumns) -> Non
     plans = [slots.plan.name for slots in tables.ops[::3]]
     views = _Views(tables, ops, calls)
     for at, flags in enumerate(ops.flags):
-        if plans[at] == "aten.view.default" and not flags & (GRAD | BACKWARD):
+        if plans[at] == VIEW and not flags & (GRAD | BACKWARD):
             views.look_at(at)
 
 

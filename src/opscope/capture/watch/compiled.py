@@ -32,6 +32,7 @@ from opscope.capture.log.hooks import RunningOp, first_error
 from opscope.capture.tables.rows import FAILED, GRAD, INFERENCE, TensorSlot
 from opscope.capture.tables.tables import Tables
 from opscope.capture.watch.dispatch import Interceptor
+from opscope.operators.known import COMPILED
 from opscope.operators.plans import Plan
 from opscope.records.containers import tensor_paths
 from opscope.torch_api import (
@@ -140,7 +141,7 @@ class _InductorCode:
     """Stands for the operator; named like torch's own, see `is_fused`."""
 
     def __str__(self) -> str:
-        return "inductor_compiled_code"
+        return COMPILED
 
 
 _SLOTS = Plan(_InductorCode()).slots(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 from weakref import ref
@@ -18,7 +18,8 @@ from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.stacks import OnDispatchStack
 from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.engine import note_node
-from opscope.operators.plans import Plan, Slots, described, plan_of, unnested
+from opscope.operators.known import DETACH, LIFT
+from opscope.operators.plans import Plan, Slots, described, plan_of, results, unnested
 from opscope.torch_api import (
     AD_IN_PLACE_OR_VIEW,
     DisableTorchDispatch,
@@ -108,10 +109,10 @@ class Interceptor(TorchDispatchMode):
 
     def _learn(self, func: Any) -> Plan:
         plan = plan_of(func)
-        if plan.name == "aten.lift_fresh.default":
+        if plan.name == LIFT:
             plan = Plan(func)
             plan.call = self._lift
-        elif plan.name == "aten.detach.default":
+        elif plan.name == DETACH:
             plan = Plan(func)
             plan.call = self._detach
         self._plans[id(func)] = plan
@@ -253,7 +254,7 @@ class Interceptor(TorchDispatchMode):
             wrote += snapshot
             if self._log.in_call:
                 self._log.written += (self._log.op_count, snapshot[0], snapshot[1])
-        for one in _flat(result):
+        for one in results(result):
             made += ABSENT if one is None else note(one)
         return made, wrote, self._keep(written, result, chain, flags)
 
@@ -270,7 +271,7 @@ class Interceptor(TorchDispatchMode):
             return None
         known = {id(tensor) for tensor in written}
         return [keep(tensor) for tensor in written] + [
-            None if one is None or id(one) in known else keep(one) for one in _flat(result)
+            None if one is None or id(one) in known else keep(one) for one in results(result)
         ]
 
     def _read_lists(
@@ -305,15 +306,3 @@ class Interceptor(TorchDispatchMode):
         if objects:
             return {name: described(value) for name, value in named.items()}
         return named
-
-
-def _flat(result: Any) -> Iterator[torch.Tensor | None]:
-    """Yield the tensors of an op's result, None for each absent one."""
-    if isinstance(result, _Tensor):
-        yield result
-    elif isinstance(result, (tuple, list)):
-        for item in result:
-            if item is None or isinstance(item, _Tensor):
-                yield item
-            else:
-                yield from _flat(item)

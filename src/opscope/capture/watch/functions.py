@@ -242,7 +242,7 @@ def _first_node_class(tensors: Sequence[torch.Tensor]) -> type | None:
 
 
 def tensors_in(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested tuples, lists and dictionaries."""
+    """Yield the tensors in tuples, lists and dictionaries: quicker than `tensors_of`, not as far."""
     if isinstance(value, _Tensor):
         yield value
     elif depth and isinstance(value, (tuple, list)):

@@ -9,26 +9,15 @@ from typing import NamedTuple
 from opscope import notation
 from opscope.exporters.fx.names import argument
 from opscope.exporters.fx.scope import calls_inside
+from opscope.operators.known import TRAINING_FLAGS, draws, gives_numbers, has_shape_by_data
 from opscope.records.calls import ModuleCall
 from opscope.records.containers import Container, Opaque, Structure, TensorAt
 from opscope.records.ops import Op
 from opscope.records.recording import Recording
 
-_NUMBER, _SHAPE = "a number taken out of a tensor", "a shape that depends on the data"
-_BY_OPERATOR = {
-    "aten._local_scalar_dense": _NUMBER,
-    **dict.fromkeys(
-        (
-            "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.unique_consecutive",
-            "aten.unique_dim", "aten.bincount", "aten.repeat_interleave",
-        ),
-        _SHAPE,
-    ),
-}  # fmt: skip
+_NUMBER = "a number taken out of a tensor"
 # Functions that hand the memory of a tensor to others, and what they dispatch.
 _HANDED_OUT = frozenset({"numpy", "__array__", "__dlpack__", "__dlpack_device__"})
-_RANDOM = "training mode: random, also after eval()"
-_FLAGS = ("training", "train", "use_input_stats")
 
 
 class Baked(NamedTuple):
@@ -94,14 +83,16 @@ def _short(text: str) -> str:
 
 
 def _of_data(recording: Recording, op: Op) -> str | None:
-    reason = _BY_OPERATOR.get(op.operator.rpartition(".")[0])
-    if reason is None and op.name == "index" and _is_by_mask(recording, op):
-        return _SHAPE
-    if reason is None and op.layer_call is not None:
+    if gives_numbers(op.operator):
+        return _NUMBER
+    by_mask = op.name == "index" and _is_by_mask(recording, op)
+    if by_mask or has_shape_by_data(op.operator):
+        return "a shape that depends on the data"
+    if op.layer_call is not None:
         function = recording.layer_calls[op.layer_call].function
         if function in _HANDED_OUT:
             return "numbers of a tensor, handed out of torch"
-    return reason
+    return None
 
 
 def _is_by_mask(recording: Recording, op: Op) -> bool:
@@ -120,11 +111,9 @@ def _of_training(recording: Recording, op: Op) -> str | None:
     if not recording.modules[run.module].training:
         return None
     given = dict(op.arguments)
-    is_on = any(given.get(flag) is True for flag in _FLAGS)
-    if op.name.startswith("bernoulli") or given.get("dropout_p"):
-        return _RANDOM
-    if is_on and ("dropout" in op.name or "rrelu" in op.name):
-        return _RANDOM
+    is_on = any(given.get(flag) is True for flag in TRAINING_FLAGS)
+    if draws(op.operator, is_on=is_on) or given.get("dropout_p"):
+        return "training mode: random, also after eval()"
     if is_on and any(read.argument == "running_mean" for read in op.reads):
         return "training mode: statistics of the batch, which update the running ones"
     return None

@@ -19,6 +19,7 @@ from opscope.exporters.fx.scope import called, calls_inside
 from opscope.exporters.fx.unwritten import check_written
 from opscope.exporters.fx.values import Live, Values, first_value, results_of_other_classes
 from opscope.garbage import paused
+from opscope.operators.known import DETACH
 from opscope.program import ProgramTracer, RestoringCode, check_input, check_same
 from opscope.records.calls import ModuleCall
 from opscope.records.containers import tensor_keys
@@ -189,7 +190,7 @@ def _forward_ops(recording: Recording, call: ModuleCall | None, given: Iterable[
     return [
         op
         for op in found
-        if op.operator != "aten.detach.default"
+        if op.operator != DETACH
         or not used.isdisjoint(op.outputs)
         or op.layer_call is None
         or len(calls[op.layer_call].ops) == 1  # a call of its own

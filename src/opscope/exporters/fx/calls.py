@@ -13,6 +13,7 @@ from torch import fx
 from opscope import notation
 from opscope.errors import TraceStateError
 from opscope.exporters.fx.names import is_quotable
+from opscope.operators.known import COMPILED, DETACH, is_collective
 from opscope.operators.plans import plan_of
 from opscope.records.ops import Op
 from opscope.records.recording import Recording
@@ -58,7 +59,7 @@ class Calls:
         func = self._function(op)
         given: dict[str, Any] = op.named_arguments(self._node)
         self._check(op, func, given)
-        if op.operator == "aten.detach.default" and self._is_data(op):
+        if op.operator == DETACH and self._is_data(op):
             # Unlike `detach`, this shares no count of writes with the tensor.
             node = self._graph.call_function(getattr, (given["self"], "data"))
         else:
@@ -78,7 +79,7 @@ class Calls:
     def _function(self, op: Op) -> Any:
         name = f"op {op.index}, {notation.foreign(op.operator)},"
         func = self._overload(op.operator)
-        if op.operator == "inductor_compiled_code":
+        if op.operator == COMPILED:
             message = f"{name} is what Inductor made of a module; trace it uncompiled"
             raise TraceStateError(message)
         if func is None:
@@ -87,7 +88,7 @@ class Calls:
                 "loaded here, and cannot be called from a program"
             )
             raise TraceStateError(message)
-        if op.operator.startswith(("c10d.", "_c10d_functional.", "_c10d_functional_autograd.")):
+        if is_collective(op.operator):
             message = f"{name} is a collective, which other processes take part in"
             raise TraceStateError(message)
         *packet, overload = op.operator.split(".")

@@ -23,6 +23,7 @@ from itertools import chain, islice
 from typing import Literal, Protocol
 
 from opscope.errors import NonFiniteError
+from opscope.operators.known import COPIES_INTO, SCALER, asks_for_form, takes_lists_in_step
 from opscope.records.flow.origins import (
     Arrival,
     CameInWith,
@@ -31,7 +32,6 @@ from opscope.records.flow.origins import (
     Kinds,
     Origin,
     Spot,
-    asks_for_form,
     kinds_of_numbers,
 )
 
@@ -40,7 +40,6 @@ OUTPUT, LOSS, NUMBER, LEFT = (
     "what the model returned", "the loss", "a number that Python read", "what the block left",
 )  # fmt: skip
 _MOST = 8  # of the tensors that an op was given are told of
-_SCALER = "aten._amp_foreach_non_finite_check_and_unscale_.default"
 
 
 class Tensor(Protocol):
@@ -93,7 +92,7 @@ class Step:
 
     def alone(self, tensor: Tensor, output: int | None) -> dict[str, Tensor]:
         """Return what it read for one tensor that it gave: of lists that go in step, one of each."""
-        if not self.operator.startswith(("aten._foreach_", "aten._fused_")):
+        if not takes_lists_in_step(self.operator):
             return dict(self.reads)
         place = "" if output is None else f"[{output}]"
         for name, read in () if place else self.reads:
@@ -140,7 +139,7 @@ class BadNumbers:
             sources = [source for name, spots in found if name in alone for source in spots]
             self._trace_back(spot, tensor.kinds(), sources, alone, step)
             self.spots.setdefault(spot.extent.memory, []).append(spot)
-        if step.operator == _SCALER:
+        if step.operator == SCALER:
             for extent in step.writes:
                 for spot in self.at(extent):
                     spot.handled = True
@@ -181,7 +180,7 @@ class BadNumbers:
 
         What is copied there from outside, as by `load_state_dict`, came in with it from then on.
         """
-        if operator in ("aten.copy_.default", "aten._foreach_copy_.default"):
+        if operator in COPIES_INTO:
             self.enter(tensor.extent, kind, name)
             alarms = [alarm for spot in self.at(tensor.extent) if (alarm := spot.alarm())]
             if all(alarm.came_in_with for alarm in alarms):

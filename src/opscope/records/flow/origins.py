@@ -173,16 +173,6 @@ class Spot:
         return None if alarm is None else alarm.error(self.gradient or self.through or seen_in)
 
 
-def asks_for_form(operator: str) -> bool:
-    """Whether an operator only asks for the form of a tensor, not for its numbers.
-
-    >>> asks_for_form("aten.ones_like.default"), asks_for_form("aten.add.Tensor")
-    (True, False)
-    """
-    name = f"{operator}.".split(".")[1]
-    return name.endswith("_like") or name.startswith("new_")
-
-
 def kinds_of_numbers(item: object) -> Kinds:
     """Return which numbers that are not finite an argument is, or holds."""
     if isinstance(item, (tuple, list)):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from opscope.operators.known import COMPILED
 from opscope.records.calls import Leaf, ModuleCall
 from opscope.records.passes.layers import LayerPass
 from opscope.records.passes.runs import run_names
@@ -160,7 +161,7 @@ class Exits:
         compiled = {
             record.modules[record.module_calls[op.module_call].module].address
             for op in record.ops
-            if op.operator == "inductor_compiled_code" and op.module_call is not None
+            if op.operator == COMPILED and op.module_call is not None
         }
         around = address
         while around:

@@ -25,6 +25,7 @@ from functools import cache
 from typing import Any, Literal
 
 from opscope.garbage import paused
+from opscope.operators.known import LIFT
 from opscope.records.calls import CallKind
 from opscope.records.columns.columns import Coded, Column, Joined, Same, first
 from opscope.records.columns.table import Table, column, read_values
@@ -245,7 +246,7 @@ def lifted(recording: Recording) -> dict[int, int]:
     That is ``lift_fresh``, with which the tensor first turns up: what ran before is none.
     """
     operators = column(recording.ops, "operator")
-    lifts = [op for op, name in enumerate(operators) if name == "aten.lift_fresh.default"]
+    lifts = [op for op, name in enumerate(operators) if name == LIFT]
     if not lifts:
         return {}
     reads, values = read_values(recording.ops), recording.values

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
+from opscope.operators.known import is_copy
 from opscope.records.columns.table import column, read_values
-from opscope.records.ops import name_of
 from opscope.records.recording import Recording
-
-# What these give is the same tensor as their first argument, elsewhere or in other numbers.
-_COPIES = frozenset({
-    "_to_copy", "to", "type", "float", "half", "bfloat16", "double", "cpu", "cuda",
-    "clone", "contiguous", "detach", "alias", "lift_fresh", "_autocast_to_reduced_precision",
-    "_autocast_to_full_precision",
-})  # fmt: skip
-
-
-def _is_copy(operator: str) -> bool:
-    """Whether an op's result stands for its first argument: a copy, a cast, a quantisation."""
-    name = name_of(operator)
-    return name in _COPIES or "quantize" in name
 
 
 def stand_ins(recording: Recording) -> dict[int, int]:
@@ -39,7 +26,7 @@ def stand_ins(recording: Recording) -> dict[int, int]:
 
     operators, reads = column(recording.ops, "operator"), read_values(recording.ops)
     outputs, writes = column(recording.ops, "outputs"), column(recording.ops, "writes")
-    copies = {operator: _is_copy(operator) for operator in set(operators)}
+    copies = {operator: is_copy(operator) for operator in set(operators)}
     for op, (operator, values) in enumerate(zip(operators, reads, strict=True)):
         if not copies[operator] or not values or writes[op]:
             continue

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from opscope.operators.known import name_of
 from opscope.records.calls import Frame
 from opscope.records.columns.table import column, value_bytes
-from opscope.records.ops import name_of
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
 from opscope.records.values import Value

@@ -10,10 +10,11 @@ from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries
 from opscope.capture.tables.rows import BACKWARD, OpRow
 from opscope.capture.tables.tables import Tables
+from opscope.operators.known import DETACH
 from opscope.records.columns.columns import NONE
 
 # Autograd adds these where it records, and a checkpoint where it keeps what is saved.
-_NO_STEP = "aten.detach.default"
+_NO_STEP = DETACH
 
 
 class Key(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 
 from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.log.hooks import RunningOp
+from opscope.operators.known import DETACH
 from opscope.torch_api import DisableTorchFunction, next_sequence_number
 
 
@@ -54,7 +55,7 @@ class PostCallQueue(InnerCollector, ABC):
     def before_op(self, op: RunningOp) -> None:
         """Look at what waits, before an op can change it."""
         # Autograd detaches what a node keeps before the node is whole.
-        if self._waiting and op.plan.name != "aten.detach.default":
+        if self._waiting and op.plan.name != DETACH:
             self._flush()
 
     def before_region(self, tensors: Iterable[torch.Tensor]) -> None:

@@ -14,7 +14,7 @@ from opscope.capture.collect.nonfinite.looking import describe
 from opscope.capture.tables.parameters import Kind
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import FRESH, VIEW
-from opscope.operators.plans import is_uninitialised
+from opscope.operators.known import is_uninitialised
 from opscope.records.columns.columns import NONE
 from opscope.records.flow.origins import Arrival
 

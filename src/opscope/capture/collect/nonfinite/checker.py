@@ -38,14 +38,15 @@ from opscope.capture.collect.nonfinite.reads import (
     outputs,
     reads,
     storage_of,
-    tensors_in,
 )
 from opscope.capture.log.event_log import unwrap_functorch
 from opscope.capture.log.hooks import RunningOp
 from opscope.capture.tables.tables import Tables
 from opscope.errors import NonFiniteError
+from opscope.operators.known import asks_for_form
+from opscope.operators.plans import results
 from opscope.records.flow.bad_numbers import LOSS, NUMBER, OUTPUT, BadNumbers, Step
-from opscope.records.flow.origins import Kinds, Spot, asks_for_form
+from opscope.records.flow.origins import Kinds, Spot
 from opscope.records.flow.results import left_behind
 from opscope.records.recording import Recording
 from opscope.torch_api import (
@@ -184,7 +185,7 @@ class NonFiniteChecker(InnerCollector):
             named = self._came_in.parameter(variable)
             dtype = str(variable.dtype).removeprefix("torch.")
             leaf = f"a {dtype}{list(variable.shape)} leaf" if named is None else named[1]
-            for tensor in (*tensors_in(result), *wrote):
+            for tensor in (*results(result), *wrote):
                 if tensor is not None:
                     self._bad.accumulate(lying(tensor)[0], leaf)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from opscope.capture.collect.nonfinite.came_in import CameIn
 from opscope.capture.collect.nonfinite.looking import Lying, describe, is_wrapper, look, lying
 from opscope.capture.log.hooks import RunningOp
-from opscope.operators.plans import SCRATCH, Plan, is_uninitialised
+from opscope.operators.known import SCRATCH, UNDECLARED_VIEW, is_uninitialised
+from opscope.operators.plans import Plan, results
 from opscope.records.flow.origins import Arrival, Extent, Kinds
 
 Gives = Literal["new numbers", "views", "unwritten memory"]
@@ -28,7 +29,7 @@ def _learn(plan: Plan) -> Gives:
     found: Gives = "new numbers"
     if is_uninitialised(plan.name):
         found = "unwritten memory"
-    elif not plan.writes and (shown or plan.name == "aten._unsafe_view.default"):
+    elif not plan.writes and (shown or plan.name == UNDECLARED_VIEW):
         found = "views"
     _gives[id(plan.func)] = found
     return found
@@ -49,7 +50,7 @@ def reads(op: RunningOp) -> Iterator[tuple[str, torch.Tensor]]:
         if name in op.plan.overwrites:
             continue
         several = isinstance(item, (tuple, list))
-        for place, tensor in enumerate(tensors_in(item) if several else (item,)):
+        for place, tensor in enumerate(results(item) if several else (item,)):
             if isinstance(tensor, torch.Tensor):
                 yield from with_parts(f"{name}[{place}]" if several else name, tensor)
 
@@ -57,7 +58,7 @@ def reads(op: RunningOp) -> Iterator[tuple[str, torch.Tensor]]:
 def outputs(op: RunningOp, wrote: list[torch.Tensor]) -> Iterator[tuple[int | None, torch.Tensor]]:
     """Yield what it made, with its number: not what it wrote or showed, nor scratch memory."""
     known, scratch = set(map(id, wrote)), SCRATCH.get(op.plan.name, ())
-    for output, tensor in enumerate(() if only_shows(op) else tensors_in(op.result)):
+    for output, tensor in enumerate(() if only_shows(op) else results(op.result)):
         if tensor is not None and id(tensor) not in known and output not in scratch:
             yield output, tensor
 
@@ -66,14 +67,14 @@ def only_shows(op: RunningOp) -> bool:
     """Whether all that it gave lies in the memory of what it was given."""
     if gives_of(op.plan) != "views":
         return False
-    known = {storage_of(tensor) for tensor in tensors_in(op.args) if tensor is not None}
-    given = (tensor for tensor in tensors_in(op.result) if tensor is not None)
+    known = {storage_of(tensor) for tensor in results(op.args) if tensor is not None}
+    given = (tensor for tensor in results(op.result) if tensor is not None)
     return all(storage_of(tensor) in known for tensor in given)
 
 
 def gives_only(op: RunningOp) -> Literal["whole numbers", "truths"] | None:
     """Return what it gave, if that is all of a kind that cannot be NaN."""
-    dtypes = {tensor.dtype for tensor in tensors_in(op.result) if tensor is not None}
+    dtypes = {tensor.dtype for tensor in results(op.result) if tensor is not None}
     if dtypes == {torch.bool} or isinstance(op.result, bool):
         return "truths"
     whole = dtypes and not any(d.is_floating_point or d.is_complex for d in dtypes)
@@ -130,18 +131,6 @@ class Watched:
     def arrival(self) -> Arrival:
         """Return what it is, if no op was seen to put them there."""
         return self._came_in.arrival(self.tensor)
-
-
-def tensors_in(result: Any) -> Iterator[torch.Tensor | None]:
-    """Yield the tensors of nested lists, None for each absent one."""
-    if isinstance(result, (tuple, list)):
-        for item in result:
-            if item is None:
-                yield None
-            else:
-                yield from tensors_in(item)
-    elif isinstance(result, torch.Tensor):
-        yield result
 
 
 def storage_of(tensor: torch.Tensor) -> int:
