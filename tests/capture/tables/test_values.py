@@ -149,7 +149,7 @@ def test_thousands_of_freed_tensors_do_not_confuse_values(steps, layers):
             churn(list(pool), steps)
     record = trace.recording
     producers = [
-        (op.operator, [before_writes(record, r.value).made_by for r in op.reads])
+        (op.operator, [before_writes(record.values, r.value).made_by for r in op.reads])
         for op in trace.ops
     ]
     assert producers == hoarder.producers
