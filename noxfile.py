@@ -17,6 +17,8 @@ MODELS = [
     "transformers==5.23.0; python_version >= '3.11'",
     "transformers==5.20.2; python_version < '3.11'",  # the last for it
 ]
+# Some tests are of these, and are skipped where they are not.
+LIBRARIES = ["accelerate", "diffusers", "lightning", "torch-geometric"]
 TEST_TOOLS = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -70,6 +72,17 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for check in ("lint", "contracts", "types"):
             session.notify(check)
+        session.log(f"Left out: tests of {', '.join(LIBRARIES)}, which `nox -s libraries` runs.")
+
+
+@nox.session
+def libraries(session: nox.Session) -> None:
+    """Run the tests with libraries that `tests` does not install, as they are many and large."""
+    install_models(session)
+    # timm asks for a torchvision that asks for a newer torch.
+    session.install("--no-deps", "timm==1.0.31")
+    session.install(*TEST_TOOLS, *LIBRARIES)
+    session.run("pytest", "-n", "2", "tests/compat/test_libraries.py", *session.posargs)
 
 
 @nox.session

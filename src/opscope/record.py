@@ -196,15 +196,14 @@ class Record:
         >>> list(trace.graph(level="layer"))
         ['ones_1_0', 'relu_1_1', 'add_1_2', 'output_1_3']
         """
-        from opscope.views.compose import ViewOptions
-        from opscope.views.select import copied
+        from opscope.views.compose import ViewOptions, unshared
 
         options = ViewOptions(
             rolled=rolled, module=module, collapse=collapse, expand=expand, inputs=inputs,
             outputs=outputs, parameters=parameters, buffers=buffers, overwritten=overwritten,
             phase=phase,
         )  # fmt: skip
-        return copied(self._view(level, depth, options))
+        return unshared(self._view(level, depth, options))
 
     def _view(self, level: Level, depth: int | None, options: ViewOptions) -> nx.DiGraph:
         """Return what `graph` does, sharing attributes with other views."""

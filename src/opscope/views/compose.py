@@ -9,7 +9,10 @@ from typing import Any, TypedDict
 import networkx as nx
 
 from opscope.errors import OptionError, check_choice, check_flag
+from opscope.garbage import paused
 from opscope.graph.build import OpGraph
+from opscope.graph.edges import edges_of
+from opscope.graph.lazy import Lazy
 from opscope.views.quotients.folded import can_fold, folded
 from opscope.views.quotients.levels import Choice, Level, Rule, at_level
 from opscope.views.quotients.rolled import fold_passes
@@ -111,6 +114,31 @@ def view(
     shown = without_kinds(shown, hidden)
     shown = at_level(shown, level, depth, collapse=options.collapse, expand=options.expand)
     return fold_passes(shown) if options.rolled else shown
+
+
+@paused()
+def unshared(graph: nx.DiGraph) -> nx.DiGraph:
+    """Have no list or dictionary in the attributes of a view be another graph's as well.
+
+    Args:
+        graph: What `view` returned, of which nodes and edges are its own.
+
+    Returns:
+        The same graph, as networkx has it, which its user may change.
+    """
+    own: nx.DiGraph = graph.built if isinstance(graph, Lazy) else graph
+    for attributes in (own.graph, *(data for _, data in own.nodes(data=True))):
+        attributes.update(_copied(attributes))
+    for _, _, data in edges_of(own):
+        data.update(_copied(data))
+    return own
+
+
+def _copied(value: Any) -> Any:
+    """Copy nested dictionaries and lists; a quarter of what `copy.deepcopy` takes."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_foldable(graph: nx.DiGraph) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import networkx as nx
 
@@ -105,22 +105,6 @@ def with_gradients(graph: nx.DiGraph, flows: Collection[tuple[str, str]]) -> nx.
         forward = graph.nodes[target]["phase"] == "forward"
         attributes["gradient"] = forward and ends in flows
     return result
-
-
-@paused()
-def copied(graph: nx.DiGraph) -> nx.DiGraph:
-    """Return a copy that its user may change: no attribute of it is shared."""
-    result = nx.DiGraph(**_copied(graph.graph))
-    result.add_nodes_from((node, _copied(data)) for node, data in graph.nodes(data=True))
-    result.add_edges_from((a, b, _copied(data)) for a, b, data in edges_of(graph))
-    return result
-
-
-def _copied(value: Any) -> Any:
-    """Copy nested dictionaries and lists; a quarter of what `copy.deepcopy` takes."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 @paused()
