@@ -1,6 +1,7 @@
 """A long record is read by column: what nobody looks at is not made, and all of it is let go of."""
 
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -13,6 +14,8 @@ from tests.strategies import recordings
 from torch import nn
 
 import opscope
+from opscope import record
+from opscope.garbage import give_back
 from opscope.graph.build import OpGraph, op_graph
 from opscope.records.ops import Op
 from opscope.views.compose import ViewOptions, view
@@ -189,3 +192,21 @@ def test_the_graph_of_columns_is_that_of_records(recording):
     columns = as_tables(recording)
 
     assert plainly(op_graph(columns, passes)) == plainly(op_graph(recording, passes))
+
+
+def test_memory_of_a_large_record_is_given_back_once_it_is_let_go_of(monkeypatch):
+    given_back, held = [], []
+    monkeypatch.setattr(record, "LARGE", 10)
+    monkeypatch.setattr(record, "give_back", lambda: given_back.append(held[0]() is None))
+    for ops in (5, 50):
+        with opscope.trace() as trace:
+            for _ in range(ops):
+                torch.ones(1)
+        held[:] = [weakref.ref(trace._block)]
+        assert len(pickle.loads(pickle.dumps(trace)).ops) == ops
+        del trace
+    assert given_back == [False, True]  # the copy, and then the trace itself
+
+
+def test_memory_is_given_back_where_the_c_library_can():
+    give_back()  # glibc or not, it raises nothing

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from opscope import notation
 from opscope.errors import NotSaved, check_choice, check_depth
 from opscope.exporters.text_report import trace_text
+from opscope.garbage import LARGE, give_back
 from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
 from opscope.reading import Key, Keys, Reading
@@ -65,6 +66,14 @@ class Record:
         """
         _, arguments = self._layers.__reduce__()
         return Record, arguments
+
+    def __del__(self) -> None:
+        held = vars(self)
+        known = held.get("_read", held.get("_own"))
+        if known is not None and len(known.reading.recording.ops) > LARGE:
+            del known
+            held.clear()  # before, not after, the memory is given back
+            give_back()
 
     @property
     def _layers(self) -> Layers:
