@@ -18,7 +18,12 @@ MODELS = [
     "transformers==5.20.2; python_version < '3.11'",  # the last for it
 ]
 # Some tests are of these, and are skipped where they are not.
-LIBRARIES = ["accelerate", "diffusers", "lightning", "torch-geometric"]
+LIBRARIES = [
+    "accelerate==1.15.0",
+    "diffusers==0.42.1",
+    "lightning==2.6.6",
+    "torch-geometric==2.8.1",
+]
 TEST_TOOLS = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -72,7 +77,18 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for check in ("lint", "contracts", "types"):
             session.notify(check)
-        session.log(f"Left out: tests of {', '.join(LIBRARIES)}, which `nox -s libraries` runs.")
+        session.log(f"Left out: tests of {', '.join(LIBRARIES)} (`nox -s libraries`), ")
+        session.log("slow ones (`nox -s slow`), other versions (`nox -s matrix` and `lowest`).")
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that `tests` leaves out, as they take long."""
+    install_models(session)
+    session.install(*TEST_TOOLS)
+    more = {"OPSCOPE_INTERRUPTS": "100"}
+    session.run("pytest", "-n", "2", "-m", "slow", *session.posargs)
+    session.run("pytest", "-n", "2", "tests/capture/test_interrupts.py", env=more)
 
 
 @nox.session

@@ -18,7 +18,7 @@ from torch import nn
 import opscope
 
 # Of the moments of each phase, by chance; `nox -s stress` has many more.
-PER_PHASE = int(os.environ.get("OPSCOPE_INTERRUPTS", "25"))
+PER_PHASE = int(os.environ.get("OPSCOPE_INTERRUPTS", "8"))
 X = torch.rand(2, 3)
 
 # Python ignores what is raised in a generator that goes.

@@ -265,6 +265,7 @@ def objects():
     )
 
 
+@pytest.mark.slow
 @programs
 def test_ten_failures_leave_no_object_behind(program, layers):
     def once():

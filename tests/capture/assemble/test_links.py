@@ -38,7 +38,7 @@ def step(program):
 # ------------------------------------------------------------------------- real models
 
 
-@pytest.fixture(scope="module", params=[*MODELS, "swin_v2_b"])
+@pytest.fixture(scope="module", params=[*MODELS, "swin"])
 def trained(request):
     """One training step of a real model: the program and its trace."""
     program = zoo.build(request.param, training=True)
