@@ -1,5 +1,8 @@
 """Fixtures for all rooms."""
 
+import gc
+import sys
+
 import pytest
 import torch
 from tests import witness
@@ -11,6 +14,19 @@ torch.set_num_threads(1)
 def same_random_numbers():
     """Start each test from the same random numbers, whichever ran before it."""
     torch.manual_seed(0)
+
+
+_frozen = {"modules": 0}  # so many of Python's
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_not_collected():
+    """Have the garbage collector pass over what was imported: many tests ask for all of it."""
+    yield
+    if len(sys.modules) > _frozen["modules"] + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen["modules"] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

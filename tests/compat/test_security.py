@@ -19,6 +19,7 @@ SOURCES = sorted(Path(opscope.__file__).parent.rglob("*.py"))
 FUNCTIONS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"loads", "load", "system", "popen", "run_path", "unsafe_load"}
 READS_CODE = {"pickle", "marshal", "shelve", "dill", "yaml", "code", "runpy", "ctypes"}
+MAY = {"garbage": {"ctypes"}}  # calls one function of the C library, by a name that stands there
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -33,7 +34,7 @@ def test_no_room_runs_what_it_reads(path):
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in [getattr(node, "module", None) or "", *(a.name for a in node.names)]
     }
-    assert not imported & READS_CODE
+    assert not (imported & READS_CODE) - MAY.get(path.stem, set())
 
 
 def test_programs_are_started_without_a_shell():
