@@ -77,3 +77,17 @@ def test_every_room_is_on_the_page():
     for folder in (p for p in (SOURCE / "capture").iterdir() if p.is_dir()):
         if folder.name != "__pycache__":
             assert f"`{folder.name}/`" in PAGE
+
+
+# Each has a word of the field's in its stead: snapshot, tables, ingest, call site, activation ...
+DIALECT = {
+    "sight", "tape", "settle", "settling", "develop", "at_once", "prepares", "hand_on", "handed",
+    "handed_from", "offer", "physical", "seal", "retain", "payload", "payloads", "originals",
+    "Kept", "FiniteCheck", "Known", "Odd", "odd_calls", "facts", "NO_PLACE", "NO_STORAGE", "Returned",
+}  # fmt: skip
+
+
+def test_no_name_in_the_code_is_of_a_dialect_of_its_own():
+    for path in SOURCE.rglob("*.py"):
+        names = set(re.findall(r"\b[A-Za-z_]\w*\b", path.read_text(encoding="utf-8")))
+        assert not names & DIALECT, path

@@ -37,7 +37,7 @@ Node attributes, all of them JSON-compatible:
 =================  ===========================================================================
 
 The graph's own attributes are ``model`` (class name) and what is known of whole layer passes
-and module runs, ``layers`` and ``modules``, see `facts`.
+and module runs, ``layers`` and ``modules``, see `attributes`.
 
 Edge attributes: ``kind`` (``"data"``, ``"alias"``, ``"write"`` or ``"overwrite"``, see `memory`),
 ``argument`` (the names of the reader's arguments that it feeds, comma-separated),
@@ -96,7 +96,7 @@ class OpGraph(Lazy):
             return Skeleton(with_numbers_made(self.recording), self.passes)
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         """What is known of it as a whole."""
         with paused():
             return {
@@ -108,13 +108,13 @@ class OpGraph(Lazy):
     @paused()
     def build(self) -> nx.DiGraph:
         """Return it as networkx has it."""
-        graph = _built(self.skeleton, self.passes, self.facts)
+        graph = _built(self.skeleton, self.passes, self.attributes)
         del self.skeleton  # nobody asks for it any more
         return graph
 
 
-def _built(skeleton: Skeleton, passes: Sequence[LayerPass], facts: dict[str, Any]) -> nx.DiGraph:
-    graph = nx.DiGraph(**facts)
+def _built(skeleton: Skeleton, passes: Sequence[LayerPass], about: dict[str, Any]) -> nx.DiGraph:
+    graph = nx.DiGraph(**about)
     attributes = NodeAttributes(skeleton, passes)
     names: list[str] = []
     for node in range(len(skeleton)):

@@ -1,7 +1,7 @@
 """What is known of whole layer passes and module runs, for the views of the graph.
 
 A layer gives fewer tensors than its ops do, and a module fewer than its layers, so these
-facts cannot be read off the nodes.
+attributes cannot be read off the nodes.
 """
 
 from __future__ import annotations

@@ -106,7 +106,9 @@ def view(
     hidden = [kind for kind, is_shown in kinds.items() if not is_shown]
     is_whole = options.module is None and options.phase in ("forward", "all")
     if options.rolled and is_whole and level != "op" and _is_foldable(graph):
-        rule = Rule(graph.facts, level, depth, collapse=options.collapse, expand=options.expand)
+        rule = Rule(
+            graph.attributes, level, depth, collapse=options.collapse, expand=options.expand
+        )
         return folded(graph, rule, hidden, overwritten=options.overwritten)
     shown = in_phase(graph if options.overwritten else by_data(graph), options.phase)
     if options.module is not None:

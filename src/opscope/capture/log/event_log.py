@@ -51,7 +51,7 @@ class LogRow(NamedTuple):
         sequence: Autograd's number for the next node, before the op.
         started: In nanoseconds.
         ended: In nanoseconds.
-        kept: What was saved of what it wrote and then returned, None for what was not.
+        notes: What was saved of what it wrote and then returned, None for what was not.
         reads: How much of what it read follows the row: tensors, None and numbers.
         made: How much then follows of the snapshots of what it returned, `ABSENT` among them.
         wrote: How much of the snapshots of what it wrote.
@@ -66,7 +66,7 @@ class LogRow(NamedTuple):
     sequence: int
     started: int
     ended: int
-    kept: Sequence[Any] | None
+    notes: Sequence[Any] | None
     reads: int
     made: int
     wrote: int
@@ -171,7 +171,7 @@ class Log:
             self.ingest()
 
     def read(self, tensor: torch.Tensor) -> Live:
-        """Return what to write for a tensor that is about to be read, or was handed over."""
+        """Return what to write for a tensor that is about to be read, or was given."""
         live = ref(tensor)
         if self.sees_assignments:
             if id(live) in self.known:

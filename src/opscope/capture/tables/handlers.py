@@ -59,7 +59,7 @@ class Handlers:
         for live in lives:
             row = values.rows.get(id(live))
             if row is not None:
-                parameters.sighted(live, row)
+                parameters.seen(live, row)
 
     def _grad_mode(self, run: int, enabled: bool, inference: bool) -> None:
         """Note the grad mode in which the block, or the model, is entered."""
@@ -83,7 +83,7 @@ class Handlers:
         self,
         func: Any,
         items: Live | list[Live] | Written,
-        kept: Any,
+        notes: Any,
         grad_fn: type | None,
         run: int,
         chain: Chain,
@@ -98,9 +98,9 @@ class Handlers:
         if isinstance(items, Written):
             found = [tables.values.written_since(live, op_start) for live in items.tensors]
             returned = tuple(row for row in found if row is not None)
-            if isinstance(kept, list):
-                pairs = zip(found, kept, strict=True)
-                kept = [saved for row, saved in pairs if row is not None]
+            if isinstance(notes, list):
+                pairs = zip(found, notes, strict=True)
+                notes = [saved for row, saved in pairs if row is not None]
         else:
             returned = tuple(map(current, items)) if isinstance(items, list) else (current(items),)
         site = tables.site(chain, run)
@@ -110,9 +110,9 @@ class Handlers:
             end = tables.op_count
             tables.add_call(CallRow(name, run, site, op_start, end, started, ended, node, True))
             return
-        if kept is not None or tables.hooks.called:
-            is_one = kept is not None and not isinstance(kept, list)
-            tables.tell_returned(returned, [kept] if is_one else kept)
+        if notes is not None or tables.hooks.called:
+            is_one = notes is not None and not isinstance(notes, list)
+            tables.tell_returned(returned, [notes] if is_one else notes)
         tables.write_call(
             name, node, returned, run, site, op_start, tables.op_count, started, ended
         )
@@ -121,7 +121,7 @@ class Handlers:
         self,
         func: Any,
         items: Sequence[Live],
-        kept: list[Any] | None,
+        notes: list[Any] | None,
         grad_fn: type | None,
         run: int,
         chain: Chain,
@@ -135,7 +135,7 @@ class Handlers:
             function_name(func), run, tables.site(chain, run), tables.op_count, tables.op_count,
             started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
         )  # fmt: skip
-        tables.pass_through(row, kept)
+        tables.pass_through(row, notes)
 
     def _enter(
         self,
@@ -144,7 +144,7 @@ class Handlers:
         items: Items,
         parent: int,
         started: int,
-        kept: list[Any] | None,
+        notes: list[Any] | None,
     ) -> None:
         """Begin the run of a module: where it was called, and what it was given."""
         tables, sites = self._tables, self._tables.call_sites
@@ -165,11 +165,11 @@ class Handlers:
         run.inputs, run.given = self._leaves(items, LONE_ARGUMENT)
         if run.is_root:
             run.inputs = [(path, tables.given_to_model(row)) for path, row in run.inputs]
-            run.inputs = self._pass_border(run, "input", run.inputs, kept)
+            run.inputs = self._pass_border(run, "input", run.inputs, notes)
         run.call_start = tables.call_count
 
     def _leave(
-        self, index: int, items: Items, ended: int, failed: bool, kept: list[Any] | None
+        self, index: int, items: Items, ended: int, failed: bool, notes: list[Any] | None
     ) -> None:
         """End it: what it gave, with a call of its own where that is just what it was given."""
         tables = self._tables
@@ -181,12 +181,12 @@ class Handlers:
         if run.outputs and run.op_start == run.op_end and run.call_start == tables.call_count:
             received = {row for _, row in run.inputs}
             if all(row in received for _, row in run.outputs):
-                self._identity(run, kept)
-        if kept is not None or tables.hooks.called:  # it may be what no call returned
-            tables.tell_returned([row for _, row in run.outputs], kept)
+                self._identity(run, notes)
+        if notes is not None or tables.hooks.called:  # it may be what no call returned
+            tables.tell_returned([row for _, row in run.outputs], notes)
         run.call_end = tables.call_count
         if run.is_root:
-            self._pass_border(run, "output", run.outputs, kept)
+            self._pass_border(run, "output", run.outputs, notes)
 
     def _leaves(self, items: Items, lone: Structure) -> tuple[list[tuple[str, int]], Structure]:
         """Return the row of each tensor with its path, and the structure they are in."""
@@ -196,13 +196,13 @@ class Handlers:
         rows = map(current, items.tensors)
         return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
-    def _identity(self, run: ModuleRun, kept: list[Any] | None) -> None:
+    def _identity(self, run: ModuleRun, notes: list[Any] | None) -> None:
         op = self._tables.op_count
         row = CallRow(
             "identity", run.index, run.call_site, op, op, run.start, run.end, None,
             kind="identity", received=tuple(row for _, row in run.outputs),
         )  # fmt: skip
-        new = self._tables.pass_through(row, kept)
+        new = self._tables.pass_through(row, notes)
         run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
 
     def _pass_border(
@@ -210,7 +210,7 @@ class Handlers:
         run: ModuleRun,
         kind: CallKind,
         leaves: Sequence[tuple[str, int]],
-        kept: list[Any] | None,
+        notes: list[Any] | None,
     ) -> list[tuple[str, int]]:
         """Record each tensor that enters or leaves the model as a call of its own."""
         op, now = self._tables.op_count, run.start if kind == "input" else run.end
@@ -225,11 +225,11 @@ class Handlers:
                 kind, run.parent, run.call_site, op, op, now, now, None,
                 received=(row,), kind=kind, path=path,
             )  # fmt: skip
-            result.append((path, self._tables.pass_through(call, kept and [kept[number]])[0]))
+            result.append((path, self._tables.pass_through(call, notes and [notes[number]])[0]))
         return result
 
 
-_OF_KIND: dict[type, Callable[..., None]] = {
+_EVENT_HANDLERS: dict[type, Callable[..., None]] = {
     events.Call: Handlers._call,
     events.PassedThrough: Handlers._passed_through,
     events.Enter: Handlers._enter,
@@ -242,4 +242,4 @@ _OF_KIND: dict[type, Callable[..., None]] = {
     events.UnseenCall: Handlers._unseen_call,
 }
 # What to do with an event of each kind, and how much of the log it takes.
-HANDLERS = {kind: (handle, WIDTHS[kind]) for kind, handle in _OF_KIND.items()}
+HANDLERS = {kind: (handle, WIDTHS[kind]) for kind, handle in _EVENT_HANDLERS.items()}

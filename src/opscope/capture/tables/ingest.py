@@ -80,7 +80,7 @@ class Ingest:
         current = values.current
         while at < len(rows) and (op := tables.op_count) < op_end:
             (
-                slots, constant, named, chain, run, flags, sequence, started, ended, kept, read_end,
+                slots, constant, named, chain, run, flags, sequence, started, ended, notes, read_end,
                 made_end, wrote_end,
             ) = rows[at : at + _WIDTH]  # fmt: skip
             at += _WIDTH
@@ -114,8 +114,8 @@ class Ingest:
                 flags, len(reads), len(made), len(wrote), sequence, started, ended,
             )  # fmt: skip
             tables.op_count = op + 1
-            if kept is not None or tables.hooks.gave:
-                self._tell(flags, written, given, kept)
+            if notes is not None or tables.hooks.gave:
+                self._tell(flags, written, given, notes)
         return at
 
     def _tell(

@@ -258,7 +258,7 @@ class Parameters:
 
     # ------------------------------------------------------------------------------------- rows
 
-    def sighted(self, live: ref[torch.Tensor], row: int) -> None:
+    def seen(self, live: ref[torch.Tensor], row: int) -> None:
         """Note that a row is a parameter, if it is one."""
         number = self._numbers.get(id(live))
         if number is not None and id(live) not in self.waiting:

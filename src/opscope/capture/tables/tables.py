@@ -217,9 +217,9 @@ class Tables:
             row = values.earlier[row]
         return row
 
-    def pass_through(self, row: CallRow, kept: Sequence[Any] | None) -> tuple[int, ...]:
+    def pass_through(self, row: CallRow, notes: Sequence[Any] | None) -> tuple[int, ...]:
         """Append a call that only passed through what ``row.received`` says; return the new rows."""
         new = tuple(self.values.passed_through(value, self.call_count) for value in row.received)
-        self.tell_returned(new, kept)
+        self.tell_returned(new, notes)
         self.add_call(row._replace(returned=new))
         return new

@@ -33,7 +33,7 @@ class Values:
     Attributes:
         origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN.
         makers: Per row, the op that made it or wrote it last, -1 for OUTSIDE; for HANDED the call.
-        storages: Per row, its storage's number, or NO_STORAGE.
+        storages: Per row, its storage's number, or NONE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
         numbered: Called with the snapshot of each tensor from outside, and its numbers.
@@ -105,7 +105,7 @@ class Values:
             return self._add(snapshot, WRITE if written else FRESH, op)
         if self.makers[row] == op and self.origins[row] != PASSED_THROUGH:
             return row
-        # Changed in place, or handed back as it was: a new value of the same tensor.
+        # Changed in place, or given back as it was: a new value of the same tensor.
         return self._add(snapshot, WRITE if written else VIEW, op)
 
     def passed_through(self, row: int, call: int) -> int:
@@ -128,7 +128,7 @@ class Values:
         if live is not None:
             self.rows[id(live)] = new
             if origin == REWRITTEN:
-                self._parameters.sighted(live, new)
+                self._parameters.seen(live, new)
         return new
 
     def _region(self, row: int) -> Region | None:
@@ -190,7 +190,7 @@ class Values:
         self._writes.clear()
 
     def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
-        """Return the number of a tensor's storage, NO_STORAGE if it is not known, and its bytes."""
+        """Return the number of a tensor's storage, NONE if it is not known, and its bytes."""
         try:
             storage = tensor.untyped_storage()
         except (RuntimeError, NotImplementedError):
@@ -225,7 +225,7 @@ class Values:
             self._writes.setdefault(number, []).append(row)
         self._writes_seen.append(len(self._writes.get(number, ())))
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
-            self._parameters.sighted(live, row)
+            self._parameters.seen(live, row)
         if origin == OUTSIDE:
             for tell in self.numbered:
                 tell(snapshot, row, number)

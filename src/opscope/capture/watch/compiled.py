@@ -89,7 +89,7 @@ def _backend(called: nn.Module) -> Any:
 
 
 class Compiling:
-    """Keeps hooks out of Dynamo's sight while this thread compiles, from start to stop.
+    """Keeps hooks away from Dynamo while this thread compiles, from start to stop.
 
     Args:
         install: Puts the hooks on.
@@ -220,7 +220,7 @@ class Region:
                 sequence=next_sequence_number(),
                 started=self._started,
                 ended=ended,
-                kept=None if log.keep is None else list(map(log.keep, (*written, *outputs))),
+                notes=None if log.keep is None else list(map(log.keep, (*written, *outputs))),
                 reads=len(self._reads),
                 made=len(made),
                 wrote=len(wrote),

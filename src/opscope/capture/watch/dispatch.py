@@ -166,7 +166,7 @@ class Interceptor(TorchDispatchMode):
         sequence = next_sequence_number()
         made: Sequence[Any] = ()
         wrote: Sequence[Any] = ()
-        kept = None
+        notes = None
         started = ended = perf_counter_ns()
         try:
             log.inside_op = True
@@ -175,7 +175,7 @@ class Interceptor(TorchDispatchMode):
             if result.__class__ is _Tensor and not plan.writes and log.keep is None:
                 made = log.note(result)  # nearly always
             else:
-                made, wrote, kept = self._results(plan, args, kwargs, result, chain, flags)
+                made, wrote, notes = self._results(plan, args, kwargs, result, chain, flags)
         except BaseException as error:
             flags |= FAILED
             ended = perf_counter_ns()
@@ -185,7 +185,7 @@ class Interceptor(TorchDispatchMode):
             log.inside_op = False
             log.ops += (
                 slots, constants, named, chain, log.run, flags, sequence, started, ended,
-                kept, len(reads), len(made), len(wrote), *reads, *made, *wrote,
+                notes, len(reads), len(made), len(wrote), *reads, *made, *wrote,
             )  # fmt: skip
             log.op_count += 1
             if log.op_count >= log.ingest_at:

@@ -96,10 +96,10 @@ class FunctionCalls(TorchFunctionMode):
             live = ref(result)  # nearly always, and short, as caches are cold
             item = live if id(live) in log.known else log.read(result)
             node, chain = _node_class(result), log.chain(frame)
-            kept = None if log.keep is None else log.keep(result)
+            notes = None if log.keep is None else log.keep(result)
             # What `Log.write_call` does, without the call.
             log.events += (
-                Call, log.op_count, func, item, kept, node, log.run, chain, op, started, ended, None,
+                Call, log.op_count, func, item, notes, node, log.run, chain, op, started, ended, None,
             )  # fmt: skip
             if log.eager:
                 log.ingest()
@@ -142,10 +142,10 @@ class FunctionCalls(TorchFunctionMode):
             items = Written(list(map(log.read, tensors)))
         log.written.clear()
         node = _first_node_class(tensors)
-        kept = None if log.keep is None else list(map(log.keep, tensors))
+        notes = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
         # Only now, as a chain that is longer than it should be ends modules.
-        log.write_call(func, items, kept, node, chain, op, started, ended)
+        log.write_call(func, items, notes, node, chain, op, started, ended)
 
     def _written(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, op: int
@@ -196,9 +196,9 @@ class FunctionCalls(TorchFunctionMode):
         if not tensors or not all(id(tensor) in given for tensor in tensors):
             return
         items, node = list(map(log.read, tensors)), _first_node_class(tensors)
-        kept = None if log.keep is None else list(map(log.keep, tensors))
+        notes = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
-        log.write(PassedThrough(func, items, kept, node, log.run, chain, started, ended))
+        log.write(PassedThrough(func, items, notes, node, log.run, chain, started, ended))
 
     def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
         """Note a call that no op shows, of a tensor that the program has."""

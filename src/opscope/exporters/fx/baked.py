@@ -91,7 +91,7 @@ def _of_data(recording: Recording, op: Op) -> str | None:
     if op.layer_call is not None:
         function = recording.layer_calls[op.layer_call].function
         if function in _HANDED_OUT:
-            return "numbers of a tensor, handed out of torch"
+            return "numbers of a tensor, given out of torch"
     return None
 
 

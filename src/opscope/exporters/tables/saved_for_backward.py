@@ -38,16 +38,16 @@ class SavedForBackward:
 
     def __init__(self, tensors: Sequence[KeptTensor], title: str) -> None:
         self.tensors = tuple(tensors)
-        self.nbytes = sum(kept.extra_bytes for kept in tensors)
+        self.nbytes = sum(one.extra_bytes for one in tensors)
         self._title = title
 
     def by_layer(self) -> dict[str, int]:
         """Return bytes by label, the largest first, without layers that keep nothing more."""
         sums: dict[str, int] = {}
-        for kept in self.tensors:
-            if kept.extra_bytes:
-                label = kept.layer or ""
-                sums[label] = sums.get(label, 0) + kept.extra_bytes
+        for one in self.tensors:
+            if one.extra_bytes:
+                label = one.layer or ""
+                sums[label] = sums.get(label, 0) + one.extra_bytes
         return dict(sorted(sums.items(), key=lambda entry: -entry[1]))
 
     def table(self, width: int = 120, encoding: str | None = None) -> Table:
@@ -67,25 +67,23 @@ class SavedForBackward:
         return self._table(width, Writer(encoding))
 
     def _table(self, width: int, writer: Writer) -> Table:
-        shown = [kept for kept in self.tensors if kept.kind != "parameter"]
-        made_by = [kept.made_by or ("outside" if kept.kind == "outside" else "") for kept in shown]
+        shown = [one for one in self.tensors if one.kind != "parameter"]
+        made_by = [one.made_by or ("outside" if one.kind == "outside" else "") for one in shown]
         tensors = [
-            [(writer(a), writer(b)) for a, b in notation.tensors([kept.dtype], [kept.shape])]
-            if kept.kind != "packed" else []
-            for kept in shown
+            [(writer(a), writer(b)) for a, b in notation.tensors([one.dtype], [one.shape])]
+            if one.kind != "packed" else []
+            for one in shown
         ]  # fmt: skip
 
         def words(texts: Iterable[str]) -> Words:
             return Words(list(map(writer.foreign, texts)), writer)
 
         columns = [
-            Column(
-                "kept by", words(kept.layer or kept.node for kept in shown), 0, "bold", leads=True
-            ),
-            Column("as", words(kept.name for kept in shown), 4),
+            Column("kept by", words(one.layer or one.node for one in shown), 0, "bold", leads=True),
+            Column("as", words(one.name for one in shown), 4),
             Column("made by", words(made_by), 3, "cyan"),
             Column("tensor", Lists(tensors, writer), 2, "green"),
-            Column("memory", Numbers([Text(writer(_memory(kept))) for kept in shown]), 1),
+            Column("memory", Numbers([Text(writer(_memory(one))) for one in shown]), 1),
         ]
         title = writer.foreign(f"{self._title}: saved for backward")
         return fit_table(columns, width, writer, title=title)
@@ -101,8 +99,8 @@ class SavedForBackward:
 
     def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
         writer = Writer(encoding)
-        parameters = sum(kept.kind == "parameter" for kept in self.tensors)
-        packed = sum(kept.kind == "packed" for kept in self.tensors)
+        parameters = sum(one.kind == "parameter" for one in self.tensors)
+        packed = sum(one.kind == "packed" for one in self.tensors)
         phrases = [f"{notation.size(self.nbytes)} kept alive by the backward"]
         phrases += [f"besides {notation.plural(parameters, 'parameter')}"] if parameters else []
         phrases += [f"{packed:,} packed by hooks (checkpoints)"] if packed else []
@@ -129,7 +127,7 @@ class SavedForBackward:
         return as_html(*self._parts(NOTEBOOK, "utf-8"))
 
 
-def _memory(kept: KeptTensor) -> str:
-    if kept.kind == "packed":
+def _memory(one: KeptTensor) -> str:
+    if one.kind == "packed":
         return "packed"
-    return "shared" if kept.shared else notation.size(kept.nbytes)
+    return "shared" if one.shared else notation.size(one.nbytes)

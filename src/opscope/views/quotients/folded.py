@@ -43,7 +43,7 @@ def folded(
         overwritten: Whether edges are shown along which nothing flows.
     """
     visits = _Visits(ops, rule, hidden)
-    result = nx.DiGraph(**ops.facts)
+    result = nx.DiGraph(**ops.attributes)
     for name, attributes in visits.described():
         result.add_node(name, **attributes)
     merged: dict[tuple[int, int], Merged] = {}

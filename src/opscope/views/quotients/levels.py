@@ -62,7 +62,7 @@ class Rule:
     """Decides for each op which node it becomes part of.
 
     Args:
-        facts: What is known of the graph as a whole, see `opscope.graph.attributes`.
+        attributes: What is known of the graph as a whole, see `opscope.graph.attributes`.
         level: As for `at_level`; so are the others.
         depth: See there.
         collapse: See there.
@@ -71,7 +71,7 @@ class Rule:
 
     def __init__(
         self,
-        facts: Mapping[str, Any],
+        attributes: Mapping[str, Any],
         level: Level,
         depth: int | None,
         *,
@@ -80,8 +80,8 @@ class Rule:
     ) -> None:
         check_choice("level", level, LEVELS)
         check_depth(depth)
-        self.layers: dict[str, Attributes] = facts["layers"]
-        self.modules: dict[str, Attributes] = facts["modules"]
+        self.layers: dict[str, Attributes] = attributes["layers"]
+        self.modules: dict[str, Attributes] = attributes["modules"]
         ran = {name.rpartition(":")[0]: None for name in self.modules}
         for option, choice in (("collapse", collapse), ("expand", expand)):
             _check_addresses(option, choice, ran)

@@ -27,7 +27,7 @@ class SavedRow(NamedTuple):
         name: What the node calls it: ``"self"``, ``"weight"``, ``"result"``.
         shape: Its sizes.
         dtype: Its element type.
-        storage: The number of its storage, or NO_STORAGE.
+        storage: The number of its storage, or NONE.
         nbytes: Bytes of the whole storage, which is what stays in memory.
         packed: Whether a hook (of a checkpoint, say) keeps something in its stead.
     """

@@ -34,7 +34,7 @@ _FAILURES = (RuntimeError, NotImplementedError, TypeError)  # of kernels that th
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Keep what is done here out of every mode's sight and out of autograd's graph."""
+    """Keep what is done here away from every mode and out of autograd's graph."""
     with no_dispatch(), no_functions(), below_autograd():
         yield
 

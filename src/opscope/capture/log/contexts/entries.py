@@ -1,4 +1,4 @@
-"""Where a calling context passes through torch code that runs what it was handed.
+"""Where a calling context passes through torch code that runs what it was given.
 
 That is the code that applies a custom function, that calls a function for a checkpoint, and
 that calls it again in the backward.

@@ -189,9 +189,9 @@ class ModuleCalls:
                     raise
             return
         items = self._values.gave(output)
-        kept = None if log.keep is None else self._values.notes(output)
+        notes = None if log.keep is None else self._values.notes(output)
         # What `_end` does, without the call.
-        log.events += (Leave, log.op_count, run, items, perf_counter_ns(), False, kept)
+        log.events += (Leave, log.op_count, run, items, perf_counter_ns(), False, notes)
         _, log.boundary, log.run = (
             stack[-2] if len(stack) > 1 else (None, self.running.outermost, NONE)
         )
@@ -225,11 +225,11 @@ class ModuleCalls:
         chain = log.chain(frame)
         compiled = called is not module or module._compiled_call_impl is not None
         run, items = log.run_count, self._values.given(args, frame)
-        kept = None
+        notes = None
         if known is self.root:
-            kept = self._values.notes((args, named_in(frame)))
+            notes = self._values.notes((args, named_in(frame)))
             log.write(GradMode(run, *grad_mode()))
-        self.running.begin(known, chain, items, kept, (called, frame, run))
+        self.running.begin(known, chain, items, notes, (called, frame, run))
         cleanup = RunCleanup(None if called is module else module)
         if compiled:
             cleanup.resume = self._step_aside()
@@ -315,12 +315,12 @@ class ModuleCalls:
     def _close(self, output: Any, *, failed: bool) -> None:
         """End the innermost run."""
         log, stack = self._log, self._stack
-        items, kept = self._values.gave(output), self._values.notes(output)
+        items, notes = self._values.gave(output), self._values.notes(output)
         called, _, run = stack[-1]
         cleanup = self._cleanups.get(run)
         if cleanup is not None:
             cleanup.undo(None if self._functions is None else self._functions.on_stack)
-        self.running.end(run, items, kept, failed=failed)
+        self.running.end(run, items, notes, failed=failed)
         self._cleanups.pop(run, None)
         if not failed and log.returned:
             self._tell(called, run, output)

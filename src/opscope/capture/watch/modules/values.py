@@ -63,6 +63,6 @@ def by_path(found: Contents) -> list[tuple[str, torch.Tensor]]:
 
 
 def named_in(frame: FrameType) -> dict[str, Any]:
-    """Return the keyword arguments of a module, which no global hook is handed."""
+    """Return the keyword arguments of a module, which no global hook is given."""
     found: dict[str, Any] | None = frame.f_locals.get("kwargs")
     return found or {}
