@@ -17,7 +17,7 @@ def reasons(program):
 
 
 NUMBER, SHAPE = "a number taken out of a tensor", "a shape that depends on the data"
-OUT = "numbers of a tensor, handed out of torch"
+OUT = "numbers of a tensor, given out of torch"
 BY_DATA = {
     "item": (lambda m, x: x * x.sum().item(), [NUMBER]),
     "tolist": (lambda m, x: x * torch.tensor(x[0].tolist()), [NUMBER]),
