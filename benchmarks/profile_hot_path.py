@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.capture.log.event_log import Log, LogRow, look
+from opscope.capture.log.event_log import Log, LogRow, take_snapshot
 from opscope.capture.session import Session
 
 
@@ -92,7 +92,7 @@ class Nowhere(Log):
         return ()
 
 
-def no_sights(session: Session) -> None:
+def no_snapshots(session: Session) -> None:
     session.tables.log.__class__ = Blind
 
 
@@ -100,7 +100,7 @@ def no_rows(session: Session) -> None:
     session.tables.log.ops = Ignore()
 
 
-def no_places(session: Session) -> None:
+def no_frames(session: Session) -> None:
     session.tables.log.__class__ = Nowhere
 
 
@@ -112,11 +112,11 @@ def no_modules(session: Session) -> None:
     session.modules.install = session.modules.remove = lambda: None
 
 
-SNAPSHOT_SIZE = look(torch.ones(1))
+SNAPSHOT_SIZE = take_snapshot(torch.ones(1))
 PARTS: dict[str, Callable[[Session], None]] = {
-    "identity and metadata of tensors": no_sights,
+    "identity and metadata of tensors": no_snapshots,
     "append the op's row": no_rows,
-    "frames of the caller": no_places,
+    "frames of the caller": no_frames,
     "append calls and module runs": no_calls,
     "module hooks": no_modules,
 }
@@ -124,7 +124,7 @@ PARTS: dict[str, Callable[[Session], None]] = {
 
 def record(case: Case, leave_out: Callable[[Session], None] = keep, *, layers: bool = True) -> None:
     """Run the case recorded, all but one part."""
-    session = Session(case.model, layers=layers, save=None)
+    session = Session(case.model, layers=layers)
     leave_out(session)
     session.start(sys._getframe())
     case.step()
@@ -132,7 +132,7 @@ def record(case: Case, leave_out: Callable[[Session], None] = keep, *, layers: b
 
 
 def enter_and_leave(case: Case) -> None:
-    session = Session(case.model, layers=True, save=None)
+    session = Session(case.model, layers=True)
     session.start(sys._getframe())
     session.stop(None, None)
 
@@ -207,18 +207,18 @@ def alone(case: Case) -> dict[str, float]:
         "opscope": loop(add, opscope.trace()) - bare,
         "an input, known": loop(lambda: log.read(x)),
         "an input, known, layers=False": read,
-        "an output: its snapshot": loop(lambda: look(x)),
+        "an output: its snapshot": loop(lambda: take_snapshot(x)),
         "append the op's row": loop(lambda: log.ops.extend(row)),
         "frames of the caller, one": loop(lambda: log.chain(frame)),
-        "ingest an op, later": settled(case),
+        "ingest an op, later": ingested(case),
     }
 
 
-def settled(case: Case) -> float:
+def ingested(case: Case) -> float:
     """Return the seconds to ingest an op of the case, its layer call and module runs included."""
     took = []
     for _ in range(20):
-        session = Session(case.model, layers=True, save=None)
+        session = Session(case.model, layers=True)
         session.start(sys._getframe())
         case.step()
         session.stop(None, None)
@@ -235,7 +235,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     case = build("gpt2-tiny")
     with torch.no_grad():
-        session = Session(case.model, layers=True, save=None)
+        session = Session(case.model, layers=True)
         session.start(sys._getframe())
         case.step()
         session.stop(None, None)
