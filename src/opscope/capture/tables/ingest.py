@@ -13,6 +13,7 @@ from opscope.capture.log.events import SNAPSHOT_SIZE, Live, Nested
 from opscope.capture.tables.handlers import HANDLERS, Handlers
 from opscope.capture.tables.rows import BACKWARD, IN_CALL, PACK_OP, ModuleRun
 from opscope.capture.tables.tables import Mark, Tables
+from opscope.capture.tables.values import FRESH
 from opscope.records.columns.columns import NONE
 
 Items = Live | Nested
@@ -77,7 +78,8 @@ class Ingest:
         """Ingest the rows from a position on, up to an op; return where the next row begins."""
         tables, values, constants = self._tables, self._tables.values, self._tables.log.constants
         reads, made, wrote, numbers = tables.reads, tables.made, tables.wrote, tables.numbers
-        current = values.current
+        known, storages, writes = values.rows, values.storages, values.writes
+        written: list[Snapshot]
         while at < len(rows) and (op := tables.op_count) < op_end:
             (
                 slots, constant, named, chain, run, flags, sequence, started, ended, notes, read_end,
@@ -89,7 +91,9 @@ class Ingest:
             wrote_end += made_end
             for item in rows[at:read_end]:
                 if item.__class__ is ref:
-                    reads.append(current(item))
+                    row = known[id(item)]
+                    # Nearly always nothing has written to it through another tensor.
+                    reads.append(values.current(item) if storages[row] in writes else row)
                 else:
                     if item is not None:
                         numbers.put(len(reads), item)
@@ -99,15 +103,21 @@ class Ingest:
             given = [
                 tuple(rows[i : i + SNAPSHOT_SIZE]) for i in range(read_end, made_end, SNAPSHOT_SIZE)
             ]
-            written = [
-                tuple(rows[i : i + SNAPSHOT_SIZE])
-                for i in range(made_end, wrote_end, SNAPSHOT_SIZE)
-            ]
+            written = []
+            if made_end < wrote_end:
+                written = [
+                    tuple(rows[i : i + SNAPSHOT_SIZE])
+                    for i in range(made_end, wrote_end, SNAPSHOT_SIZE)
+                ]
+                wrote.extend([values.made(snapshot, op, written=True) for snapshot in written])
             at = wrote_end
-            wrote.extend([values.made(snapshot, op, written=True) for snapshot in written])
-            made.extend(
-                [NONE if snapshot[0] is None else values.made(snapshot, op) for snapshot in given]
-            )
+            for snapshot in given:
+                if snapshot[0] is None:
+                    made.append(NONE)
+                elif id(snapshot[0]) in known:
+                    made.append(values.made(snapshot, op))
+                else:
+                    made.append(values.add(snapshot, FRESH, op))
             tables.ops += (slots, constant, named)
             tables.op_numbers += PACK_OP(
                 run, NONE if chain is None else tables.site(chain, run, flags),

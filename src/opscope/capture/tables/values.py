@@ -31,8 +31,9 @@ class Values:
     """The table of values, one row each, and the live tensors that they are.
 
     Attributes:
-        origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, HANDED, REWRITTEN.
-        makers: Per row, the op that made it or wrote it last, -1 for OUTSIDE; for HANDED the call.
+        origins: Per row, one of OUTSIDE, FRESH, VIEW, WRITE, PASSED_THROUGH, REWRITTEN.
+        makers: Per row, the op that made it or wrote it last, -1 for OUTSIDE; for PASSED_THROUGH the
+            call.
         storages: Per row, its storage's number, or NONE.
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
@@ -42,6 +43,7 @@ class Values:
         earlier: For PASSED_THROUGH rows, the row that was passed through; for REWRITTEN ones what the
             tensor was before.
         rows: By ``id`` of the weak reference to a tensor, the row that it is now.
+        writes: By storage, the rows that ops wrote.
     """
 
     def __init__(self, parameters: Parameters, log: Log) -> None:
@@ -61,8 +63,8 @@ class Values:
         self._tensors: list[Live | None] = []
         self._storage_rows: dict[int, int] = {}
         self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
-        # By storage, the rows that ops wrote, and per row how many of these it has seen.
-        self._writes: dict[int, list[int]] = {}
+        self.writes: dict[int, list[int]] = {}
+        # Per row, how many writes to its storage it has seen.
         self._writes_seen = array("i")
         self._sweep_at = _FIRST_SWEEP
         # How far all was swept, and the rows below that whose tensors were still there.
@@ -72,7 +74,7 @@ class Values:
 
     def found(self, snapshot: Snapshot) -> int:
         """Return a new row, for a tensor that came from outside."""
-        return self._add(snapshot, OUTSIDE, -1)
+        return self.add(snapshot, OUTSIDE, -1)
 
     def current(self, live: Live) -> int:
         """Return the row of a known tensor as it is now.
@@ -80,7 +82,7 @@ class Values:
         It is a new one if some of its bytes were written since through another tensor.
         """
         row = self.rows[id(live)]
-        writes = self._writes.get(self.storages[row])
+        writes = self.writes.get(self.storages[row])
         if writes is None:
             return row
         own = None
@@ -102,11 +104,11 @@ class Values:
         """Return the row of a tensor that an op returned or wrote."""
         row = self.rows.get(id(snapshot[0]))
         if row is None:
-            return self._add(snapshot, WRITE if written else FRESH, op)
+            return self.add(snapshot, WRITE if written else FRESH, op)
         if self.makers[row] == op and self.origins[row] != PASSED_THROUGH:
             return row
         # Changed in place, or given back as it was: a new value of the same tensor.
-        return self._add(snapshot, WRITE if written else VIEW, op)
+        return self.add(snapshot, WRITE if written else VIEW, op)
 
     def passed_through(self, row: int, call: int) -> int:
         """Return a new row for a tensor that a call without ops passed through."""
@@ -118,7 +120,7 @@ class Values:
         self.origins.append(origin)
         self.makers.append(maker)
         self.storages.append(self.storages[row])
-        writes = self._writes.get(self.storages[row], ()) if origin == REWRITTEN else None
+        writes = self.writes.get(self.storages[row], ()) if origin == REWRITTEN else None
         self._writes_seen.append(self._writes_seen[row] if writes is None else len(writes))
         self.offsets.append(self.offsets[row])
         self.layouts.append(self.layouts[row])
@@ -177,8 +179,8 @@ class Values:
         self.rows = {id(live): row for row, live in tensors if live is not None}
         known = enumerate(self._storage_refs[self._first[1] :], self._first[1])
         self._storage_rows = {id(storage): number for number, storage in known if storage}
-        self._writes = {
-            number: [row for row in writes if row < rows] for number, writes in self._writes.items()
+        self.writes = {
+            number: [row for row in writes if row < rows] for number, writes in self.writes.items()
         }
 
     def forget_all(self) -> None:
@@ -187,7 +189,7 @@ class Values:
         self._log.forget_all()
         self.rows.clear()
         self._storage_rows.clear()
-        self._writes.clear()
+        self.writes.clear()
 
     def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
         """Return the number of a tensor's storage, NONE if it is not known, and its bytes."""
@@ -197,7 +199,8 @@ class Values:
             return NONE, tensor.numel() * tensor.element_size()
         return self._storage_rows.get(id(ref(storage)), NONE), storage.nbytes()
 
-    def _add(self, snapshot: Snapshot, origin: int, op: int) -> int:
+    def add(self, snapshot: Snapshot, origin: int, op: int) -> int:
+        """Return a new row, for a tensor that an op made, or that came from outside."""
         live, storage, shape, stride, dtype, device, offset = snapshot
         number = NONE
         if storage is not None:
@@ -222,8 +225,8 @@ class Values:
         self._tensors.append(live)
         self.rows[id(live)] = row
         if origin == WRITE and number != NONE:
-            self._writes.setdefault(number, []).append(row)
-        self._writes_seen.append(len(self._writes.get(number, ())))
+            self.writes.setdefault(number, []).append(row)
+        self._writes_seen.append(len(self.writes.get(number, ())))
         if origin in (OUTSIDE, WRITE):  # an optimizer writes parameters: they keep their name
             self._parameters.seen(live, row)
         if origin == OUTSIDE:
@@ -259,6 +262,6 @@ class Values:
             storage = storages[row]
             if storage is None or storage() is None:
                 storages[row] = None
-                self._writes.pop(row, None)
+                self.writes.pop(row, None)
                 del self._storage_rows[key]
         self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(left))
