@@ -15,6 +15,7 @@ from torch import nn
 
 import opscope
 from opscope import record
+from opscope.capture.assemble.recording import build_recording
 from opscope.garbage import give_back
 from opscope.graph.build import OpGraph, op_graph
 from opscope.records.ops import Op
@@ -210,3 +211,12 @@ def test_memory_of_a_large_record_is_given_back_once_it_is_let_go_of(monkeypatch
 
 def test_memory_is_given_back_where_the_c_library_can():
     give_back()  # glibc or not, it raises nothing
+
+
+def test_one_who_waits_for_a_recording_is_told_how_many_calls_are_read():
+    told = []
+    with opscope.trace() as trace:
+        (torch.ones(1) + 1).sin()
+    build_recording(trace._block.session, lambda items: told.append(len(items)) or items)
+
+    assert told == [3]

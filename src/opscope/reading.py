@@ -53,9 +53,10 @@ class Reading:
     @cached_property
     def op_graph(self) -> nx.DiGraph:
         """The graph that all others are made of."""
+        from opscope.exporters.progress import waiting
         from opscope.graph.build import op_graph
 
-        return op_graph(self.recording, self.passes)
+        return op_graph(self.recording, self.passes, waiting)
 
     @cached_property
     def layer_graph(self) -> nx.DiGraph:

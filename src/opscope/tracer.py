@@ -25,6 +25,7 @@ from opscope.errors import (
     TraceStateError,
     check_flag,
 )
+from opscope.exporters.progress import waiting
 from opscope.layer import Layers
 from opscope.reading import Reading
 from opscope.record import Record
@@ -188,7 +189,8 @@ class Trace(Record):
                 when = "is still being recorded" if is_open else "was never entered"
                 message = f"this trace {when}; read it after `with opscope.trace(...) as trace:`"
                 raise TraceStateError(message)
-            read = self._take(build_recording(self._block.session))
+            with waiting("reading") as track:
+                read = self._take(build_recording(self._block.session, track))
         return read
 
     def _take(self, recording: Recording) -> Layers:
@@ -271,7 +273,6 @@ class Trace(Record):
         True
         """
         from opscope.analysis.replay import replay
-        from opscope.exporters.progress import waiting
 
         replay_inputs = self.tensors.replay_inputs
         labels = {item.call: item.label for item in self.passes if item.call is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,10 @@ class Track(Protocol):
         """Return the same items, in the same order."""
 
 
+# Says what is being done, and tracks its loops until it is left.
+Waiting = Callable[[str], AbstractContextManager[Track]]
+
+
 def untracked(items: Collection[T], /) -> Iterable[T]:
     """Hand on the items of a loop that nobody waits for.
 
@@ -22,3 +27,9 @@ def untracked(items: Collection[T], /) -> Iterable[T]:
     ['a', 'b', 'c']
     """
     return items
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Track]:
+    """Track nothing: nobody waits."""
+    yield untracked

@@ -1,5 +1,6 @@
 import json
 import re
+from contextlib import contextmanager
 
 import networkx as nx
 import pytest
@@ -217,3 +218,17 @@ def test_an_outside_tensor_that_no_input_brought_is_external():
 
     assert [n for n, kind in graph.nodes(data="kind") if kind == "external"]
     assert "external" not in dict(trace.graph(inputs=False).nodes(data="kind")).values()
+
+
+def test_one_who_waits_for_a_graph_is_told_how_far_it_is():
+    told = []
+
+    @contextmanager
+    def waiting(what):
+        yield lambda items: told.append((what, len(items))) or items
+
+    exhibit = Exhibit(nested())
+    graph = build.op_graph(exhibit.recording, exhibit.passes, waiting)
+    assert not told
+    assert len(graph.built) == len(graph)
+    assert told == [("building the graph", len(graph))] * 2

@@ -67,27 +67,37 @@ from opscope.graph.node_attributes import layer_attributes, module_attributes
 from opscope.graph.skeleton import EDGE_KINDS, RANK, Skeleton, with_numbers_made
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
+from opscope.waiting import Track, Waiting, silent
 
 __all__ = ["RANK", "OpGraph", "op_graph"]
 
 
-def op_graph(recording: Recording, passes: Sequence[LayerPass]) -> OpGraph:
+def op_graph(
+    recording: Recording, passes: Sequence[LayerPass], waiting: Waiting = silent
+) -> OpGraph:
     """Return the graph of ops, with parameters, buffers, inputs and outputs as nodes.
 
     Node names are ``"op_12"``, ``"call_3"``, ``"value_7"`` and ``"end_9"``, after their
     place in the recording. A call that passed through several tensors is a node for each:
     ``"call_3"``, ``"call_3_1"``.
     """
-    return OpGraph(recording, passes)
+    return OpGraph(recording, passes, waiting)
 
 
 class OpGraph(Lazy):
-    """The graph of ops: of a long program many views need no more than its skeleton."""
+    """The graph of ops: of a long program many views need no more than its skeleton.
 
-    def __init__(self, recording: Recording, passes: Sequence[LayerPass]) -> None:
+    Args:
+        recording: What happened.
+        passes: Its layers.
+        waiting: Shows one who waits how far it is as it is built.
+    """
+
+    def __init__(self, recording: Recording, passes: Sequence[LayerPass], waiting: Waiting) -> None:
         super().__init__()
         self.recording = recording
         self.passes = passes
+        self._waiting = waiting
 
     @cached_property
     def skeleton(self) -> Skeleton:
@@ -108,23 +118,26 @@ class OpGraph(Lazy):
     @paused()
     def build(self) -> nx.DiGraph:
         """Return it as networkx has it."""
-        graph = _built(self.skeleton, self.passes, self.attributes)
+        with self._waiting("building the graph") as track:
+            graph = _built(self.skeleton, self.passes, self.attributes, track)
         del self.skeleton  # nobody asks for it any more
         return graph
 
 
-def _built(skeleton: Skeleton, passes: Sequence[LayerPass], about: dict[str, Any]) -> nx.DiGraph:
+def _built(
+    skeleton: Skeleton, passes: Sequence[LayerPass], about: dict[str, Any], track: Track
+) -> nx.DiGraph:
     graph = nx.DiGraph(**about)
     attributes = NodeAttributes(skeleton, passes)
     names: list[str] = []
-    for node in range(len(skeleton)):
+    for node in track(range(len(skeleton))):
         names.append(skeleton.name(node))
         if node in skeleton.gone:
             continue
         known = attributes.of(node)
         known["index"] = len(graph)
         graph.add_node(names[-1], **known)
-    for node, name in enumerate(names):
+    for node, name in enumerate(track(names)):
         for edge in skeleton.edges_to(node):
             source = skeleton.sources[edge]
             if source not in skeleton.gone:

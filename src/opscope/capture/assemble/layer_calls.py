@@ -24,6 +24,7 @@ from opscope.records.columns.columns import (
 )
 from opscope.records.columns.table import Table
 from opscope.records.ops import PHASES, Phase
+from opscope.waiting import Track, untracked
 
 _WIDTH = 2  # of a row of `Tables.calls`
 
@@ -41,6 +42,7 @@ class Calls:
         calls: Its recorded calls.
         phase: The phase of each op.
         call_phase: The phase of each recorded call.
+        track: Hands on the calls, to one who waits for them.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Calls:
         calls: CallColumns,
         phase: Column[Phase],
         call_phase: Column[Phase],
+        track: Track = untracked,
     ) -> None:
         self._tables = tables
         self._recorded = array("i")  # by call, its number in the tables, or NONE
@@ -61,9 +64,9 @@ class Calls:
         self._failed: set[int] = set()
         self.columns = CallColumns(*(array(column.typecode) for column in calls))
         returned_at = at = 0
-        for number, (start, stop, end) in enumerate(
-            zip(calls.ops_start, calls.ops_end, calls.returned_end, strict=True)
-        ):
+        for number in track(range(len(calls.ops_start))):
+            start, stop = calls.ops_start[number], calls.ops_end[number]
+            end = calls.returned_end[number]
             if start > at:
                 self._add_lone(ops, phase, at, start)
             index = len(self._recorded)

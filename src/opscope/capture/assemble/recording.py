@@ -37,13 +37,19 @@ from opscope.records.flow.several import borders, without_model
 from opscope.records.ops import Op, Phase
 from opscope.records.recording import Failure, Module, Parameter, Recording, SavedTensor, UnseenCall
 from opscope.records.values import Origin, Value
+from opscope.waiting import Track, untracked
 
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "passed_through", "rewritten")
 
 
 @paused()
-def build_recording(session: Session) -> Recording:
-    """Return all that a session recorded, as plain data."""
+def build_recording(session: Session, track: Track = untracked) -> Recording:
+    """Return all that a session recorded, as plain data.
+
+    Args:
+        session: It.
+        track: Hands on the calls as they are read, to one who waits for them.
+    """
     tables = session.tables
     with session.reading:
         session.ingest()
@@ -51,7 +57,7 @@ def build_recording(session: Session) -> Recording:
     place_input_views(tables, op_rows, call_rows)
     found = links(tables, op_rows)
     phase, call_phases = phases(tables, op_rows, call_rows, found)
-    calls = Calls(tables, op_rows, call_rows, phase, call_phases)
+    calls = Calls(tables, op_rows, call_rows, phase, call_phases, track)
     parameters, bound, packed = _parameters(session)
     ops = _ops(tables, op_rows, calls, found, phase, session.started_ns, packed)
     failure = session.failure
