@@ -11,7 +11,8 @@ from typing import Any
 
 from opscope.operators.known import name_of
 from opscope.records.calls import Frame
-from opscope.records.columns.table import column, value_bytes
+from opscope.records.columns.columns import Column
+from opscope.records.columns.table import column, read_values, value_bytes
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
 from opscope.records.values import Value
@@ -36,6 +37,8 @@ class LayerRows:
         self.passes = passes
         self.phase = phase
         self.backward = BackwardOps(recording)
+        self._calls = column(passes, "call")
+        self._reads = read_values(recording.ops)
         self._operators = column(recording.ops, "operator")
         self._times = column(recording.ops, "duration_ns")
         self._failures = column(recording.ops, "failed")
@@ -70,7 +73,7 @@ class LayerRows:
             calls = [
                 call
                 for call in self.backward.of_call
-                if self._is_near(self._pass_of_call[call].module_call, depth)
+                if self._is_near(runs[self._pass_of_call[call]], depth)
             ]
             parameters = [
                 number
@@ -84,28 +87,30 @@ class LayerRows:
         """Whether what ran in a phase is shown."""
         return self.phase in ("all", phase)
 
-    def was_called(self, item: LayerPass) -> bool:
-        """Whether a layer was called in the phase that is shown."""
-        return self.is_shown(
-            "forward" if item.call is None else self.recording.layer_calls[item.call].phase
-        )
+    def was_called(self, index: int) -> bool:
+        """Whether a pass is of the phase that is shown; in the backward, whether ops ran for it."""
+        if self.phase == "backward":
+            return bool(self.backward.of_call.at(self._calls[index] or 0))
+        return self.is_shown(self._phases[index])
 
     @cached_property
     def _phases(self) -> list[Phase]:
         """The phase of each pass."""
         of_calls = column(self.recording.layer_calls, "phase")
-        calls = column(self.passes, "call")
-        return ["forward" if call is None else of_calls[call] for call in calls]
+        return ["forward" if call is None else of_calls[call] for call in self._calls]
 
     @cached_property
-    def _pass_of_call(self) -> dict[int, LayerPass]:
-        return {item.call: item for item in self.passes if item.call is not None}
+    def _pass_of_call(self) -> dict[int, int]:
+        return {call: index for index, call in enumerate(self._calls) if call is not None}
+
+    @cached_property
+    def _bytes(self) -> Column[int]:
+        return value_bytes(self.recording.values)
 
     def _numbers(self) -> dict[str, Callable[[int], Any]]:
         """Return how to read fields of the row of a pass without making it."""
-        calls, values = column(self.passes, "call"), column(self.passes, "values")
+        calls, values, nbytes = self._calls, column(self.passes, "values"), self._bytes
         durations = column(self.recording.layer_calls, "duration_ns")
-        nbytes = value_bytes(self.recording.values)
 
         def time(index: int) -> int:
             call = calls[index]
@@ -116,14 +121,33 @@ class LayerRows:
 
         return {"time_ns": time, "memory": memory}
 
+    def together(self, indices: Sequence[int]) -> Row:
+        """Return one row for several passes of a layer, which tells of the first, and of all sums."""
+        row = self.layer(self.passes[indices[0]])
+        ops = [self.backward.of_call.at(self._calls[index] or 0) for index in indices]
+        if self.phase == "backward":
+            given = [value for some in ops for value in self.backward.given(some)]
+            return replace(
+                self.in_backward(row, ops[0]), passes=len(indices),
+                memory=sum(map(self._bytes.__getitem__, given)),
+                time_ns=sum(map(self.time_of, ops)),
+                failed=any(self._failures[op] for some in ops for op in some),
+            )  # fmt: skip
+        numbers, failures = self._numbers(), column(self.recording.layer_calls, "failed")
+        return replace(
+            row, passes=len(indices),
+            memory=sum(map(numbers["memory"], indices)), time_ns=sum(map(numbers["time_ns"], indices)),
+            backward_ns=sum(map(self.time_of, ops)),
+            failed=any(failures[self._calls[index] or 0] for index in indices),
+        )  # fmt: skip
+
     def _is_near(self, run: int | None, depth: int | None) -> bool:
         """Whether the module of a run lies no deeper than that."""
         return depth is None or _depth(self.address(run)) <= depth
 
     def _backward_of(self, call: int) -> Row:
-        return self.in_backward(
-            self.layer(self._pass_of_call[call]), self.backward.of_call.at(call)
-        )
+        row = self.layer(self.passes[self._pass_of_call[call]])
+        return self.in_backward(row, self.backward.of_call.at(call))
 
     def _parameter(self, number: int) -> Row:
         name = self.recording.parameters[number].name
@@ -177,7 +201,7 @@ class LayerRows:
             return Row(item.label, item.type, outputs=outputs, memory=memory)
         call = self.recording.layer_calls[item.call]
         params, trainable = self.count(item.parameters)
-        reads = (r.value for i in call.ops[:1] for r in self.recording.ops[i].reads)
+        reads = self._reads[call.ops[0]] if call.ops else ()
         bound = self.recording.parameter_of_value
         return Row(
             name=item.label,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from opscope.records.calls import ModuleCall
-from opscope.records.passes.layers import LayerPass
+from opscope.records.columns.table import column
 from opscope.records.passes.runs import run_addresses
 from opscope.records.recording import Recording
 from opscope.views.rows.layer_rows import LayerRows
@@ -20,7 +20,7 @@ class _Entry:
         parent: The row that it is below.
         module: The module's number, None of a layer.
         runs: The runs of the module there.
-        layers: The passes of the layer there.
+        layers: The indices of the passes of the layer there.
         entries: What is below, by the module's number or the layer's.
     """
 
@@ -30,7 +30,7 @@ class _Entry:
         self.parent = parent
         self.module = module
         self.runs: list[ModuleCall] = []
-        self.layers: list[LayerPass] = []
+        self.layers: list[int] = []
         self.entries: dict[int | str, _Entry] = {}
 
 
@@ -47,6 +47,8 @@ class ModuleRows:
         self.passes = layers.passes
         self.phase = layers.phase
         self._backward = layers.backward
+        self._runs = column(self.passes, "module_call")
+        self._numbers = column(self.passes, "layer")
         self._held = _held_below(self.recording)
         self._addresses = run_addresses(self.recording)
 
@@ -60,7 +62,7 @@ class ModuleRows:
                 pending.pop()
                 continue
             level = len(pending) - 1
-            row = self._module(entry) if entry.runs else self._together(entry.layers)
+            row = self._module(entry) if entry.runs else self._layer(entry.layers)
             if row is not None:
                 yield replace(row, depth=level)
             # A module without modules inside is told of by its own row.
@@ -75,10 +77,11 @@ class ModuleRows:
         """
         top = _Entry(None)
         of_run: dict[int | None, _Entry] = {None: top}
-        loose = [item for item in self.passes if item.kind == "function"]
+        kinds, calls = column(self.passes, "kind"), column(self.passes, "call")
+        loose = [index for index, kind in enumerate(kinds) if kind == "function"]
         at = 0
         for run in self.recording.module_calls:
-            while at < len(loose) and (loose[at].call or 0) < run.layer_calls.start:
+            while at < len(loose) and (calls[loose[at]] or 0) < run.layer_calls.start:
                 self._add_loose(of_run, loose[at])
                 at += 1
             around = of_run[run.parent]
@@ -89,35 +92,23 @@ class ModuleRows:
                 around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
             around.runs.append(run)
             of_run[run.index] = around
-        for item in loose[at:]:
-            self._add_loose(of_run, item)
+        for index in loose[at:]:
+            self._add_loose(of_run, index)
         return top
 
-    def _add_loose(self, of_run: dict[int | None, _Entry], item: LayerPass) -> None:
-        """Add a layer to the row of its module, unless it is not shown."""
-        parent = of_run[item.module_call]
-        key = f"layer {item.layer}"
-        if key in parent.entries or self._loose(item) is not None:
-            parent.entries.setdefault(key, _Entry(parent)).layers.append(item)
+    def _add_loose(self, of_run: dict[int | None, _Entry], index: int) -> None:
+        """Add a pass of a layer to the row of its module, unless it is not shown."""
+        if not self._layers.was_called(index):
+            return
+        parent, key = of_run[self._runs[index]], f"layer {self._numbers[index]}"
+        entry = parent.entries.get(key)
+        if entry is None:
+            entry = parent.entries[key] = _Entry(parent)
+        entry.layers.append(index)
 
-    def _together(self, items: Sequence[LayerPass]) -> Row | None:
+    def _layer(self, passes: Sequence[int]) -> Row:
         """Return the row of the passes that a layer had in one place of the tree."""
-        rows = [row for row in map(self._loose, items) if row is not None]
-        return replace(
-            rows[0], name=items[0].short_label, passes=len(rows),
-            memory=sum(row.memory for row in rows),
-            time_ns=sum(row.time_ns for row in rows),
-            backward_ns=sum(row.backward_ns for row in rows),
-            failed=any(row.failed for row in rows),
-        )  # fmt: skip
-
-    def _loose(self, item: LayerPass) -> Row | None:
-        """Return the row of a layer among those of modules, None if it is not shown."""
-        row = self._layers.layer(item)
-        if self.phase == "backward":
-            ops = self._backward.of_call.at(item.call or 0)
-            return self._layers.in_backward(row, ops) if ops else None
-        return row if self._layers.was_called(item) else None
+        return replace(self._layers.together(passes), name=self.passes[passes[0]].short_label)
 
     def _module(self, entry: _Entry) -> Row | None:
         if self.phase not in ("forward", "backward", "all"):
