@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,14 +31,13 @@ class Moments:
         self._at, self._events, self._error = at, events, error
         self._before = None
 
-    @contextmanager
-    def aimed(self):
-        """Have it count in this block, and swallow what it raised."""
+    def around(self, action, *given):
+        """Have it count in an action, and return what that does, None if it was interrupted."""
         self.aim()
         try:
-            yield self
+            return alone(action, *given)
         except self._error:
-            pass
+            return None
         finally:
             sys.settrace(None)
 
@@ -57,6 +55,19 @@ class Moments:
                 self.where = f"{event} {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
                 raise self._error
         return self._watch if "line" in self._events else None
+
+
+def alone(action, *given):
+    """Call a function with an own state of exceptions.
+
+    Where one is raised as a handler begins, which no signal does, CPython may never take that
+    handler's exception away: every later one of the thread would have it as its context.
+    """
+
+    def inside():
+        yield action(*given)
+
+    return next(inside())
 
 
 def state():

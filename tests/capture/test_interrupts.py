@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 import torch
 from tests import invariants, witness
-from tests.interrupts import Interrupt, Moments, state
+from tests.interrupts import Interrupt, Moments, alone, state
 from torch import nn
 
 import opscope
@@ -145,7 +145,7 @@ def test_an_interrupt_of_the_block_leaves_torch_as_it_was_and_a_way_back(phase, 
         model, trace = start(options)
         aim = Moments(at)
         try:
-            PHASES[phase](aim, model, trace)
+            alone(PHASES[phase], aim, model, trace)
         except Interrupt:
             pass
         else:  # in a generator that went, of whose errors Python tells nobody
@@ -185,8 +185,7 @@ def test_what_is_read_after_an_interrupted_reading_is_right(reading, error):
     with trace:
         run(model)
     counted = Moments()
-    with counted.aimed():
-        expected = reading(trace)
+    counted.around(reading, trace)
     expected = reading(trace)
     chosen = random.Random("reading").sample(range(1, counted.count + 1), PER_PHASE)
     for at in sorted(chosen):
@@ -195,8 +194,7 @@ def test_what_is_read_after_an_interrupted_reading_is_right(reading, error):
         with trace:
             run(model)
         aim = Moments(at, error=error)
-        with aim.aimed():
-            reading(trace)
+        aim.around(reading, trace)
         found = reading(trace)
         if isinstance(found, torch.Tensor):
             assert found.shape == expected.shape

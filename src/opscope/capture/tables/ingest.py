@@ -79,7 +79,6 @@ class Ingest:
         tables, values, constants = self._tables, self._tables.values, self._tables.log.constants
         reads, made, wrote, numbers = tables.reads, tables.made, tables.wrote, tables.numbers
         known, storages, writes = values.rows, values.storages, values.writes
-        written: list[Snapshot]
         while at < len(rows) and (op := tables.op_count) < op_end:
             (
                 slots, constant, named, chain, run, flags, sequence, started, ended, notes, read_end,
@@ -112,12 +111,10 @@ class Ingest:
                 wrote.extend([values.made(snapshot, op, written=True) for snapshot in written])
             at = wrote_end
             for snapshot in given:
-                if snapshot[0] is None:
-                    made.append(NONE)
-                elif id(snapshot[0]) in known:
-                    made.append(values.made(snapshot, op))
-                else:
-                    made.append(values.add(snapshot, FRESH, op))
+                is_known = snapshot[0] is None or id(snapshot[0]) in known
+                made.append(
+                    values.made(snapshot, op) if is_known else values.add(snapshot, FRESH, op)
+                )
             tables.ops += (slots, constant, named)
             tables.op_numbers += PACK_OP(
                 run, NONE if chain is None else tables.site(chain, run, flags),

@@ -101,7 +101,9 @@ class Values:
         return row if is_written else None
 
     def made(self, snapshot: Snapshot, op: int, *, written: bool = False) -> int:
-        """Return the row of a tensor that an op returned or wrote."""
+        """Return the row of a tensor that an op returned or wrote, NONE for one that is absent."""
+        if snapshot[0] is None:
+            return NONE
         row = self.rows.get(id(snapshot[0]))
         if row is None:
             return self.add(snapshot, WRITE if written else FRESH, op)

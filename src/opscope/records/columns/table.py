@@ -65,13 +65,12 @@ class Table(Sequence[T]):
     def __getitem__(self, index: slice) -> tuple[T, ...]: ...
 
     def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
-        held = self._held
-        try:
-            return held[index]  # type: ignore[index]  # a slice is not among them
-        except (KeyError, TypeError):
-            pass
         if isinstance(index, slice):
             return tuple(map(self.__getitem__, range(*index.indices(self._length))))
+        held = self._held
+        known = held.get(index)
+        if known is not None:
+            return known
         at = index.__index__()
         if not 0 <= at < self._length:
             if not -self._length <= at < 0:
