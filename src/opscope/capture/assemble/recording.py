@@ -53,8 +53,8 @@ def build_recording(session: Session, track: Track = untracked) -> Recording:
     tables = session.tables
     with session.reading:
         session.ingest()
+    place_input_views(tables)
     op_rows, call_rows = tables.op_columns(), tables.call_columns()
-    place_input_views(tables, op_rows, call_rows)
     found = links(tables, op_rows)
     phase, call_phases = phases(tables, op_rows, call_rows, found)
     calls = Calls(tables, op_rows, call_rows, phase, call_phases, track)

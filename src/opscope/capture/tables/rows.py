@@ -37,6 +37,7 @@ class OpRow(NamedTuple):
 
 OP_NUMBERS = Struct("=6i3q")
 PACK_OP = OP_NUMBERS.pack
+SITE = Struct("=i")  # the call site, the second number of an op and of a call
 
 
 class CallRow(NamedTuple):

@@ -22,6 +22,7 @@ from opscope.capture.tables.rows import (
     CALL_NUMBERS,
     OP_NUMBERS,
     PACK_CALL,
+    SITE,
     CallColumns,
     CallRow,
     FailureMark,
@@ -147,6 +148,17 @@ class Tables:
         end = len(self.returned_rows)
         self.call_numbers += PACK_CALL(module, site, ops_start, ops_end, end, started, ended)
         self.call_count += 1
+
+    def move_op(self, op: int, site: int) -> None:
+        """Have an op be at another call site."""
+        SITE.pack_into(self.op_numbers, op * OP_NUMBERS.size + SITE.size, site)
+
+    def move_call(self, call: int, site: int) -> None:
+        """Have a layer call be at another call site."""
+        SITE.pack_into(self.call_numbers, call * CALL_NUMBERS.size + SITE.size, site)
+        extra = self.extra_calls.get(call)
+        if extra is not None:
+            self.extra_calls[call] = extra._replace(call_site=site)
 
     def op_rows(self) -> Iterator[OpRow]:
         """Return every op, in order."""

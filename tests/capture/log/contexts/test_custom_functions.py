@@ -7,6 +7,7 @@ import torch
 from torch.autograd import Function
 
 import opscope
+from opscope.capture.assemble.recording import build_recording
 
 
 class Identity(Function):
@@ -125,3 +126,21 @@ def test_a_function_without_frames_is_differentiated_by_no_program(layers):
     program = trace.to_fx()
     with pytest.raises(opscope.TraceStateError, match="cannot be differentiated here"):
         program(leaf()).sum().backward()
+
+
+def test_a_recording_is_the_same_however_often_it_is_built(layers):
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            x.sum()
+            return x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return -gradient
+
+    with opscope.trace(layers=layers) as trace:
+        Same.apply(torch.ones(2, requires_grad=True) * 1).sum().backward()
+    session = trace._block.session
+
+    assert build_recording(session) == build_recording(session) == trace.recording

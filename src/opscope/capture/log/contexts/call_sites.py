@@ -84,6 +84,10 @@ class CallSites:
         self._codes[id(APPLY)] = APPLY
         return self._number((parent, module, id(APPLY), 0, *chain))
 
+    def begins_applied(self, site: int) -> bool:
+        """Whether torch itself is at a call site, as it applies a function."""
+        return self._chain(site)[2:3] == (id(APPLY),)
+
     def is_applied_at(self, site: int, outside: int) -> bool:
         """Whether a call site is in what is called to apply a function at another call site."""
         if site == NONE:
