@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
 from opscope.capture.assemble.reruns.spans import Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.rows import BACKWARD, GRAD, CallRow, NodeRow, OpColumns, OpRow
+from opscope.capture.tables.rows import BACKWARD, GRAD, CallColumns, NodeRow, OpColumns
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import OUTSIDE
 from opscope.records.columns.columns import NONE, Coded, Column, Flag, Optional, codes_of
@@ -49,7 +49,7 @@ class _Made(NamedTuple):
     after: int
     exact: bool
 
-    def op(self, kind: type, rows: Sequence[OpRow], end: int) -> int:
+    def op(self, kind: type, tables: Tables, end: int) -> int:
         """Return the op that the node, of this class, was made for: one before ``end``."""
         if issubclass(kind, CustomFunction):  # made before its own ops run
             return self.after
@@ -60,11 +60,11 @@ class _Made(NamedTuple):
         # Between them may lie what hooks on saved tensors run before the op itself.
         name = _END.sub("", kind.__name__).lower()
         near = range(self.after, min(self.after + _NEAR, end))
-        return next((op for op in near if _plain_name(rows[op]) == name), self.before)
+        return next((op for op in near if _plain_name(tables, op) == name), self.before)
 
 
-def _plain_name(row: OpRow) -> str:
-    parts = row.slots.plan.name.split(".")
+def _plain_name(tables: Tables, op: int) -> str:
+    parts = tables.plan(op).name.split(".")
     return parts[1].replace("_", "") if len(parts) > 1 else parts[0]
 
 
@@ -118,7 +118,7 @@ def links(tables: Tables, ops: OpColumns) -> Links:
     """
     if not has_backward(tables, ops):  # autograd ran nothing
         return Links(_numbers(tables, ops))
-    known = _links(tables, list(tables.op_rows()), list(tables.call_rows()))
+    known = _links(tables, ops, tables.call_columns())
     number = array("q", [NONE if link.number is None else link.number for link in known])
     return Links(number, known)
 
@@ -144,22 +144,22 @@ def _numbers(tables: Tables, ops: OpColumns) -> array[int]:
     return found
 
 
-def _links(tables: Tables, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> list[Link]:
+def _links(tables: Tables, ops: OpColumns, calls: CallColumns) -> list[Link]:
     """Return what is known of each op where some ran in a backward."""
     contexts = tables.call_sites.contexts()
     nodes = {row.op: row for row in _node_rows(tables)}
-    made = _Nodes(tables, rows)
+    made = _Nodes(tables, ops)
     found = ((op, made.find(node, op)) for op, node in nodes.items())
     behind = {op: maker for op, maker in found if maker is not None}
     entries = Entries(tables.call_sites)
-    spans = Spans(tables, rows, calls, nodes, entries)
-    twins = Reruns(tables, rows, spans, nodes, behind, entries).twins()
+    spans = Spans(tables, ops, calls, nodes, entries)
+    twins = Reruns(tables, ops, spans, nodes, behind, entries).twins()
     result: list[Link] = []
-    for index, row in enumerate(rows):
+    for index, (flags, site) in enumerate(zip(ops.flags, ops.call_site, strict=True)):
         node, forward = nodes.get(index), behind.get(index)
-        if not row.flags & BACKWARD:
-            if row.call_site != NONE and contexts[row.call_site] == "backward":
-                forward = _first_read(tables, rows, index)
+        if not flags & BACKWARD:
+            if site != NONE and contexts[site] == "backward":
+                forward = _first_read(tables, ops, index)
             result.append(Link(number=made.number(index), forward=forward))
             continue
         if index in twins:
@@ -174,15 +174,15 @@ def _links(tables: Tables, rows: Sequence[OpRow], calls: Sequence[CallRow]) -> l
                 parameter=None if node.parameter == NONE else node.parameter,
             )
         result.append(link)
-    _link_hooks(rows, result)
-    _link_to_forward(rows, result)
+    _link_hooks(ops, result)
+    _link_to_forward(ops, result)
     return result
 
 
-def _first_read(tables: Tables, rows: Sequence[OpRow], op: int) -> int | None:
+def _first_read(tables: Tables, ops: OpColumns, op: int) -> int | None:
     """Return the op that made what an op reads first: the loss, of which backward starts."""
-    at = rows[op - 1].reads_end if op else 0
-    if at == rows[op].reads_end or tables.reads[at] == NONE:
+    at = ops.reads_end[op - 1] if op else 0
+    if at == ops.reads_end[op] or tables.reads[at] == NONE:
         return None
     values = tables.values
     row = values.source(tables.reads[at])
@@ -196,25 +196,25 @@ def _node_rows(tables: Tables) -> Iterator[NodeRow]:
 class _Nodes:
     """The nodes that ops made, by thread and number."""
 
-    def __init__(self, tables: Tables, rows: Sequence[OpRow]) -> None:
-        self._rows = rows
+    def __init__(self, tables: Tables, ops: OpColumns) -> None:
+        self._tables = tables
         self._threads = tables.threads
         self._thread = tables.log.thread
         self._made: dict[tuple[int, int], _Made] = {}
         self._numbers: dict[int, int] = {}
         last: dict[int, tuple[int, int]] = {}  # per thread the op before, and the number it read
         starts = dict(tables.starts)
-        for index, row in enumerate(rows):
+        for index, (sequence, flags) in enumerate(zip(ops.sequence, ops.flags, strict=True)):
             if index in starts:
                 last[tables.log.thread] = index, starts[index]
             thread = tables.threads.get(index, tables.log.thread)
-            before, known = last.get(thread, (index, max(row.sequence - 1, 0)))
-            for number in range(known, row.sequence):
-                exact = number == row.sequence - 1 and bool(row.flags & GRAD)
+            before, known = last.get(thread, (index, max(sequence - 1, 0)))
+            for number in range(known, sequence):
+                exact = number == sequence - 1 and bool(flags & GRAD)
                 self._made[thread, number] = _Made(before, index, exact)
                 if exact:
                     self._numbers[index] = number
-            last[thread] = index, row.sequence
+            last[thread] = index, sequence
 
     def number(self, op: int) -> int | None:
         """Return the number of the node that an op made."""
@@ -225,16 +225,16 @@ class _Nodes:
         for thread in (self._threads.get(op, self._thread), self._thread):
             made = self._made.get((thread, node.number))
             if made is not None and made.after < op:
-                return made.op(node.kind, self._rows, op)
+                return made.op(node.kind, self._tables, op)
         return None
 
 
-def _link_hooks(rows: Sequence[OpRow], known: list[Link]) -> None:
+def _link_hooks(ops: OpColumns, known: list[Link]) -> None:
     """Give what ran between two nodes, such as a tensor's hook, to the node that ran next."""
     following: int | None = None
-    for index in range(len(rows) - 1, -1, -1):
+    for index in range(len(ops.flags) - 1, -1, -1):
         link = known[index]
-        if not rows[index].flags & BACKWARD:
+        if not ops.flags[index] & BACKWARD:
             following = None
         elif link.node is None and link.forward is None:
             known[index] = link._replace(forward=following)
@@ -242,12 +242,12 @@ def _link_hooks(rows: Sequence[OpRow], known: list[Link]) -> None:
             following = link.forward
 
 
-def _link_to_forward(rows: Sequence[OpRow], known: list[Link]) -> None:
+def _link_to_forward(ops: OpColumns, known: list[Link]) -> None:
     """Link what is linked to an op that itself ran in a backward to the op behind that."""
     for index, link in enumerate(known):
         forward = link.forward
         while forward is not None and (
-            known[forward].forward is not None or rows[forward].flags & BACKWARD
+            known[forward].forward is not None or ops.flags[forward] & BACKWARD
         ):
             behind = known[forward].forward
             forward = behind if behind is not None and behind < forward else None

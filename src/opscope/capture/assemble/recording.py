@@ -54,12 +54,12 @@ def build_recording(session: Session, track: Track = untracked) -> Recording:
     with session.reading:
         session.ingest()
     place_input_views(tables)
-    op_rows, call_rows = tables.op_columns(), tables.call_columns()
-    found = links(tables, op_rows)
-    phase, call_phases = phases(tables, op_rows, call_rows, found)
-    calls = Calls(tables, op_rows, call_rows, phase, call_phases, track)
+    op_columns, call_columns = tables.op_columns(), tables.call_columns()
+    found = links(tables, op_columns)
+    phase, call_phases = phases(tables, op_columns, call_columns, found)
+    calls = Calls(tables, op_columns, call_columns, phase, call_phases, track)
     parameters, bound, packed = _parameters(session)
-    ops = _ops(tables, op_rows, calls, found, phase, session.started_ns, packed)
+    ops = _ops(tables, op_columns, calls, found, phase, session.started_ns, packed)
     failure = session.failure
     root = session.modules.root
     grad_enabled, inference = tables.grad_modes.at_first or (False, False)

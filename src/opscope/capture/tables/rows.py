@@ -6,42 +6,23 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from opscope.records.calls import CallKind
 from opscope.records.columns.columns import NONE
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure
 
-if TYPE_CHECKING:
-    from opscope.operators.plans import Slots
-
 GRAD, INFERENCE, BACKWARD, FAILED, IN_CALL = 1, 2, 4, 8, 16
 
 
-class OpRow(NamedTuple):
-    """One op: the objects of `Tables.ops`, then the numbers that `PACK_OP` packs."""
-
-    slots: Slots
-    constants: tuple[Any, ...]
-    named: dict[str, Any] | None
-    module: int
-    call_site: int
-    flags: int
-    reads_end: int
-    made_end: int
-    wrote_end: int
-    sequence: int
-    started: int
-    ended: int
-
-
+# Module, call site, flags, where what it reads, makes and writes ends, autograd's number, times.
 OP_NUMBERS = Struct("=6i3q")
 PACK_OP = OP_NUMBERS.pack
 SITE = Struct("=i")  # the call site, the second number of an op and of a call
 
 
 class CallRow(NamedTuple):
-    """One layer call."""
+    """A layer call with more to tell than `CallColumns` hold."""
 
     function: str
     module: int
@@ -188,7 +169,7 @@ class Numbers:
 
 
 class OpColumns(NamedTuple):
-    """The numbers of all ops, see `OpRow`."""
+    """The numbers of all ops: the ends are those of each in `Tables.reads`, `made` and `wrote`."""
 
     module: array[int]
     call_site: array[int]
@@ -202,7 +183,7 @@ class OpColumns(NamedTuple):
 
 
 class CallColumns(NamedTuple):
-    """The numbers of all layer calls, see `CallRow`, and where what each returned ends."""
+    """The numbers of all layer calls: of the ops and of what each returned, where they end."""
 
     module: array[int]
     call_site: array[int]

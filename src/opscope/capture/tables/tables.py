@@ -8,7 +8,7 @@ small. `ingest` makes the rows of the log; `build_recording` turns the tables in
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.call_sites import CallSites
@@ -29,10 +29,10 @@ from opscope.capture.tables.rows import (
     ModuleRun,
     Numbers,
     OpColumns,
-    OpRow,
     unpacked,
 )
 from opscope.capture.tables.values import PASSED_THROUGH, Values
+from opscope.operators.plans import Plan, Slots
 from opscope.records.columns.columns import NONE
 from opscope.torch_api import next_sequence_number
 
@@ -160,11 +160,10 @@ class Tables:
         if extra is not None:
             self.extra_calls[call] = extra._replace(call_site=site)
 
-    def op_rows(self) -> Iterator[OpRow]:
-        """Return every op, in order."""
-        objects = zip(*[iter(self.ops)] * 3, strict=True)
-        for found, numbers in zip(objects, OP_NUMBERS.iter_unpack(self.op_numbers), strict=True):
-            yield OpRow(*found, *numbers)
+    def plan(self, op: int) -> Plan:
+        """Return what is known of an op's operator."""
+        slots: Slots = self.ops[3 * op]
+        return slots.plan
 
     def op_columns(self) -> OpColumns:
         """Return the numbers of every op, in order."""
@@ -173,20 +172,6 @@ class Tables:
     def call_columns(self) -> CallColumns:
         """Return the numbers of every layer call, in order."""
         return CallColumns(*unpacked(self.call_numbers, 5, (3, 4)))
-
-    def call_rows(self) -> Iterator[CallRow]:
-        """Return every layer call, in order."""
-        objects = zip(*[iter(self.calls)] * 2, strict=True)
-        at = 0
-        pairs = zip(objects, CALL_NUMBERS.iter_unpack(self.call_numbers), strict=True)
-        for index, ((function, grad_fn), numbers) in enumerate(pairs):
-            module, site, start, stop, end, started, ended = numbers
-            extra = self.extra_calls.get(index)
-            yield extra or CallRow(
-                function, module, site, start, stop, started, ended, grad_fn,
-                returned=tuple(self.returned_rows[at:end]),
-            )  # fmt: skip
-            at = end
 
     def note_start(self) -> None:
         """Note that from here on all that runs is seen."""

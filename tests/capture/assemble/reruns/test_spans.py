@@ -37,9 +37,9 @@ def spans_of(trace):
     """Return the names of the ops in the span of each custom function whose node ran, in order."""
     trace.ops  # noqa: B018 (has it read)
     tables = trace._block.session.tables
-    rows, nodes = list(tables.op_rows()), {row.op: row for row in _node_rows(tables)}
-    spans = Spans(tables, rows, list(tables.call_rows()), nodes, Entries(tables.call_sites))
-    made = _Nodes(tables, rows)
+    ops, nodes = tables.op_columns(), {row.op: row for row in _node_rows(tables)}
+    spans = Spans(tables, ops, tables.call_columns(), nodes, Entries(tables.call_sites))
+    made = _Nodes(tables, ops)
     found = {}
     for op, node in nodes.items():
         maker = made.find(node, op)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.rows import BACKWARD, OpRow
+from opscope.capture.tables.rows import BACKWARD, OpColumns
 from opscope.capture.tables.tables import Tables
 from opscope.operators.known import DETACH
 from opscope.records.columns.columns import NONE
@@ -54,16 +53,14 @@ class Keys:
 
     Args:
         tables: What was recorded.
-        rows: Its ops.
+        ops: The numbers of its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
         entries: What the calling contexts pass through.
     """
 
-    def __init__(
-        self, tables: Tables, rows: Sequence[OpRow], spans: Spans, entries: Entries
-    ) -> None:
+    def __init__(self, tables: Tables, ops: OpColumns, spans: Spans, entries: Entries) -> None:
         self._tables = tables
-        self._rows = rows
+        self._ops = ops
         self._spans = spans
         self._entries = entries
 
@@ -84,18 +81,18 @@ class Keys:
         for op in span.ops:
             around = self._spans.around(op)
             depth = around.index(span.call) if span.call in around else None
-            if self.is_step(op) and not (depth is None and self._rows[op].flags & BACKWARD):
+            if self.is_step(op) and not (depth is None and self._ops.flags[op] & BACKWARD):
                 module = self._module(op) if self._spans.is_inside(span.call, op) else NONE
                 found[op] = self._key(op, module, depth or 0)
         return found
 
     def is_step(self, op: int) -> bool:
         """Whether an op is one that the program asked for."""
-        return self._rows[op].slots.plan.name != _NO_STEP
+        return self._tables.plan(op).name != _NO_STEP
 
     def reads(self, op: int) -> list[int]:
         """Return the values that an op read."""
-        start, end = self._rows[op - 1].reads_end if op else 0, self._rows[op].reads_end
+        start, end = self._ops.reads_end[op - 1] if op else 0, self._ops.reads_end[op]
         source = self._tables.values.source
         return [source(value) for value in self._tables.reads[start:end] if value != NONE]
 
@@ -113,10 +110,10 @@ class Keys:
         parameters = frozenset(number for number in found if number is not None)
         site = self._spans.site_of(op)
         line = () if site == NONE else self._entries.line_of_site[site]
-        return Key(id(self._rows[op].slots.plan), module, parameters, (depth, *line))
+        return Key(id(self._tables.plan(op)), module, parameters, (depth, *line))
 
     def _module(self, op: int) -> int:
-        if self._rows[op].flags & BACKWARD:
+        if self._ops.flags[op] & BACKWARD:
             run = self._tables.backward_run_of.get(op, NONE)
             return NONE if run == NONE else self._tables.backward_runs[run][0]
         run = self._spans.run_of(op)
@@ -141,5 +138,5 @@ class Keys:
 
     def code_of(self, op: int) -> tuple[Any, ...]:
         """Return the code that called a function of torch's in a backward, and in which run."""
-        site = self._rows[op].call_site
+        site = self._ops.call_site[op]
         return self._tables.backward_run_of.get(op), self._entries.caller_of_site[site]

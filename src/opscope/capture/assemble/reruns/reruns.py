@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +22,7 @@ from opscope.capture.assemble.reruns.keys import Keys
 from opscope.capture.assemble.reruns.spans import Span, Spans
 from opscope.capture.assemble.reruns.twins import Twins
 from opscope.capture.log.contexts.entries import Entries, Entry
-from opscope.capture.tables.rows import BACKWARD, GRAD, NodeRow, OpRow
+from opscope.capture.tables.rows import BACKWARD, GRAD, NodeRow, OpColumns
 from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
@@ -58,7 +57,7 @@ class Reruns:
 
     Args:
         tables: What was recorded.
-        rows: Its ops.
+        ops: The numbers of its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
         nodes: By op that the engine ran, the node.
         behind: By op that the engine ran, the one that made the node, where it is known.
@@ -68,20 +67,20 @@ class Reruns:
     def __init__(
         self,
         tables: Tables,
-        rows: Sequence[OpRow],
+        ops: OpColumns,
         spans: Spans,
         nodes: dict[int, NodeRow],
         behind: dict[int, int],
         entries: Entries,
     ) -> None:
         self._tables = tables
-        self._rows = rows
+        self._ops = ops
         self._spans = spans
         self._nodes = nodes
         self._behind = behind
         self._entries = entries
-        self._keys = Keys(tables, rows, spans, entries)
-        self._twins = Twins(tables, rows, spans, self._keys)
+        self._keys = Keys(tables, ops, spans, entries)
+        self._twins = Twins(tables, ops, spans, self._keys)
         # By evaluation, the first of the ops that its last stretch repeated.
         self._left: dict[Any, int] = {}
         self._began: dict[Any, int] = {}  # likewise, its first op
@@ -115,11 +114,12 @@ class Reruns:
         found: list[_Stretch] = []
         latest: dict[Any, tuple[_Stretch, int]] = {}
         previous: Any = None
-        for op, row in enumerate(self._rows):
-            if not row.flags & BACKWARD or row.call_site == NONE:
+        for op, flags in enumerate(self._ops.flags):
+            site = self._ops.call_site[op]
+            if not flags & BACKWARD or site == NONE:
                 previous = None
                 continue
-            new = _Stretch(self._nodes.get(op), self._recomputation(row.call_site))
+            new = _Stretch(self._nodes.get(op), self._recomputation(site))
             code, outermost = new.evaluation, self._outermost(op)
             stretch, before = latest.get(code, (new, NONE))
             # The module that runs may itself start a backward, and go on.
@@ -155,7 +155,7 @@ class Reruns:
 
         def is_under_autograd(op: int) -> bool:
             # torch.func records nodes while gradients are off.
-            recorded = op in self._differentiated or bool(self._rows[op].flags & GRAD)
+            recorded = op in self._differentiated or bool(self._ops.flags[op] & GRAD)
             return is_differentiated and recorded and op not in given
 
         return [

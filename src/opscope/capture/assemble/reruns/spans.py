@@ -6,12 +6,11 @@ outwards, inside one run of a module or one evaluation of an autograd node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from opscope.capture.log.contexts.entries import Entries
-from opscope.capture.tables.rows import BACKWARD, GRAD, CallRow, NodeRow, OpRow
+from opscope.capture.tables.rows import BACKWARD, GRAD, CallColumns, NodeRow, OpColumns
 from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
@@ -41,7 +40,7 @@ class Spans:
 
     Args:
         tables: What was recorded.
-        rows: Its ops.
+        ops: The numbers of its ops.
         calls: Its layer calls.
         nodes: By op that the engine ran, the node.
         entries: What the calling contexts pass through.
@@ -50,13 +49,13 @@ class Spans:
     def __init__(
         self,
         tables: Tables,
-        rows: Sequence[OpRow],
-        calls: Sequence[CallRow],
+        ops: OpColumns,
+        calls: CallColumns,
         nodes: dict[int, NodeRow],
         entries: Entries,
     ) -> None:
         self._tables = tables
-        self._rows = rows
+        self._ops = ops
         self._calls = calls
         self._nodes = nodes
         self._entries = entries
@@ -72,9 +71,9 @@ class Spans:
         """
         key = number, first
         if key not in self._of_function:
-            row = self._rows[first]
             # Each function that is applied inside of it, before its first op, took a number too.
-            inner = row.sequence - 1 - number - bool(row.flags & GRAD)
+            is_recorded = bool(self._ops.flags[first] & GRAD)
+            inner = self._ops.sequence[first] - 1 - number - is_recorded
             calls = [call for call in self.around(first) if call.kind == "function"]
             if calls:
                 call = calls[min(max(inner, 0), len(calls) - 1)]
@@ -111,11 +110,10 @@ class Spans:
 
     def result(self, span: Span) -> int:
         """Return the op that made what a call returned: the last whose result is read later."""
-        made = self._tables.made
+        ops, made = self._ops, self._tables.made
         for op in reversed(span.ops):
-            row, before = self._rows[op], self._rows[op - 1] if op else None
-            given = made[0 if before is None else before.made_end : row.made_end]
-            wrote = self._tables.wrote[0 if before is None else before.wrote_end : row.wrote_end]
+            given = made[ops.made_end[op - 1] if op else 0 : ops.made_end[op]]
+            wrote = self._tables.wrote[ops.wrote_end[op - 1] if op else 0 : ops.wrote_end[op]]
             context = self._context(op)
             if any(
                 self._last_readers.get((value, context), -1) >= span.ops.stop
@@ -128,27 +126,28 @@ class Spans:
         """Whether the module that runs an op was itself run inside a call."""
         if call is None:
             return False
-        row = self._rows[op]
-        if row.flags & BACKWARD:
-            entries = () if row.call_site == NONE else self._entries.of_site[row.call_site]
+        if self._ops.flags[op] & BACKWARD:
+            site = self._ops.call_site[op]
+            entries = () if site == NONE else self._entries.of_site[site]
             return any(entry.chain == call.chain and entry.in_module for entry in entries)
         return call in self._around_run(self.run_of(op))
 
     def run_of(self, op: int) -> int:
         """Return the module run that a forward op is in: that of its layer call knows best."""
         call = self._call_of.get(op)
-        return self._rows[op].module if call is None else self._calls[call].module
+        return self._ops.module[op] if call is None else self._calls.module[call]
 
     def site_of(self, op: int) -> int:
         """Return the call site of an op: where it has none of its own, that of its layer call."""
-        site, call = self._rows[op].call_site, self._call_of.get(op)
-        return site if site != NONE or call is None else self._calls[call].call_site
+        site, call = self._ops.call_site[op], self._call_of.get(op)
+        return site if site != NONE or call is None else self._calls.call_site[call]
 
     def around(self, op: int) -> tuple[_Call, ...]:
         """Return the calls that an op ran in, the innermost first."""
-        row, site = self._rows[op], self.site_of(op)
-        if row.flags & BACKWARD:
-            return () if row.call_site == NONE else self._entered(row.call_site, self._context(op))
+        if self._ops.flags[op] & BACKWARD:
+            site = self._ops.call_site[op]
+            return () if site == NONE else self._entered(site, self._context(op))
+        site = self.site_of(op)
         run = self.run_of(op)
         return (*(() if site == NONE else self._entered(site, run)), *self._around_run(run))
 
@@ -163,28 +162,27 @@ class Spans:
     def _end(self, call: _Call, start: int, *, alone: bool = True) -> int:
         """Return where the ops of a call end, or if it is not ``alone`` those of its likes."""
         end = op = start + 1
-        while op < len(self._rows):
+        while op < len(self._ops.flags):
             around = self.around(op)
             if call in around:
                 if alone and self._is_new(call, around, op):
                     break
                 end = op + 1
-            elif not self._rows[op].flags & BACKWARD:  # a backward may run inside
+            elif not self._ops.flags[op] & BACKWARD:  # a backward may run inside
                 break
             op += 1
         return end
 
     def _is_new(self, call: _Call, around: tuple[_Call, ...], op: int) -> bool:
         """Whether a custom function was applied just before an op, as autograd's numbers tell."""
-        row = self._rows[op]
-        taken = row.sequence - self._rows[op - 1].sequence
-        if taken and row.flags & GRAD:
+        taken = self._ops.sequence[op] - self._ops.sequence[op - 1]
+        if taken and self._ops.flags[op] & GRAD:
             taken -= 1  # for the op itself
         functions = [found for found in around if found.kind == "function"]
         return functions.index(call) < taken
 
     def _context(self, op: int) -> Any:
-        if not self._rows[op].flags & BACKWARD:
+        if not self._ops.flags[op] & BACKWARD:
             return None
         node = self._nodes.get(op)
         return () if node is None else node.evaluation
@@ -201,26 +199,28 @@ class Spans:
     def _call_of(self) -> dict[int, int]:
         return {
             op: index
-            for index, call in enumerate(self._calls)
-            for op in range(call.ops_start, call.ops_end)
+            for index, span in enumerate(
+                zip(self._calls.ops_start, self._calls.ops_end, strict=True)
+            )
+            for op in range(*span)
         }
 
     @cached_property
     def _end_of_call(self) -> dict[int, int]:
-        return {op: self._calls[call].ops_end for op, call in self._call_of.items()}
+        return {op: self._calls.ops_end[call] for op, call in self._call_of.items()}
 
     @cached_property
     def _last_readers(self) -> dict[tuple[int, Any], int]:
         """By value and context, the last op that read it, or the next after what passed it through."""
         found: dict[tuple[int, Any], int] = {}
         reads, source, start = self._tables.reads, self._tables.values.source, 0
-        for op, row in enumerate(self._rows):
+        for op, end in enumerate(self._ops.reads_end):
             context = self._context(op)
-            for value in reads[start : row.reads_end]:
+            for value in reads[start:end]:
                 if value != NONE:
                     found[source(value), context] = op
-            start = row.reads_end
-        for call in self._calls:
+            start = end
+        for call in self._tables.extra_calls.values():
             for value in call.received:
                 key = source(value), None
                 found[key] = max(found.get(key, -1), call.ops_start)

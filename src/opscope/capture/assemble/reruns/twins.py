@@ -10,7 +10,7 @@ from typing import Any
 from opscope.capture.assemble.reruns.candidates import Candidates
 from opscope.capture.assemble.reruns.keys import Key, Keys
 from opscope.capture.assemble.reruns.spans import Span, Spans
-from opscope.capture.tables.rows import BACKWARD, ModuleRun, OpRow
+from opscope.capture.tables.rows import BACKWARD, ModuleRun, OpColumns
 from opscope.capture.tables.tables import Tables
 from opscope.records.columns.columns import NONE
 
@@ -22,14 +22,14 @@ class Twins:
 
     Args:
         tables: What was recorded.
-        rows: Its ops.
+        ops: The numbers of its ops.
         spans: Which of them ran in one call of a checkpoint or custom function.
         keys: Their keys.
     """
 
-    def __init__(self, tables: Tables, rows: Sequence[OpRow], spans: Spans, keys: Keys) -> None:
+    def __init__(self, tables: Tables, ops: OpColumns, spans: Spans, keys: Keys) -> None:
         self._tables = tables
-        self._rows = rows
+        self._ops = ops
         self._spans = spans
         self._keys = keys
         self._runs = tables.backward_run_of
@@ -131,8 +131,8 @@ class Twins:
         """The forward ops, by key, by parameter, and by module."""
         found: dict[Any, list[int]] = {}
         contexts = (*self._tables.call_sites.contexts(), None)  # the last one is NONE's
-        for op, row in enumerate(self._rows):
-            if not row.flags & BACKWARD and contexts[self._spans.site_of(op)] != "optimizer":
+        for op, flags in enumerate(self._ops.flags):
+            if not flags & BACKWARD and contexts[self._spans.site_of(op)] != "optimizer":
                 key = self._keys.of(op).anywhere
                 for name in {key, key._replace(module=NONE), ("in", key.module), *key.parameters}:
                     found.setdefault(name, []).append(op)
@@ -150,7 +150,7 @@ class Twins:
             ran = [run for run in self._runs_of.get(module, ()) if run.op_end <= start]
             for run in ran[-_FEW_RUNS:]:
                 once.update(range(run.op_start, run.op_end))
-        ops = sorted(op for op in once if not self._rows[op].flags & BACKWARD)
+        ops = sorted(op for op in once if not self._ops.flags[op] & BACKWARD)
         return {op: self._keys.of(op) for op in ops}
 
     def runs_around(self, op: int) -> list[int]:
