@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
+    from opscope.exporters.tables.fitted import Fitted
+
 STATISTICS = ("mean", "std", "min", "max", "zeros", "nonfinite")
 
 
@@ -146,9 +148,9 @@ class Watch:
         """
         check_width(width)
         check_encoding(encoding)
-        return self._table(width, encoding)
+        return self._table(width, encoding).table()
 
-    def _table(self, width: int, encoding: str | None) -> Table:
+    def _table(self, width: int, encoding: str | None) -> Fitted:
         from opscope.exporters.tables.statistics import statistics_table
 
         self._collect()
@@ -159,12 +161,12 @@ class Watch:
         yield self._table(options.max_width, options.encoding)
 
     def __repr__(self) -> str:
-        from opscope.exporters.tables.fitting import as_text
+        from opscope.exporters.tables.fitted import as_text
 
         return as_text(self._table(120, None), width=120)
 
     def _repr_html_(self) -> str:
-        from opscope.exporters.tables.fitting import NOTEBOOK, as_html
+        from opscope.exporters.tables.fitted import NOTEBOOK, as_html
 
         return as_html(self._table(NOTEBOOK, "utf-8"))
 

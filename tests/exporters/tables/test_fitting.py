@@ -1,23 +1,19 @@
 """Columns for a width."""
 
 import re
+from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
-from opscope.exporters.tables.fitting import (
-    Column,
-    Lists,
-    Numbers,
-    Words,
-    as_html,
-    as_text,
-    fit_table,
-    wrapped,
-)
+from opscope.exporters.tables import fitted
+from opscope.exporters.tables.column import Column, Lists, Numbers, Words
+from opscope.exporters.tables.fitted import as_html, as_text
+from opscope.exporters.tables.fitting import fit_table, wrapped
 from opscope.exporters.tables.writer import Writer
 
 WRITER = Writer("utf-8")
@@ -33,7 +29,7 @@ def numbers(*texts):
 
 
 def heads(columns, width, **options):
-    table = fit_table(columns, width, WRITER, title="T", **options)
+    table = fit_table(columns, width, WRITER, title="T", **options).table()
     return [column.header for column in table.columns]
 
 
@@ -169,3 +165,44 @@ def test_text_and_html_are_without_what_the_terminal_is(monkeypatch):
 
     assert as_text(Text("bold text", "bold"), Text("x"), width=40) == "bold text\nx"
     assert "<b>" not in as_html(Text("<b>"))
+
+
+CELLS = st.lists(st.text("ab é日⁠—…", max_size=9), min_size=0, max_size=6)
+
+
+@given(CELLS, st.integers(30, 60), st.sampled_from(["", "3 more rows"]))
+def test_a_table_as_text_is_what_rich_shows_of_it(texts, width, more):
+    columns = [
+        Column("name", words(*texts), 0, "bold", leads=True),
+        Column("n", numbers(*(f"{len(text)}" for text in texts)), 1),
+        Column("again", words(*reversed(texts)), 2, "green"),
+    ]
+    table = fit_table(columns, width, WRITER, title="Title", more=more)
+
+    assert as_text(table, width=width) == as_text(table.table(), width=width)
+
+
+@pytest.mark.parametrize("width", [30, 80])
+@pytest.mark.parametrize("color", [None, "truecolor"])
+def test_a_long_table_is_shown_as_a_short_one_is(monkeypatch, width, color):
+    texts = [f"layer_{number}" for number in range(40)]
+    columns = [
+        Column("name", words(*texts), 0, "bold", leads=True),
+        Column("n", Numbers([Text(text[6:], "red") for text in texts]), 1, "cyan"),
+        Column("other", words(*(text * 2 for text in texts)), 2, "green"),
+    ]
+    table = fit_table(columns, width, WRITER, title="Title", more="3 more rows")
+
+    def shown():
+        console = Console(file=StringIO(), width=width, color_system=color, force_terminal=True)
+        console.print(table)
+        return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+    short = shown()
+    monkeypatch.setattr(fitted, "_MANY", 10)
+    plain = re.compile(r"\x1b\[[0-9;]*m")
+    assert [plain.sub("", line).rstrip() for line in shown()] == [
+        plain.sub("", line).rstrip() for line in short
+    ]
+    colours = {"\x1b[31m", "\x1b[32m", "\x1b[1m"} if color else set()  # of texts, not of spaces
+    assert all(colours <= set(plain.findall(line)) for line in shown()[3:-1])

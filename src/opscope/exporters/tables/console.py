@@ -14,18 +14,9 @@ from rich.text import Text
 
 from opscope import notation
 from opscope.errors import OptionError, check_choice, check_encoding, check_width
-from opscope.exporters.tables.fitting import (
-    NOTEBOOK,
-    Cells,
-    Column,
-    Lists,
-    Numbers,
-    Words,
-    as_html,
-    as_text,
-    fit_table,
-    wrapped,
-)
+from opscope.exporters.tables.column import Cells, Column, Lists, Numbers, Words
+from opscope.exporters.tables.fitted import NOTEBOOK, Fitted, as_html, as_text
+from opscope.exporters.tables.fitting import fit_table, wrapped
 from opscope.exporters.tables.names import Names
 from opscope.exporters.tables.writer import Writer
 from opscope.records.totals import Totals
@@ -217,9 +208,9 @@ class Summary:
         """
         check_width(width)
         check_encoding(encoding)
-        return self._table(width, Writer(encoding))
+        return self._table(width, Writer(encoding)).table()
 
-    def _table(self, width: int, writer: Writer) -> Table:
+    def _table(self, width: int, writer: Writer) -> Fitted:
         more = f"… {notation.plural(self._left_out, 'more row')}" if self._left_out else ""
         return fit_table(
             self._columns(writer), width, writer, title=writer.foreign(self._title),

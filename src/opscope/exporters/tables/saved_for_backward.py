@@ -10,17 +10,9 @@ from rich.text import Text
 
 from opscope import notation
 from opscope.errors import check_encoding, check_width
-from opscope.exporters.tables.fitting import (
-    NOTEBOOK,
-    Column,
-    Lists,
-    Numbers,
-    Words,
-    as_html,
-    as_text,
-    fit_table,
-    wrapped,
-)
+from opscope.exporters.tables.column import Column, Lists, Numbers, Words
+from opscope.exporters.tables.fitted import NOTEBOOK, Fitted, as_html, as_text
+from opscope.exporters.tables.fitting import fit_table, wrapped
 from opscope.exporters.tables.writer import Writer
 from opscope.views.rows.saved_for_backward import KeptTensor
 
@@ -64,9 +56,9 @@ class SavedForBackward:
         """
         check_width(width)
         check_encoding(encoding)
-        return self._table(width, Writer(encoding))
+        return self._table(width, Writer(encoding)).table()
 
-    def _table(self, width: int, writer: Writer) -> Table:
+    def _table(self, width: int, writer: Writer) -> Fitted:
         shown = [one for one in self.tensors if one.kind != "parameter"]
         made_by = [one.made_by or ("outside" if one.kind == "outside" else "") for one in shown]
         tensors = [

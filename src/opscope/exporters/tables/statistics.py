@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
-from opscope.exporters.tables.fitting import Column, Numbers, Words, fit_table
+from opscope.exporters.tables.column import Column, Numbers, Words
+from opscope.exporters.tables.fitted import Fitted
+from opscope.exporters.tables.fitting import fit_table
 from opscope.exporters.tables.writer import Writer
 
 # Of each activation, and then of its gradient: what it is called, its head, how wide it is at
@@ -37,7 +38,7 @@ def statistics_table(
     title: str,
     width: int = 120,
     encoding: str | None = None,
-) -> Table:
+) -> Fitted:
     """Return a table with one row for each layer: its activation, and its gradient.
 
     Args:
