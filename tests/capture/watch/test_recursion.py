@@ -92,8 +92,16 @@ def test_any_other_error_is_left_as_it_is():
 
 
 def test_an_error_is_told_once_however_many_traces_it_passes():
-    error = RecursionError("maximum recursion depth exceeded")
-    for _ in range(3):
-        explain(error)
+    model = nest(deepest(sys.getrecursionlimit()))
+    with pytest.raises(RecursionError) as caught, opscope.trace(model), opscope.trace(model):
+        model(X)
+    explain(caught.value)
 
-    assert notes(error).count("sys.setrecursionlimit(") == 1
+    assert notes(caught.value).count("sys.setrecursionlimit(") == 1
+
+
+def test_nothing_is_said_where_it_is_not_the_recursion_limit_that_was_reached():
+    error = RecursionError("maximum recursion depth exceeded")  # as C's stack is full
+    explain(error)
+
+    assert notes(error) == "maximum recursion depth exceeded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from traceback import walk_tb
 
 _NOTED = "opscope: "
 
@@ -12,10 +13,14 @@ def explain(error: object) -> None:
 
     torch calls a module that has hooks from one function more, so that of the same limit three
     in four of the modules can be inside one another: a call takes three frames or more without.
+    Where it is the stack of C that is full, which Python 3.12 and 3.13 count for themselves, what
+    runs without the trace runs with it, but for three modules, and there is nothing to say.
     """
     if not isinstance(error, RecursionError) or any(map(_is_ours, _texts(error))):
         return
     limit = sys.getrecursionlimit()
+    if sum(1 for _ in walk_tb(error.__traceback__)) < limit // 2:
+        return
     text = (
         f"{_NOTED}a module that is traced takes one stack frame more; what runs untraced within "
         f"the recursion limit of {limit} runs traced after sys.setrecursionlimit({enough(limit)})"
