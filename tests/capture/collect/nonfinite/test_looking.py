@@ -98,8 +98,10 @@ def test_tensors_lie_in_their_storage_and_others_are_their_own_memory():
     assert whole.covers(part)
     assert not part.covers(whole)
     sparse = x.to_sparse()
-    assert lying(sparse)[0] == lying(sparse)[0]
-    assert lying(sparse)[0].memory != whole.memory
+    found = lying(sparse), lying(sparse)  # held: their numbers are ids
+    one, other = (extent for extent, _ in found)
+    assert one == other
+    assert one.memory != whole.memory
     with unseen():
         assert how.tensor().data_ptr() == x.data_ptr()
         assert lying(sparse)[1].tensor() is sparse
