@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from opscope.capture.assemble.reruns.reruns import CustomFunction, Reruns
@@ -22,24 +22,6 @@ from opscope.records.ops import Phase
 
 _END = re.compile(r"Backward\d*$")
 _NEAR = 8
-
-
-class Link(NamedTuple):
-    """What is known of an op's place in autograd's graph.
-
-    Attributes:
-        node: Class name of the node that the engine ran it for.
-        number: Autograd's number of that node, or of the node that a forward op made.
-        forward: The forward op that it belongs to.
-        parameter: The parameter whose gradient it accumulates.
-        recomputed: Whether it repeats ``forward``, for a checkpoint or a custom function.
-    """
-
-    node: str | None = None
-    number: int | None = None
-    forward: int | None = None
-    parameter: int | None = None
-    recomputed: bool = False
 
 
 class _Made(NamedTuple):
@@ -69,21 +51,24 @@ def _plain_name(tables: Tables, op: int) -> str:
 
 
 class Links:
-    """What is known of all ops, by column, `NONE` where it is not.
+    """What is known of each op's place in autograd's graph, by column, `NONE` where it is not.
 
     Attributes:
-        number: See `Link`.
-        forward: See `Link`.
+        number: Autograd's number of the node that the engine ran an op for, or of the node that
+            a forward op made.
+        forward: The forward op that it belongs to; empty where autograd ran nothing.
+        parameter: The parameter whose gradient it accumulates.
+        recomputed: Whether it repeats ``forward``, for a checkpoint or a custom function.
+        nodes: By op of the backward, the node that the engine ran it for.
     """
 
-    def __init__(self, number: array[int], known: Sequence[Link] = ()) -> None:
+    def __init__(self, number: array[int], nodes: Mapping[int, NodeRow] | None = None) -> None:
+        count = 0 if nodes is None else len(number)
         self.number = number
-        self.forward = array("i", [NONE if x.forward is None else x.forward for x in known])
-        self._count = len(number)
-        self._parameter = array("i", [NONE if x.parameter is None else x.parameter for x in known])
-        self._recomputed = bytearray(link.recomputed for link in known)
-        codes, self._node_table = codes_of(link.node for link in known)
-        self._nodes = codes
+        self.forward = array("i", [NONE]) * count
+        self.parameter = array("i", [NONE]) * count
+        self.recomputed = bytearray(count)
+        self.nodes = nodes or {}
 
     def columns(self, phase: Column[Phase]) -> dict[str, Column[Any]]:
         """Return them as fields of the ops' records.
@@ -98,14 +83,15 @@ class Links:
             "i",
             [
                 parameter if of == "backward" else NONE
-                for parameter, of in zip(self._parameter, phase, strict=True)
+                for parameter, of in zip(self.parameter, phase, strict=True)
             ],
         )
+        names = {op: row.kind.__name__ for op, row in self.nodes.items()}
         return known | {
-            "node": Coded(self._nodes, self._node_table),
+            "node": Coded(*codes_of(map(names.get, range(len(self.forward))))),
             "forward_op": Optional(self.forward),
             "accumulates": Optional(accumulates),
-            "recomputed": Flag(self._recomputed, 1),
+            "recomputed": Flag(self.recomputed, 1),
         }
 
 
@@ -118,9 +104,7 @@ def links(tables: Tables, ops: OpColumns) -> Links:
     """
     if not has_backward(tables, ops):  # autograd ran nothing
         return Links(_numbers(tables, ops))
-    known = _links(tables, ops, tables.call_columns())
-    number = array("q", [NONE if link.number is None else link.number for link in known])
-    return Links(number, known)
+    return _links(tables, ops, tables.call_columns())
 
 
 def has_backward(tables: Tables, ops: OpColumns) -> bool:
@@ -144,7 +128,7 @@ def _numbers(tables: Tables, ops: OpColumns) -> array[int]:
     return found
 
 
-def _links(tables: Tables, ops: OpColumns, calls: CallColumns) -> list[Link]:
+def _links(tables: Tables, ops: OpColumns, calls: CallColumns) -> Links:
     """Return what is known of each op where some ran in a backward."""
     contexts = tables.call_sites.contexts()
     nodes = {row.op: row for row in _node_rows(tables)}
@@ -154,29 +138,25 @@ def _links(tables: Tables, ops: OpColumns, calls: CallColumns) -> list[Link]:
     entries = Entries(tables.call_sites)
     spans = Spans(tables, ops, calls, nodes, entries)
     twins = Reruns(tables, ops, spans, nodes, behind, entries).twins()
-    result: list[Link] = []
-    for index, (flags, site) in enumerate(zip(ops.flags, ops.call_site, strict=True)):
-        node, forward = nodes.get(index), behind.get(index)
+    known = Links(made.numbers, {op: row for op, row in nodes.items() if ops.flags[op] & BACKWARD})
+    for op, (flags, site) in enumerate(zip(ops.flags, ops.call_site, strict=True)):
+        forward = behind.get(op)
         if not flags & BACKWARD:
             if site != NONE and contexts[site] == "backward":
-                forward = _first_read(tables, ops, index)
-            result.append(Link(number=made.number(index), forward=forward))
+                forward = _first_read(tables, ops, op)
+            known.forward[op] = NONE if forward is None else forward
             continue
-        if index in twins:
-            forward = twins[index]
+        node = nodes.get(op)
+        known.number[op] = NONE if node is None else node.number
+        known.parameter[op] = NONE if node is None else node.parameter
+        if op in twins:
+            known.recomputed[op], forward = True, twins[op]
         elif node is not None and forward is not None and issubclass(node.kind, CustomFunction):
             forward = spans.result(spans.of_function(node.number, forward))
-        link = Link(forward=forward, recomputed=index in twins)
-        if node is not None:
-            link = link._replace(
-                node=node.kind.__name__,
-                number=None if node.number == NONE else node.number,
-                parameter=None if node.parameter == NONE else node.parameter,
-            )
-        result.append(link)
-    _link_hooks(ops, result)
-    _link_to_forward(ops, result)
-    return result
+        known.forward[op] = NONE if forward is None else forward
+    _link_hooks(ops, known)
+    _link_to_forward(ops, known)
+    return known
 
 
 def _first_read(tables: Tables, ops: OpColumns, op: int) -> int | None:
@@ -194,14 +174,18 @@ def _node_rows(tables: Tables) -> Iterator[NodeRow]:
 
 
 class _Nodes:
-    """The nodes that ops made, by thread and number."""
+    """The nodes that ops made, by thread and number.
+
+    Attributes:
+        numbers: By op, the number of the node that it made, `NONE` for none.
+    """
 
     def __init__(self, tables: Tables, ops: OpColumns) -> None:
         self._tables = tables
         self._threads = tables.threads
         self._thread = tables.log.thread
         self._made: dict[tuple[int, int], _Made] = {}
-        self._numbers: dict[int, int] = {}
+        self.numbers = array("q", [NONE]) * len(ops.flags)
         last: dict[int, tuple[int, int]] = {}  # per thread the op before, and the number it read
         starts = dict(tables.starts)
         for index, (sequence, flags) in enumerate(zip(ops.sequence, ops.flags, strict=True)):
@@ -213,12 +197,8 @@ class _Nodes:
                 exact = number == sequence - 1 and bool(flags & GRAD)
                 self._made[thread, number] = _Made(before, index, exact)
                 if exact:
-                    self._numbers[index] = number
+                    self.numbers[index] = number
             last[thread] = index, sequence
-
-    def number(self, op: int) -> int | None:
-        """Return the number of the node that an op made."""
-        return self._numbers.get(op)
 
     def find(self, node: NodeRow, op: int) -> int | None:
         """Return the op that made the node that ``op`` ran for."""
@@ -229,26 +209,23 @@ class _Nodes:
         return None
 
 
-def _link_hooks(ops: OpColumns, known: list[Link]) -> None:
+def _link_hooks(ops: OpColumns, known: Links) -> None:
     """Give what ran between two nodes, such as a tensor's hook, to the node that ran next."""
-    following: int | None = None
-    for index in range(len(ops.flags) - 1, -1, -1):
-        link = known[index]
-        if not ops.flags[index] & BACKWARD:
-            following = None
-        elif link.node is None and link.forward is None:
-            known[index] = link._replace(forward=following)
+    following = NONE
+    for op in range(len(ops.flags) - 1, -1, -1):
+        if not ops.flags[op] & BACKWARD:
+            following = NONE
+        elif op not in known.nodes and known.forward[op] == NONE:
+            known.forward[op] = following
         else:
-            following = link.forward
+            following = known.forward[op]
 
 
-def _link_to_forward(ops: OpColumns, known: list[Link]) -> None:
+def _link_to_forward(ops: OpColumns, known: Links) -> None:
     """Link what is linked to an op that itself ran in a backward to the op behind that."""
-    for index, link in enumerate(known):
-        forward = link.forward
-        while forward is not None and (
-            known[forward].forward is not None or ops.flags[forward] & BACKWARD
-        ):
-            behind = known[forward].forward
-            forward = behind if behind is not None and behind < forward else None
-        known[index] = link._replace(forward=forward)
+    for op, linked in enumerate(known.forward):
+        forward = linked
+        while forward != NONE and (known.forward[forward] != NONE or ops.flags[forward] & BACKWARD):
+            behind = known.forward[forward]
+            forward = behind if NONE != behind < forward else NONE
+        known.forward[op] = forward

@@ -26,6 +26,7 @@ from opscope.torch_api import (
     count_dispatch_modes,
     count_function_modes,
     current_graph_task,
+    node_of,
     set_grad_enabled,
 )
 
@@ -95,7 +96,8 @@ class FunctionCalls(TorchFunctionMode):
         ):
             live = ref(result)  # nearly always, and short, as caches are cold
             item = live if id(live) in log.known else log.read(result)
-            node, chain = _node_class(result), log.chain(frame)
+            made_by, chain = node_of(result), log.chain(frame)
+            node = None if made_by is None else made_by.__class__
             notes = None if log.keep is None else log.keep(result)
             # What `Log.write_call` does, without the call.
             log.events += (
@@ -229,16 +231,9 @@ def _storage_id(tensor: torch.Tensor) -> int | None:
         return None
 
 
-def _node_class(tensor: torch.Tensor) -> type | None:
-    try:
-        node = tensor.grad_fn
-    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
-        return None
-    return None if node is None else node.__class__
-
-
 def _first_node_class(tensors: Sequence[torch.Tensor]) -> type | None:
-    return next(filter(None, map(_node_class, tensors)), None)
+    node = next(filter(None, map(node_of, tensors)), None)
+    return None if node is None else node.__class__
 
 
 def tensors_in(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:

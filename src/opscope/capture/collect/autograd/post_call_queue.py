@@ -12,7 +12,7 @@ import torch
 from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.log.hooks import RunningOp
 from opscope.operators.known import DETACH
-from opscope.torch_api import DisableTorchFunction, next_sequence_number
+from opscope.torch_api import DisableTorchFunction, next_sequence_number, node_of
 
 
 class PostCallQueue(InnerCollector, ABC):
@@ -42,7 +42,7 @@ class PostCallQueue(InnerCollector, ABC):
     def called(self, tensor: torch.Tensor, row: int) -> None:
         """Look at a tensor, now or when it has its node."""
         with DisableTorchFunction():  # a class of the user's is not to see it
-            has_node = tensor.requires_grad and _node_of(tensor) is not None
+            has_node = tensor.requires_grad and node_of(tensor) is not None
         if has_node:
             self.inspect(tensor, row)
         else:
@@ -73,10 +73,3 @@ class PostCallQueue(InnerCollector, ABC):
                 tensor = live()
                 if tensor is not None and tensor.requires_grad:
                     self.inspect(tensor, row)
-
-
-def _node_of(tensor: torch.Tensor) -> object:
-    try:
-        return tensor.grad_fn
-    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
-        return None

@@ -15,7 +15,7 @@ import torch
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
 from opscope.capture.tables.values import Values
 from opscope.records.columns.columns import NONE
-from opscope.torch_api import DisableTorchFunction
+from opscope.torch_api import DisableTorchFunction, node_of
 
 
 class SavedRow(NamedTuple):
@@ -54,10 +54,7 @@ class SavedTensors(PostCallQueue):
     def inspect(self, tensor: torch.Tensor, row: int) -> None:
         """Look at the nodes behind a tensor that were not there before."""
         with DisableTorchFunction():
-            try:
-                pending = [tensor.grad_fn]
-            except RuntimeError:  # a view made in no_grad, whose base was written with grad on
-                return
+            pending = [node_of(tensor)]
             while pending:
                 node: Any = pending.pop()
                 if node is None or not hasattr(node, "_sequence_nr"):
