@@ -225,11 +225,3 @@ AD_IN_PLACE_OR_VIEW = _C.DispatchKey.ADInplaceOrView
 set_code_strategy = _C._dynamo.eval_frame.set_code_exec_strategy
 SKIP = _C._dynamo.eval_frame._FrameAction.SKIP
 FrameStrategy = _C._dynamo.eval_frame._FrameExecStrategy
-
-
-def node_of(tensor: torch.Tensor) -> Any:
-    """Return the autograd node that made a tensor, None if none did or torch does not say."""
-    try:
-        return tensor.grad_fn
-    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
-        return None

@@ -308,3 +308,11 @@ def _layout_without_storage(tensor: torch.Tensor) -> tuple[Any, ...]:
     except (RuntimeError, ValueError):  # an uninitialised parameter
         shape = ()
     return shape, (), tensor.dtype, tensor.device
+
+
+def node_of(tensor: torch.Tensor) -> Any:
+    """Return the autograd node that made a tensor, None if none did or torch does not say."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:  # a view made in no_grad, whose base was written with grad on
+        return None

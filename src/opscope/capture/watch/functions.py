@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from opscope.capture.log.contexts.call_sites import function_name, is_custom_function
 from opscope.capture.log.contexts.custom_functions import with_applications
-from opscope.capture.log.event_log import Log
+from opscope.capture.log.event_log import Log, node_of
 from opscope.capture.log.events import Call, Live, PassedThrough, SetGradMode, UnseenCall, Written
 from opscope.capture.log.grad_modes import step_of
 from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
@@ -26,7 +26,6 @@ from opscope.torch_api import (
     count_dispatch_modes,
     count_function_modes,
     current_graph_task,
-    node_of,
     set_grad_enabled,
 )
 
