@@ -1,3 +1,4 @@
+import random
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,10 @@ from hypothesis import strategies as st
 from tests.builders import RECORDINGS, Exhibit, Sketch, empty, nested, recurrent
 from tests.strategies import recordings
 
+from opscope.records.calls import ModuleCall
+from opscope.records.recording import Module, Recording
+from opscope.views.rows.layer_rows import LayerRows
+from opscope.views.rows.module_rows import ModuleRows
 from opscope.views.rows.table_rows import table_rows
 
 
@@ -176,3 +181,42 @@ def _nest(sketch, depth):
         for level in range(depth):
             stack.enter_context(sketch.module(".".join("m" * level), "Block", x))
         sketch.call("relu", x)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_are_below_the_rows_that_a_climb_from_each_run_finds(seed):
+    chosen = random.Random(seed)
+    parents = [None] + [chosen.choice([None, *range(number)]) for number in range(1, 40)]
+    order, children = [], {}
+    for number, parent in enumerate(parents):
+        children.setdefault(parent, []).append(number)
+    pending = children[None][::-1]
+    while pending:  # depth first, as runs begin
+        order.append(pending.pop())
+        pending += children.get(order[-1], [])[::-1]
+    place = {number: at for at, number in enumerate(order)}
+    modules = tuple(Module(n, f"m{n}", "M") for n in range(4))
+    calls = tuple(
+        ModuleCall(
+            at, chosen.randrange(4), parent=None if parents[n] is None else place[parents[n]]
+        )
+        for at, n in enumerate(order)
+    )
+    rows = ModuleRows(LayerRows(Recording(modules=modules, module_calls=calls), ()))
+
+    def paths(entry, above=()):
+        for inner in entry.entries.values():
+            path = (*above, inner.module)
+            yield path, [run.index for run in inner.runs]
+            yield from paths(inner, path)
+
+    found = {}
+    for run in calls:
+        above = () if run.parent is None else found[run.parent]
+        found[run.index] = (
+            above[: above.index(run.module) + 1] if run.module in above else (*above, run.module)
+        )
+    expected = {}
+    for index, path in found.items():
+        expected.setdefault(path, []).append(index)
+    assert dict(paths(rows._calls())) == expected

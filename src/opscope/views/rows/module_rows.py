@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -32,6 +33,26 @@ class _Entry:
         self.runs: list[ModuleCall] = []
         self.layers: list[int] = []
         self.entries: dict[int | str, _Entry] = {}
+
+
+class _Running:
+    """Which modules are running, as runs begin in order."""
+
+    def __init__(self) -> None:
+        self._runs: list[ModuleCall] = []
+        self._count: Counter[int] = Counter()
+        self._again = 0  # modules that run while they run already
+
+    def begin(self, run: ModuleCall) -> bool:
+        """Begin a run; return whether a module is running, this or another, that runs already."""
+        while self._runs and self._runs[-1].index != run.parent:
+            ended = self._runs.pop().module
+            self._count[ended] -= 1
+            self._again -= self._count[ended] > 0
+        self._again += self._count[run.module] > 0
+        self._count[run.module] += 1
+        self._runs.append(run)
+        return self._again > 0
 
 
 class ModuleRows:
@@ -77,6 +98,7 @@ class ModuleRows:
         """
         top = _Entry(None)
         of_run: dict[int | None, _Entry] = {None: top}
+        running = _Running()
         kinds, calls = column(self.passes, "kind"), column(self.passes, "call")
         loose = [index for index, kind in enumerate(kinds) if kind == "function"]
         at = 0
@@ -84,17 +106,23 @@ class ModuleRows:
             while at < len(loose) and (calls[loose[at]] or 0) < run.layer_calls.start:
                 self._add_loose(of_run, loose[at])
                 at += 1
-            around = of_run[run.parent]
-            while around is not top and around.module != run.module:
-                around = around.parent or top
-            if around is top:
-                parent = of_run[run.parent]
-                around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
+            around = self._row_around(of_run[run.parent], run, running)
             around.runs.append(run)
             of_run[run.index] = around
         for index in loose[at:]:
             self._add_loose(of_run, index)
         return top
+
+    def _row_around(self, parent: _Entry, run: ModuleCall, running: _Running) -> _Entry:
+        """Return the row that a run is of: that of a run of the module around it, or a new one."""
+        around: _Entry | None = None
+        if running.begin(run):  # nearly never: to go through all rows above takes long in a nest
+            around = parent
+            while around is not None and around.module != run.module:
+                around = around.parent
+        if around is None:
+            around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
+        return around
 
     def _add_loose(self, of_run: dict[int | None, _Entry], index: int) -> None:
         """Add a pass of a layer to the row of its module, unless it is not shown."""
