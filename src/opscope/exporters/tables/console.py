@@ -8,14 +8,12 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from opscope import notation
-from opscope.errors import OptionError, check_choice, check_encoding, check_width
+from opscope.errors import OptionError, check_choice
 from opscope.exporters.tables.column import Cells, Column, Lists, Numbers, Words
-from opscope.exporters.tables.fitted import NOTEBOOK, Fitted, as_html, as_text
+from opscope.exporters.tables.fitted import Fitted, Printed
 from opscope.exporters.tables.fitting import fit_table, wrapped
 from opscope.exporters.tables.names import Names
 from opscope.exporters.tables.writer import Writer
@@ -161,7 +159,7 @@ def _sorted(rows: Sequence[Row], sort_by: str) -> list[int]:
     return sorted(range(len(rows)), key=ranks.__getitem__, reverse=descending)
 
 
-class Summary:
+class Summary(Printed):
     """A table that fits the console it is printed on.
 
     ``table()`` gives the `rich.table.Table` itself.
@@ -190,25 +188,6 @@ class Summary:
             order = _sorted(rows, sort_by)
         self._left_out = max(0, len(rows) - row_limit) if row_limit else 0
         self._rows = [rows[at] for at in order[: row_limit or len(rows)]]
-
-    def table(self, width: int = 120, encoding: str | None = None) -> Table:
-        """Return the table as rich's own object.
-
-        Columns that there is no room for are left out, the least important first; texts are
-        shortened in the middle, and numbers never.
-
-        Args:
-            width: In characters, 30 at least.
-            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
-                that of the standard output.
-
-        Raises:
-            OptionError: For a width that is no whole number, or less, or an encoding that
-                Python does not know.
-        """
-        check_width(width)
-        check_encoding(encoding)
-        return self._table(width, Writer(encoding)).table()
 
     def _table(self, width: int, writer: Writer) -> Fitted:
         more = f"… {notation.plural(self._left_out, 'more row')}" if self._left_out else ""
@@ -261,26 +240,3 @@ class Summary:
         return Text("\n").join(
             wrapped(name, phrases, width, writer) for name, phrases in lines.items()
         )
-
-    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
-        writer = Writer(encoding)
-        return [self._table(width, writer), Text(), self._footer(width, writer)]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from self._parts(options.max_width, options.encoding)
-
-    def __repr__(self) -> str:
-        return self.as_text()
-
-    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
-        """Return the table without colour, no wider than ``width``; arguments as for `table`.
-
-        Raises:
-            OptionError: As `table` does.
-        """
-        check_width(width)
-        check_encoding(encoding)
-        return as_text(*self._parts(width, encoding), width=width)
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._parts(NOTEBOOK, "utf-8"))

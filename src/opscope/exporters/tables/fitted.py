@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from io import StringIO
 
@@ -13,6 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from opscope.errors import check_encoding, check_width
 from opscope.exporters.tables.column import Column
 from opscope.exporters.tables.writer import Writer
 
@@ -119,6 +121,63 @@ class Fitted:
             yield Segment.line()
         if self._below is not None:
             yield self._below
+
+
+class Printed(ABC):
+    """What prints itself as a table and lines below it: with `rich.print`, in a notebook, as ``str``.
+
+    It is no wider than where it is shown: columns that there is no room for are left out.
+    """
+
+    @abstractmethod
+    def _table(self, width: int, writer: Writer) -> Fitted:
+        """Return the table for a width."""
+
+    @abstractmethod
+    def _footer(self, width: int, writer: Writer) -> Text:
+        """Return what stands below it."""
+
+    def table(self, width: int = 120, encoding: str | None = None) -> Table:
+        """Return the table as rich's own object.
+
+        Columns that there is no room for are left out, the least important first; texts are
+        shortened in the middle, and numbers never.
+
+        Args:
+            width: In characters, 30 at least.
+            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
+                that of the standard output.
+
+        Raises:
+            OptionError: For a width that is no whole number, or less, or an encoding that
+                Python does not know.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return self._table(width, Writer(encoding)).table()
+
+    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
+        """Return the table without colour, no wider than ``width``; arguments as for `table`.
+
+        Raises:
+            OptionError: As `table` does.
+        """
+        check_width(width)
+        check_encoding(encoding)
+        return as_text(*self._parts(width, encoding), width=width)
+
+    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
+        writer = Writer(encoding)
+        return [self._table(width, writer), Text(), self._footer(width, writer)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._parts(options.max_width, options.encoding)
+
+    def __repr__(self) -> str:
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts(NOTEBOOK, "utf-8"))
 
 
 def as_text(*parts: RenderableType, width: int) -> str:

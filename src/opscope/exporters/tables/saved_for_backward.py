@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from opscope import notation
-from opscope.errors import check_encoding, check_width
 from opscope.exporters.tables.column import Column, Lists, Numbers, Words
-from opscope.exporters.tables.fitted import NOTEBOOK, Fitted, as_html, as_text
+from opscope.exporters.tables.fitted import Fitted, Printed
 from opscope.exporters.tables.fitting import fit_table, wrapped
 from opscope.exporters.tables.writer import Writer
 from opscope.views.rows.saved_for_backward import KeptTensor
 
 
-class SavedForBackward:
+class SavedForBackward(Printed):
     """The tensors that autograd keeps for the backward: a sequence that prints as a table.
 
     The largest come first. Memory that several keep is counted with the first of them, and
@@ -41,22 +38,6 @@ class SavedForBackward:
                 label = one.layer or ""
                 sums[label] = sums.get(label, 0) + one.extra_bytes
         return dict(sorted(sums.items(), key=lambda entry: -entry[1]))
-
-    def table(self, width: int = 120, encoding: str | None = None) -> Table:
-        """Return the table as rich's own object: one row for each tensor but parameters.
-
-        Args:
-            width: In characters, 30 at least; columns that there is no room for are left out.
-            encoding: What it must be possible to write it in, such as ``"ascii"``; by default
-                that of the standard output.
-
-        Raises:
-            OptionError: For a width that is no whole number, or less, or an encoding that
-                Python does not know.
-        """
-        check_width(width)
-        check_encoding(encoding)
-        return self._table(width, Writer(encoding)).table()
 
     def _table(self, width: int, writer: Writer) -> Fitted:
         shown = [one for one in self.tensors if one.kind != "parameter"]
@@ -89,34 +70,14 @@ class SavedForBackward:
     def __getitem__(self, position: int) -> KeptTensor:
         return self.tensors[position]
 
-    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
-        writer = Writer(encoding)
+    def _footer(self, width: int, writer: Writer) -> Text:
         parameters = sum(one.kind == "parameter" for one in self.tensors)
         packed = sum(one.kind == "packed" for one in self.tensors)
         phrases = [f"{notation.size(self.nbytes)} kept alive by the backward"]
         phrases += [f"besides {notation.plural(parameters, 'parameter')}"] if parameters else []
         phrases += [f"{packed:,} packed by hooks (checkpoints)"] if packed else []
         phrases[:-1] = [f"{phrase};" for phrase in phrases[:-1]]
-        return [self._table(width, writer), Text(), wrapped("", phrases, width, writer)]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from self._parts(options.max_width, options.encoding)
-
-    def as_text(self, width: int = 120, encoding: str | None = None) -> str:
-        """Return the table without colour, no wider than ``width``; arguments as for `table`.
-
-        Raises:
-            OptionError: As `table` does.
-        """
-        check_width(width)
-        check_encoding(encoding)
-        return as_text(*self._parts(width, encoding), width=width)
-
-    def __repr__(self) -> str:
-        return self.as_text()
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._parts(NOTEBOOK, "utf-8"))
+        return wrapped("", phrases, width, writer)
 
 
 def _memory(one: KeptTensor) -> str:
