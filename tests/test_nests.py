@@ -55,6 +55,15 @@ def trace():
     return deep_down(run)
 
 
+@pytest.fixture(autouse=True)
+def usual_limit(trace):
+    """Have Python's own recursion limit, which some versions of torch raise."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 def test_a_nest_deeper_than_the_recursion_limit_is_read(trace):
     assert sys.getrecursionlimit() < DEPTH
     assert len(trace.modules) == DEPTH + 3
