@@ -46,6 +46,15 @@ def trace():
     for depth in range(DEPTH):
         model = nn.Sequential(model) if depth % 2 else Wrapped(model)
 
+    def bare():
+        try:
+            return model(X)
+        except RecursionError:
+            return None
+
+    if deep_down(bare) is None:
+        pytest.skip("this Python nests fewer modules, whatever the recursion limit is")
+
     def run():
         with opscope.trace(model, replayable=True, gradients="all") as trace:
             model(X).sum().backward()
