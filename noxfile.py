@@ -77,8 +77,11 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for check in ("lint", "contracts", "types"):
             session.notify(check)
-        session.log(f"Left out: tests of {', '.join(LIBRARIES)} (`nox -s libraries`), ")
-        session.log("slow ones (`nox -s slow`), other versions (`nox -s matrix` and `lowest`).")
+        libraries = ", ".join(name.partition("==")[0] for name in LIBRARIES)
+        session.log(
+            f"Left out: tests of {libraries} (`nox -s libraries`), slow ones (`nox -s slow`), "
+            "other versions (`nox -s matrix` and `nox -s lowest`)."
+        )
 
 
 @nox.session

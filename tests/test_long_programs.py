@@ -220,3 +220,15 @@ def test_one_who_waits_for_a_recording_is_told_how_many_calls_are_read():
     build_recording(trace._block.session, lambda items: told.append(len(items)) or items)
 
     assert told == [3]
+
+
+def test_memory_of_a_large_trace_that_was_never_read_is_given_back_too(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(record, "LARGE", 10)
+    monkeypatch.setattr(record, "give_back", lambda: given_back.append(True))
+    for ops in (5, 50):
+        with opscope.trace() as trace:
+            for _ in range(ops):
+                torch.ones(1)
+        del trace
+    assert given_back == [True]

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-LARGE = 100_000  # so many rows are worth the few milliseconds
+LARGE = 100_000  # so many ops are worth the few milliseconds
 
 
 @contextmanager

@@ -68,12 +68,14 @@ class Record:
         return Record, arguments
 
     def __del__(self) -> None:
-        held = vars(self)
-        known = held.get("_read", held.get("_own"))
-        if known is not None and len(known.reading.recording.ops) > LARGE:
-            del known
-            held.clear()  # before, not after, the memory is given back
+        if self._op_count() > LARGE:
+            vars(self).clear()  # before, not after, the memory is given back
             give_back()
+
+    def _op_count(self) -> int:
+        """Return how many ops it holds, 0 where it was never made as a whole."""
+        own: Layers | None = getattr(self, "_own", None)
+        return 0 if own is None else len(own.reading.recording.ops)
 
     @property
     def _layers(self) -> Layers:

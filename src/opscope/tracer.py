@@ -115,9 +115,8 @@ def trace(
         stop_on_nonfinite=stop_on_nonfinite,
         collectors=check_collectors(collectors),
     )
-    return Trace(
-        Block(partial(Session, model, layers=layers, collectors=wanted.make)), kept, kept_gradients
-    )
+    block = Block(partial(Session, model, layers=layers, collectors=wanted.make))
+    return Trace(block, kept, kept_gradients)
 
 
 class Trace(Record):
@@ -132,6 +131,9 @@ class Trace(Record):
         self._save = save
         self._save_gradients = gradients
         self._read: Layers | None = None  # once it was read
+
+    def _op_count(self) -> int:
+        return self._block.session.tables.log.op_count if hasattr(self, "_block") else 0
 
     # ------------------------------------------------------------------ entering and leaving
 
@@ -164,8 +166,7 @@ class Trace(Record):
             left = finite.left(self.recording, scaled=bool(session.scaler_sites()))
         for found in [] if finite is None else finite.raised():
             locate(found, self.recording, self.passes)
-        bad = left or error
-        if isinstance(bad, NonFiniteError):
+        if isinstance(bad := left or error, NonFiniteError):
             known = self.recording.failure or Failure(type(bad).__name__, "")
             self._take(replace(self.recording, failure=replace(known, message=str(bad))))
         is_selective = any(

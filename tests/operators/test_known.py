@@ -20,8 +20,8 @@ def test_there_are_operators_of_which_something_is_known():
 
 @pytest.mark.parametrize(("table", "operator"), LISTED)
 def test_what_is_known_of_an_operator_is_known_of_one_that_torch_has(table, operator):
-    if "philox" in operator and operator not in NAMES:
-        pytest.skip("this torch has none yet")
+    if "philox" in operator and torch.__version__ < "2.13":
+        pytest.skip("an older torch may have none yet")
     if "::" in operator:
         assert operator in NAMES
     else:

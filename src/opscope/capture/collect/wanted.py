@@ -59,7 +59,7 @@ class Wanted:
 
 def check_collectors(collectors: object) -> tuple[Collector, ...]:
     """Return the collectors that were given, checked."""
-    if collectors == ():
+    if collectors.__class__ is tuple and not collectors:  # nearly always
         return ()
     if not isinstance(collectors, Sequence) or isinstance(collectors, (str, bytes)):
         message = f"collectors: {collectors!r} (must be a list of collectors)"

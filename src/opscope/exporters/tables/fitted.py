@@ -27,9 +27,6 @@ class Fitted:
     It prints itself with `rich.print`, as `table` does, and as plain text: both look the same. Rich
     takes half a millisecond for a row, so of long ones the lines are made here.
 
-    Attributes:
-        lines: Its lines without colour, one at a time.
-
     Args:
         title: Stands above it.
         columns: From left to right, each with its title as wide as it is, and its cells.

@@ -106,23 +106,12 @@ class ModuleRows:
             while at < len(loose) and (calls[loose[at]] or 0) < run.layer_calls.start:
                 self._add_loose(of_run, loose[at])
                 at += 1
-            around = self._row_around(of_run[run.parent], run, running)
+            around = _row_around(of_run[run.parent], run, running)
             around.runs.append(run)
             of_run[run.index] = around
         for index in loose[at:]:
             self._add_loose(of_run, index)
         return top
-
-    def _row_around(self, parent: _Entry, run: ModuleCall, running: _Running) -> _Entry:
-        """Return the row that a run is of: that of a run of the module around it, or a new one."""
-        around: _Entry | None = None
-        if running.begin(run):  # nearly never: to go through all rows above takes long in a nest
-            around = parent
-            while around is not None and around.module != run.module:
-                around = around.parent
-        if around is None:
-            around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
-        return around
 
     def _add_loose(self, of_run: dict[int | None, _Entry], index: int) -> None:
         """Add a pass of a layer to the row of its module, unless it is not shown."""
@@ -184,6 +173,18 @@ class ModuleRows:
             below="" if call.parent is None else self._addresses[call.parent],
             failed=any(run.failed for run in runs),
         )
+
+
+def _row_around(parent: _Entry, run: ModuleCall, running: _Running) -> _Entry:
+    """Return the row that a run is of: that of a run of the module around it, or a new one."""
+    around: _Entry | None = None
+    if running.begin(run):  # nearly never: to go through all rows above takes long in a nest
+        around = parent
+        while around is not None and around.module != run.module:
+            around = around.parent
+    if around is None:
+        around = parent.entries.setdefault(run.module, _Entry(parent, run.module))
+    return around
 
 
 def _held_below(recording: Recording) -> dict[str, list[int]]:
