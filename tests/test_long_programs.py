@@ -24,7 +24,7 @@ from opscope.views.quotients.levels import at_level
 from opscope.views.rows.layer_rows import LayerRows
 from opscope.views.rows.row import Rows
 from opscope.views.rows.table_rows import table_rows
-from opscope.views.select import by_data, in_phase
+from opscope.views.select import select
 from opscope.views.structure import structure
 
 RUNS, STEPS = 60, 100
@@ -162,7 +162,7 @@ def test_branches_are_found_without_the_graph(recording):
     passes = Exhibit(recording).passes
 
     def layers(graph):
-        return at_level(in_phase(by_data(graph), "forward"), "layer")
+        return at_level(select(graph, phase="forward"), "layer")
 
     eager = layers(op_graph(recording, passes))
     text = structure(eager, passes)

@@ -62,9 +62,9 @@ class Reading:
     def layer_graph(self) -> nx.DiGraph:
         """Its quotient by layers: what the forward computed from what."""
         from opscope.views.quotients.levels import at_level
-        from opscope.views.select import by_data, in_phase
+        from opscope.views.select import select
 
-        return at_level(in_phase(by_data(self.op_graph), "forward"), "layer")
+        return at_level(select(self.op_graph, phase="forward"), "layer")
 
     @cached_property
     def backward_ops(self) -> BackwardOps:
@@ -134,7 +134,7 @@ class Reading:
         return () if item.call is None else tuple(self.backward_ops.of_call.get(item.call, ()))
 
     def flows(self, flow: GradientFlow) -> set[tuple[str, str]]:
-        """Return the labels of layers between which gradients flowed, see `with_gradients`."""
+        """Return the labels of layers between which gradients flowed, see `opscope.views.select`."""
         if not flow.reached:
             return set()
         layers = (item for item in self.passes if item.call is not None or item.kind == "input")

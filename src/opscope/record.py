@@ -219,14 +219,10 @@ class Record:
     def _view(self, level: Level, depth: int | None, options: ViewOptions) -> nx.DiGraph:
         """Return what `graph` does, sharing attributes with other views."""
         from opscope.views.compose import view
-        from opscope.views.select import with_gradients
 
-        graph, flows = (
-            self._reading.op_graph,
-            self._reading.flows(self._layers.tensors.gradient_flow),
-        )
-        graph = with_gradients(graph, flows) if flows else graph
-        return view(graph, level, depth, options, [m.address for m in self.modules])
+        flows = self._reading.flows(self._layers.tensors.gradient_flow)
+        addresses = [module.address for module in self.modules]
+        return view(self._reading.op_graph, level, depth, options, addresses, flows)
 
     def summary(
         self,

@@ -22,7 +22,7 @@ from opscope.exporters import picture
 from opscope.exporters.dot import to_dot
 from opscope.views.quotients.levels import at_level
 from opscope.views.quotients.rolled import fold_passes
-from opscope.views.select import without_kinds
+from opscope.views.select import select
 
 UNPRINTABLE = {
     "a\x00b": r"a\x00b",
@@ -241,7 +241,7 @@ def test_what_failed_is_red(parse_dot):
 
 
 def test_modules_with_several_nodes_get_a_frame_inside_one_another():
-    graph = without_kinds(Exhibit(nested()).layers, {"parameter", "buffer"})
+    graph = select(Exhibit(nested()).layers, hidden={"parameter", "buffer"})
     frames = to_dot(graph).get_subgraphs()
 
     assert ["@blocks.0" in frames[0].get("label"), "@blocks.1" in frames[1].get("label")] == [

@@ -9,7 +9,7 @@ import opscope
 from opscope.errors import OptionError
 from opscope.views.quotients.levels import LEVELS
 from opscope.views.rows.table_rows import BackwardOps, table_rows
-from opscope.views.select import PHASES, in_phase, with_gradients
+from opscope.views.select import PHASES, select
 
 
 @pytest.fixture(scope="module")
@@ -211,17 +211,16 @@ def sketched():
     return builders.Exhibit(sketch.build())
 
 
-def test_in_phase_does_not_change_the_graph_that_it_is_given():
+def test_a_selection_does_not_change_the_graph_that_it_is_given():
     graph = sketched().ops
     before = {n: dict(d) for n, d in graph.nodes(data=True)}, set(graph.edges)
     for phase in PHASES:
-        in_phase(graph, phase)
-        with_gradients(graph, {("relu_1_1", "relu_1_1")})
+        select(graph, phase=phase, flows={("relu_1_1", "relu_1_1")})
     assert before == ({n: dict(d) for n, d in graph.nodes(data=True)}, set(graph.edges))
 
 
 def test_a_backward_by_hand_is_fed_by_the_forward():
-    graph = in_phase(sketched().ops, "backward")
+    graph = select(sketched().ops, phase="backward")
     assert {n for n, d in graph.nodes(data=True) if d["kind"] == "op"} == {"op_2", "op_3", "op_4"}
     assert graph.nodes["op_1"]["kind"] == "external"
     assert graph.nodes["op_2"]["layer"] == graph.nodes["op_1"]["label"]
@@ -237,7 +236,7 @@ def test_a_backward_by_hand_is_fed_by_the_forward():
 def test_gradients_mark_forward_edges_only():
     exhibit = sketched()
     first, second = exhibit.labels[-3:-1]
-    marked = with_gradients(exhibit.ops, {(first, second)})
+    marked = select(exhibit.ops, flows={(first, second)})
     assert {(a, b) for a, b, d in marked.edges(data=True) if d["gradient"]} == {("op_0", "op_1")}
     assert not any(d["gradient"] for _, _, d in exhibit.ops.edges(data=True))
 
@@ -245,5 +244,5 @@ def test_gradients_mark_forward_edges_only():
 def test_an_empty_recording_has_every_phase():
     exhibit = builders.Exhibit(builders.empty())
     for phase in PHASES:
-        assert len(in_phase(exhibit.ops, phase)) == 0
+        assert len(select(exhibit.ops, phase=phase)) == 0
         assert table_rows(exhibit.recording, exhibit.passes, "layer", None, phase) == []

@@ -8,7 +8,8 @@ from tests.builders import Exhibit, Sketch, chain, empty, nested
 from tests.strategies import recordings
 
 from opscope.errors import OptionError
-from opscope.views.select import focus, in_phase, without_kinds
+from opscope.views.compose import ViewOptions, view
+from opscope.views.select import edges_from_parameters, select
 
 KINDS = ("op", "passed_through", "input", "output", "parameter", "buffer", "external")
 
@@ -21,7 +22,7 @@ def snapshot(graph):
 def test_leaving_kinds_out_keeps_the_rest_as_it_was_and_in_order(recording, kinds):
     graph = Exhibit(recording).ops
     before = snapshot(graph)
-    kept = without_kinds(graph, kinds)
+    kept = select(graph, hidden=kinds, overwritten=True)
 
     assert snapshot(graph) == before
     assert list(kept.nodes(data=True)) == [
@@ -43,7 +44,7 @@ def test_the_forward_phase_leaves_out_the_other_ops_and_what_only_they_read(reco
             ran or not near or any(phases[n] == "forward" for n in near)
         )
 
-    assert list(in_phase(graph, "forward")) == [n for n in graph if is_forward(n)]
+    assert list(select(graph, phase="forward")) == [n for n in graph if is_forward(n)]
 
 
 def test_few_kept_of_many_are_still_in_order():
@@ -56,13 +57,13 @@ def test_few_kept_of_many_are_still_in_order():
         x = sketch.backward("neg", x)
     graph = Exhibit(sketch.build()).ops
 
-    assert list(in_phase(graph, "forward")) == [
+    assert list(select(graph, phase="forward")) == [
         n for n in graph if graph.nodes[n]["phase"] == "forward"
     ]
 
 
 def focused(graph, module):
-    return focus(graph, module, ["", *_addresses(graph)])
+    return select(graph, module=module, addresses=["", *_addresses(graph)])
 
 
 def _addresses(graph):
@@ -114,3 +115,38 @@ def test_a_focus_in_a_program_without_modules_says_that_there_are_none():
         focused(Exhibit(empty()).ops, "fc")
 
     assert str(error.value) == "no module ran at 'fc': the trace has none"
+
+
+def test_a_view_copies_the_graph_once_for_what_is_shown_and_once_for_its_level(monkeypatch):
+    sketch = Sketch()
+    weight, x = sketch.parameter("fc.weight"), sketch.outside()
+    with sketch.module("", "Net", x):
+        y = sketch.call("relu", x)
+        with sketch.module("fc", "Linear", y):
+            z = sketch.call("linear", y, weight)
+    sketch.backward("mm", z, forward=1)
+    graph = Exhibit(sketch.build()).ops
+    len(graph)  # which builds it
+    made = []
+    init = nx.DiGraph.__init__
+    monkeypatch.setattr(nx.DiGraph, "__init__", lambda *a, **k: (made.append(1), init(*a, **k))[1])
+    options = ViewOptions(module="fc", parameters=False, outputs=False)
+    found = view(graph, "layer", None, options, ["", "fc"], flows={("relu_1_1", "linear_1_2")})
+
+    assert len(made) == 2
+    assert [data["kind"] for _, data in found.nodes(data=True)] == ["external", "layer"]
+
+
+def test_edges_of_copies_of_parameters_come_from_these():
+    graph = nx.DiGraph()
+    graph.add_nodes_from(["w", "cast", "a", "b"])
+    graph.add_edge("w", "cast", kind="data")
+    graph.add_edge("cast", "a", kind="data")
+    graph.add_edge("cast", "b", kind="alias", stands_for="w")
+    shown = {(a, b): edge for a, b, edge in edges_from_parameters(graph)}
+
+    assert shown == {
+        ("w", "cast"): {"kind": "data"}, ("w", "b"): {"kind": "data"}, ("cast", "a"): {"kind": "data"},
+    }  # fmt: skip
+    graph.remove_node("w")
+    assert [ends[:2] for ends in edges_from_parameters(graph)] == [("cast", "a")]

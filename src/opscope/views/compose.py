@@ -16,7 +16,7 @@ from opscope.graph.lazy import Lazy
 from opscope.views.quotients.folded import can_fold, folded
 from opscope.views.quotients.levels import Choice, Level, Rule, at_level
 from opscope.views.quotients.rolled import fold_passes
-from opscope.views.select import PHASES, Phase, by_data, focus, in_phase, without_kinds
+from opscope.views.select import PHASES, Phase, select
 
 
 class ViewArguments(TypedDict, total=False):
@@ -85,6 +85,7 @@ def view(
     depth: int | None,
     options: ViewOptions,
     addresses: Collection[str],
+    flows: Collection[tuple[str, str]] = (),
 ) -> nx.DiGraph:
     """Return a view of the op graph.
 
@@ -94,6 +95,7 @@ def view(
         depth: How deep in the module tree to look.
         options: What of it is shown.
         addresses: Of all modules, for the message where ``options.module`` is none.
+        flows: Along which layers gradients flowed, see `opscope.views.select.select`.
 
     Raises:
         OptionError: For a level, depth, phase or address that there is not.
@@ -105,15 +107,15 @@ def view(
     }  # fmt: skip
     hidden = [kind for kind, is_shown in kinds.items() if not is_shown]
     is_whole = options.module is None and options.phase in ("forward", "all")
-    if options.rolled and is_whole and level != "op" and _is_foldable(graph):
+    if options.rolled and is_whole and not flows and level != "op" and _is_foldable(graph):
         rule = Rule(
             graph.attributes, level, depth, collapse=options.collapse, expand=options.expand
         )
         return folded(graph, rule, hidden, overwritten=options.overwritten)
-    shown = in_phase(graph if options.overwritten else by_data(graph), options.phase)
-    if options.module is not None:
-        shown = focus(shown, options.module, addresses)
-    shown = without_kinds(shown, hidden)
+    shown = select(
+        graph, phase=options.phase, module=options.module, addresses=addresses, hidden=hidden,
+        overwritten=options.overwritten, flows=flows,
+    )  # fmt: skip
     shown = at_level(shown, level, depth, collapse=options.collapse, expand=options.expand)
     return fold_passes(shown) if options.rolled else shown
 

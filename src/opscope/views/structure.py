@@ -28,7 +28,7 @@ def structure(graph: nx.DiGraph, passes: Sequence[LayerPass]) -> str:
 def _is_forward(graph: nx.DiGraph) -> bool:
     """Whether it is the layers of the whole forward, and was not looked at."""
     is_steps = isinstance(graph, Steps) and not graph.is_built
-    return is_steps and graph.names == ("by_data", "in_phase forward", "at_level layer")
+    return is_steps and graph.names == ("select forward", "at_level layer")
 
 
 def _forks(graph: nx.DiGraph) -> bool:

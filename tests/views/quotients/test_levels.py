@@ -10,7 +10,7 @@ from tests.strategies import recordings
 
 from opscope.errors import OptionError
 from opscope.views.quotients.levels import LEVELS, at_level
-from opscope.views.select import in_phase
+from opscope.views.select import select
 
 depths = st.none() | st.integers(1, 4)
 addresses = st.sets(st.sampled_from(["a", "b", "a.a", "a.b", "b.a"]))
@@ -33,7 +33,7 @@ def membership(fine, coarse):
 
 @given(recordings(), st.sampled_from(LEVELS), depths, addresses, addresses)
 def test_a_level_is_a_quotient_of_the_op_graph(recording, level, depth, collapse, expand):
-    fine = in_phase(Exhibit(recording).ops, "forward")
+    fine = select(Exhibit(recording).ops, phase="forward")
     coarse = at_level(
         fine, level, depth, collapse=collapse.__contains__, expand=expand.__contains__
     )
@@ -47,7 +47,7 @@ def test_a_level_is_a_quotient_of_the_op_graph(recording, level, depth, collapse
 
 @given(recordings(), st.sampled_from(LEVELS), depths)
 def test_no_op_is_lost_or_counted_twice(recording, level, depth):
-    fine = in_phase(Exhibit(recording).ops, "forward")
+    fine = select(Exhibit(recording).ops, phase="forward")
     coarse = at_level(fine, level, depth)
     ops = sum(data.get("ops", data["operator"] is not None) for _, data in coarse.nodes(data=True))
 
@@ -57,7 +57,7 @@ def test_no_op_is_lost_or_counted_twice(recording, level, depth):
 @pytest.mark.parametrize("attribute", ["parameters", "buffers"])
 @given(recording=recordings(), level=st.sampled_from(LEVELS), depth=depths)
 def test_no_parameter_or_buffer_is_lost(attribute, recording, level, depth):
-    fine = in_phase(Exhibit(recording).ops, "forward")
+    fine = select(Exhibit(recording).ops, phase="forward")
     coarse = at_level(fine, level, depth)
 
     def used(graph):
@@ -79,7 +79,7 @@ def test_the_op_graph_is_left_as_it_was(recording, level, depth):
 
 @given(recordings(), st.sampled_from(LEVELS))
 def test_a_greater_depth_never_shows_fewer_modules_opened(recording, level):
-    graph = in_phase(Exhibit(recording).ops, "forward")
+    graph = select(Exhibit(recording).ops, phase="forward")
     seen = [set(names(at_level(graph, level, depth), kinds=("op", "passed_through", "layer")))
             for depth in (1, 2, 3, 4, None)]  # fmt: skip
 

@@ -9,11 +9,11 @@ from tests.strategies import recordings
 
 from opscope.views.quotients.levels import LEVELS, at_level
 from opscope.views.quotients.rolled import fold_passes
-from opscope.views.select import in_phase
+from opscope.views.select import select
 
 
 def rolled(recording, level="layer", depth=None):
-    return fold_passes(at_level(in_phase(Exhibit(recording).ops, "forward"), level, depth))
+    return fold_passes(at_level(select(Exhibit(recording).ops, phase="forward"), level, depth))
 
 
 def computed(graph):
@@ -77,7 +77,7 @@ def test_a_graph_without_passes_keeps_its_nodes_and_edges():
 
 @given(recordings(), st.sampled_from(LEVELS), st.none() | st.integers(1, 3))
 def test_each_layer_is_one_node_and_no_time_is_lost(recording, level, depth):
-    view = at_level(in_phase(Exhibit(recording).ops, "forward"), level, depth)
+    view = at_level(select(Exhibit(recording).ops, phase="forward"), level, depth)
     before = deepcopy(list(view.nodes(data=True)))
     folded = fold_passes(view)
     layers = [str(layer).partition(":")[0] for n, layer in view.nodes(data="layer")

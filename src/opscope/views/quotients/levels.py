@@ -16,7 +16,7 @@ import networkx as nx
 
 from opscope.errors import OptionError, check_choice, check_depth, nearest
 from opscope.views.quotients.quotient import Attributes, quotient, unique
-from opscope.views.select import from_parameters
+from opscope.views.select import edges_from_parameters
 from opscope.views.steps import after
 
 Level = Literal["op", "layer", "module"]
@@ -53,9 +53,8 @@ def at_level(
         if later is not None:
             return later
     rule = Rule(graph.graph, level, depth, collapse=collapse, expand=expand)
-    if level != "op":
-        graph = from_parameters(graph)
-    return quotient(graph, rule.key, rule.describe)
+    edges = None if level == "op" else edges_from_parameters(graph)
+    return quotient(graph, rule.key, rule.describe, edges=edges)
 
 
 class Rule:

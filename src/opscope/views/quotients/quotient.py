@@ -20,6 +20,7 @@ def quotient(
     key: Callable[[str, Attributes], str],
     describe: Callable[[str, list[Attributes]], Attributes],
     *,
+    edges: Iterable[tuple[str, str, Attributes]] | None = None,
     loops: bool = False,
 ) -> nx.DiGraph:
     """Return a new graph with one node for all nodes of the same key.
@@ -29,6 +30,7 @@ def quotient(
         key: Maps a node and its attributes to the name of its new node.
         describe: Maps a new node's name and its members' attributes, in the order of
             execution, to its attributes.
+        edges: What there is in the place of the graph's own edges, None for those.
         loops: Whether an edge inside one new node becomes a loop on it, or vanishes.
 
     Every edge of the result stands for at least one of ``graph``; of edges that become
@@ -43,7 +45,7 @@ def quotient(
         result.add_node(name, **describe(name, group))
     nodes = graph.nodes
     merged: dict[tuple[str, str], Merged] = {}
-    for source, target, edge in edges_of(graph):
+    for source, target, edge in edges_of(graph) if edges is None else edges:
         ends = names[source], names[target]
         if loops or ends[0] != ends[1]:
             known = merged.get(ends)
