@@ -17,7 +17,7 @@ Ten lines of it::
 """
 
 import opscope.torch_api  # noqa: F401  # first: it says what torch lacks that others need
-from opscope.capture.collect.collector import Collector
+from opscope.capture.collect.collector import Collector, Editor
 from opscope.capture.log.hooks import ReturnedCall, RunningOp
 from opscope.errors import (
     AmbiguousLayer,
@@ -45,6 +45,7 @@ __all__ = [
     "AmbiguousLayer",
     "Collector",
     "CollectorError",
+    "Editor",
     "Layer",
     "LayerNotFound",
     "NonFiniteError",

@@ -199,7 +199,8 @@ class LiveTensors:
 
     def forward(self, module: int) -> Callable[..., Any] | None:
         """Return the ``forward`` of a module by its number, None if it is gone."""
-        return self._session.modules.forward(module)
+        known = self._session.modules.modules[module].live()
+        return None if known is None else known.forward
 
     @property
     def model_forward(self) -> Callable[..., Any] | None:

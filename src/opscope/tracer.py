@@ -13,10 +13,10 @@ from torch import nn
 from opscope.analysis.nonfinite import first_nonfinite, locate
 from opscope.capture.assemble.recording import build_recording
 from opscope.capture.block import Block, Exit, Kind, Raised, Where
-from opscope.capture.collect.collector import Collector
+from opscope.capture.collect.collector import Collector, Editor
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
 from opscope.capture.collect.user_collectors import UserCollector
-from opscope.capture.collect.wanted import Wanted, check_collectors
+from opscope.capture.collect.wanted import Wanted, check_collectors, check_editors
 from opscope.capture.session import Session
 from opscope.errors import (
     LayerNotFound,
@@ -52,6 +52,7 @@ def trace(
     saved_for_backward: bool = False,
     stop_on_nonfinite: bool = False,
     collectors: Sequence[Collector] = (),
+    editors: Sequence[Editor] = (),
 ) -> Trace:
     """Record every aten operator that runs inside a ``with`` block.
 
@@ -71,10 +72,10 @@ def trace(
             `Trace.saved_for_backward`.
         stop_on_nonfinite: Whether to raise a `NonFiniteError` where the program gets to see a bad
             number: a NaN, or an infinity that no argument and no data put there. It names the op
-            that made it out of good ones, or the parameter, buffer, input or data it came in with.
-            What a mask, an overwrite or autograd itself makes good again is never seen; where a
-            number is, `Trace.first_nonfinite` says. It costs a pass over memory for each result.
+            that made it out of good ones, or the parameter, buffer, input or data it came in with:
+            `Trace.first_nonfinite` has the rule. It costs a pass over memory for each result.
         collectors: What else is to look at what runs, see `Collector`.
+        editors: What may give it other results than it computed, see `Editor`.
 
     Returns:
         A `Trace`, to be entered with ``with`` and read after the block. Entered again it
@@ -115,8 +116,8 @@ def trace(
         stop_on_nonfinite=stop_on_nonfinite,
         collectors=check_collectors(collectors),
     )
-    block = Block(partial(Session, model, layers=layers, collectors=wanted.make))
-    return Trace(block, kept, kept_gradients)
+    makes = partial(Session, model, layers, wanted.make, check_editors(editors))
+    return Trace(Block(makes), kept, kept_gradients)
 
 
 class Trace(Record):
@@ -164,14 +165,13 @@ class Trace(Record):
         left = None
         if error is None and finite is not None and finite.has_left():
             left = finite.left(self.recording, scaled=bool(session.scaler_sites()))
-        for found in [] if finite is None else finite.raised():
+        for found in () if finite is None else finite.raised():
             locate(found, self.recording, self.passes)
         if isinstance(bad := left or error, NonFiniteError):
             known = self.recording.failure or Failure(type(bad).__name__, "")
             self._take(replace(self.recording, failure=replace(known, message=str(bad))))
-        is_selective = any(
-            save.keys and save.keys != "all" for save in (self._save, self._save_gradients)
-        )
+        both = self._save.keys, self._save_gradients.keys
+        is_selective = any(keys and keys != "all" for keys in both)
         if is_selective:
             self.tensors.drop_unwanted()
         if left is not None:
@@ -214,8 +214,8 @@ class Trace(Record):
         Raises:
             CollectorError: If one of them raised.
         """
-        own = (one for one in self._block.session.collectors if isinstance(one, UserCollector))
-        return tuple(one.result() for one in own)
+        known = self._block.session.collectors
+        return tuple(one.result() for one in known if isinstance(one, UserCollector))
 
     # ------------------------------------------------------------------ what takes tensors
 

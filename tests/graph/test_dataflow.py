@@ -230,10 +230,11 @@ def test_a_write_to_data_is_a_write_to_the_tensor(layers):
 
 
 def test_a_tensor_with_the_id_and_storage_of_a_freed_one_is_another(layers):
-    tensors, storages, count = [], [], 500  # so many that some memory is given again
+    tensors, storages = [], []
 
     def program():
-        for _ in range(count):
+        # Until memory is given again, which depends on what else is on the heap.
+        while len({*tensors}) == len(tensors) or len({*storages}) == len(storages):
             x = torch.zeros(4)
             tensors.append(id(x))
             storages.append(x.untyped_storage()._cdata)
@@ -241,9 +242,7 @@ def test_a_tensor_with_the_id_and_storage_of_a_freed_one_is_another(layers):
             del x
 
     found = graph(program, layers=layers)
-    assert len(set(tensors)) < count
-    assert len(set(storages)) < count
-    for op in range(1, 2 * count, 2):
+    for op in range(1, 2 * len(tensors), 2):
         assert into(found, f"op_{op}") == {f"op_{op - 1}": ("data", "self")}
 
 

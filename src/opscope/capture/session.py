@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from opscope.capture.collect.collector import InnerCollector, NoteTaker
+from opscope.capture.collect.collector import Editor, InnerCollector, NoteTaker
 from opscope.capture.log import event_log
 from opscope.capture.log.contexts import call_sites
 from opscope.capture.log.events import End, GradMode
@@ -26,6 +26,7 @@ from opscope.capture.unchanged.stacks import OnDispatchStack, OnStack
 from opscope.capture.unchanged.warning_lines import WarningLines
 from opscope.capture.watch import compiled
 from opscope.capture.watch.dispatch import Interceptor
+from opscope.capture.watch.edits import Edits
 from opscope.capture.watch.functions import FunctionCalls
 from opscope.capture.watch.modules.calls import ModuleCalls
 from opscope.errors import TraceStateError
@@ -57,6 +58,7 @@ class Session:
         model: The module that gives the addresses, or None.
         layers: Whether to record torch functions, which takes a function mode.
         collectors: Makes the collectors that look at more, given where all is written.
+        editors: What may give the program other results.
 
     Attributes:
         collectors: The collectors.
@@ -65,11 +67,12 @@ class Session:
     def __init__(
         self,
         model: nn.Module | None,
-        *,
         layers: bool,
         collectors: Callable[[Tables], Sequence[InnerCollector]] = lambda _: (),
+        editors: Sequence[Editor] = (),
     ) -> None:
         self.tables = Tables()
+        self.tables.log.edit = Edits(editors) if editors else None
         self.collectors = collectors(self.tables)
         self.layers = layers
         self.seed = 0
@@ -97,6 +100,7 @@ class Session:
         log_, tables = self.tables.log, self.tables
         hooks = tables.hooks = Hooks.of(self.collectors)
         log_.first_seen, log_.returned = hooks.first_seen, hooks.returned
+        log_.has_listeners = bool(hooks.returned or log_.edit)
         tables.values.numbered = hooks.numbered
         log_.has_before_op = bool(hooks.before_op or hooks.before_write or hooks.after_op)
         if any(collector.eager for collector in self.collectors):

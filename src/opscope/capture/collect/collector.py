@@ -56,6 +56,33 @@ class Collector(Protocol):
         """Return what was made of it all."""
 
 
+class Editor(Protocol):
+    """Gives the program other results than its torch functions and modules returned.
+
+    To be given to `opscope.trace` as ``editors=[...]``. A collector looks, and can change nothing;
+    an editor is part of the program: what it runs is recorded, below the module that returned or
+    after the function, and what it raises ends the program as its own error would. It is asked in
+    the forward: not for what the autograd engine runs, what a compiled region or a fused kernel
+    runs inside, nor for what an editor runs itself; with ``layers=False`` only for modules.
+
+    >>> import torch, opscope
+    >>> class Halve:
+    ...     def replace(self, call):
+    ...         return call.result / 2 if call.name == "0" else None
+    >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Identity())
+    >>> x = torch.ones(2)
+    >>> with opscope.trace(model, editors=[Halve()]) as trace:
+    ...     y = model(x)
+    >>> y
+    tensor([0.5000, 0.5000])
+    >>> [(layer.label, layer.module) for layer in trace][1:3]
+    [('relu_1_1', '0'), ('div_1_2', '0')]
+    """
+
+    def replace(self, call: ReturnedCall) -> Any:
+        """Return what the program is to be given in the place of ``call.result``; None for that."""
+
+
 class InnerCollector:
     """A collector of opscope's own, which may tie what it keeps to values.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
-from opscope.capture.collect.collector import Collector, InnerCollector
+from opscope.capture.collect.collector import Collector, Editor, InnerCollector
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
 from opscope.capture.collect.replay_inputs import ReplayInputs
 from opscope.capture.collect.transforms import SaveOptions
@@ -55,6 +55,20 @@ class Wanted:
         if self.stop_on_nonfinite:
             found.append(NonFiniteChecker(tables))
         return [*found, *(UserCollector(collector, tables.log) for collector in self.collectors)]
+
+
+def check_editors(editors: object) -> tuple[Editor, ...]:
+    """Return the editors that were given, checked."""
+    if editors.__class__ is tuple and not editors:  # nearly always
+        return ()
+    if not isinstance(editors, Sequence) or isinstance(editors, (str, bytes)):
+        message = f"editors: {editors!r} (must be a list of editors)"
+        raise OptionError(message)
+    for editor in editors:
+        if isinstance(editor, type) or not callable(getattr(editor, "replace", None)):
+            message = f"editors: {editor!r} is no editor (an object with a method `replace(call)`)"
+            raise OptionError(message)
+    return tuple(editors)
 
 
 def check_collectors(collectors: object) -> tuple[Collector, ...]:

@@ -110,10 +110,12 @@ class Log:
         has_before_op: Whether ops are looked at before they run.
         first_seen: Called with each tensor from outside and its snapshot, before an op can change it.
         returned: Called with each function and module that returned.
+        edit: Returns what the program is to be given in the place of what one returned.
+        has_listeners: Whether there is either.
     """
 
     __slots__ = (
-        "__weakref__", "boundary", "constants", "eager", "events", "first_seen", "has_before_op", "in_backward", "in_call", "ingest", "ingest_at", "inside_op", "keep", "keep_again", "keeps_every_op", "known", "layouts", "op_count", "ops", "returned", "run", "run_count", "sees_assignments", "storages", "sweep_at", "thread", "unwind", "written",
+        "__weakref__", "boundary", "constants", "eager", "edit", "events", "first_seen", "has_before_op", "has_listeners", "in_backward", "in_call", "ingest", "ingest_at", "inside_op", "keep", "keep_again", "keeps_every_op", "known", "layouts", "op_count", "ops", "returned", "run", "run_count", "sees_assignments", "storages", "sweep_at", "thread", "unwind", "written",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -143,6 +145,8 @@ class Log:
         self.keeps_every_op = self.has_before_op = False
         self.first_seen: tuple[Callable[[torch.Tensor, Snapshot], None], ...] = ()
         self.returned: tuple[Callable[[ReturnedCall], Error], ...] = ()
+        self.edit: Callable[[ReturnedCall], Any] | None = None
+        self.has_listeners = False
 
     def write(self, event: tuple[Any, ...]) -> None:
         """Write an event, of the schemas of `events`."""

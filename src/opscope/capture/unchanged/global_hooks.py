@@ -32,7 +32,10 @@ _HOOKS: tuple[dict[int, Any], ...] = (
 
 
 def put_on(
-    enter: Callable[..., None], leave: Callable[..., None], registered: Callable[..., None]
+    enter: Callable[..., None],
+    leave: Callable[..., None],
+    registered: Callable[..., None],
+    edit: Callable[..., Any] | None = None,
 ) -> None:
     """Have bound methods be called, for all modules.
 
@@ -40,8 +43,11 @@ def put_on(
         enter: Before each module runs.
         leave: After it, whatever it raised.
         registered: When one is given a module, a parameter or a buffer.
+        edit: After it, if it raised nothing; what it returns is what the module gave.
     """
     register_module_forward_pre_hook(enter)
+    if edit is not None:
+        register_module_forward_hook(edit)
     register_module_forward_hook(leave, always_call=True)
     register_module_module_registration_hook(registered)
     register_module_parameter_registration_hook(registered)

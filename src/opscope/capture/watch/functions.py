@@ -17,6 +17,7 @@ from opscope.capture.log.contexts.custom_functions import with_applications
 from opscope.capture.log.event_log import Log, node_of
 from opscope.capture.log.events import Call, Live, PassedThrough, SetGradMode, UnseenCall, Written
 from opscope.capture.log.grad_modes import step_of
+from opscope.capture.log.hooks import ReturnedCall
 from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.unchanged.stacks import OnStack
 from opscope.capture.unchanged.tracers import is_tracing
@@ -104,18 +105,23 @@ class FunctionCalls(TorchFunctionMode):
             )  # fmt: skip
             if log.eager:
                 log.ingest()
-            if log.returned:
-                log.tell("function", function_name(func), func, result)
-            return result
+            return self._told(func, result) if log.has_listeners else result
         # Modes and classes of the user's are not to see what is read here.
         if types or result.__class__ not in _UNHEARD or count_function_modes():
             with DisableTorchFunction():
                 self._write(func, args, kwargs, op, started, ended, result, frame)
         else:
             self._write(func, args, kwargs, op, started, ended, result, frame)
-        if log.returned:
-            log.tell("function", function_name(func), func, result)
-        return result
+        return self._told(func, result) if log.has_listeners else result
+
+    def _told(self, func: Any, result: Any) -> Any:
+        """Tell collectors of a function that returned, and return what editors make of that."""
+        log, name = self._log, function_name(func)
+        log.tell("function", name, func, result)
+        if log.edit is None:
+            return result
+        with self:  # torch takes the mode off while it is asked
+            return log.edit(ReturnedCall("function", name, func, result))
 
     def _write(
         self,

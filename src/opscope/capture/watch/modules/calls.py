@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from functools import partial
 from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
@@ -17,7 +17,7 @@ from opscope.capture.log.containers import arguments, contents, tensors_of
 from opscope.capture.log.event_log import stay
 from opscope.capture.log.events import GradMode, Leave
 from opscope.capture.log.grad_modes import grad_mode
-from opscope.capture.log.hooks import first_error
+from opscope.capture.log.hooks import ReturnedCall, first_error
 from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.fused_kernels import FAST_PATHS, may_be_fused
 from opscope.capture.unchanged.global_hooks import put_on, take_off
@@ -32,7 +32,13 @@ from opscope.capture.watch.compiled import (
 from opscope.capture.watch.modules.in_backward import InBackward
 from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.capture.watch.modules.names import ModuleNames
-from opscope.capture.watch.modules.running import RunCleanup, Running, is_below
+from opscope.capture.watch.modules.running import (
+    RunCleanup,
+    Running,
+    call_last,
+    function_mode_aside,
+    is_below,
+)
 from opscope.capture.watch.modules.values import ModuleValues, by_path, named_in
 from opscope.capture.watch.recursion import explain
 from opscope.records.columns.columns import NONE
@@ -40,7 +46,6 @@ from opscope.torch_api import (
     CALL_MODULE,
     DisableTorchFunction,
     count_dispatch_modes,
-    current_graph_task,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +74,7 @@ class ModuleCalls:
         self.names = ModuleNames(tables, is_named=model is not None)
         self._known = self.names.by_id
         self.running = Running(tables.log)
-        self._stack = self.running.stack
+        self._stack, self._is_elsewhere = self.running.stack, self.running.is_elsewhere
         # By run, for some, what is to be done at the end.
         self._cleanups: dict[int, RunCleanup] = {}
         self._compiling: Compiling | None = None
@@ -102,26 +107,19 @@ class ModuleCalls:
         self._log.unwind = self._unwind
         self.innermost = None
         self._hook()
-        self._compiling = Compiling(self._hook, self._unhook)
+        self._compiling = Compiling(self._hook, partial(take_off, self))
         self._compiling.start()
 
-    def forward(self, index: int) -> Callable[..., Any] | None:
-        """Return the ``forward`` of a module while it is alive."""
-        module = self.modules[index].live()
-        return None if module is None else module.forward
-
     def _hook(self) -> None:
-        put_on(self._enter, self._leave, self._registered)
-
-    def _unhook(self) -> None:
-        take_off(self)
+        edit = None if self._log.edit is None else self._edit
+        put_on(self._enter, self._leave, self._registered, edit)
 
     def remove(self) -> None:
         """Take the hooks away; twice is harmless."""
         if self._compiling is not None:
             self._compiling.stop()
         self._compiling = None  # nor this cycle
-        self._unhook()
+        take_off(self)
         self._log.in_backward.clear()
 
     def end_runs(self) -> None:
@@ -201,13 +199,21 @@ class ModuleCalls:
         if log.returned:
             self._tell(called, run, output)
 
-    def _is_elsewhere(self) -> bool:
-        """Whether a module runs that is no part of the program that is watched."""
-        return (
-            get_ident() != self._log.thread
-            or current_graph_task() != -1  # a checkpoint, say, runs it again: see `InBackward`
-            or (count_dispatch_modes() > 1 and is_tracing())
-        )
+    def _edit(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Return what editors make of what a module gave that is about to return."""
+        if _is_compiling() or not self._stack or self._is_elsewhere():
+            return output
+        called, _, run = self._stack[-1]
+        cleanup = self._cleanups.get(run)
+        if called is not module or (cleanup is not None and cleanup.last_hook is not None):
+            return output  # the module's own hooks come next, and may give another output
+        return self._edited(module, output)
+
+    def _edited(self, module: nn.Module, output: Any) -> Any:
+        edit = self._log.edit
+        if edit is None:
+            return output
+        return edit(ReturnedCall("module", self.names.address(module), module, output))
 
     def _registered(self, module: nn.Module, name: str, item: Any) -> None:
         """Note that a module is given a module, a parameter or a buffer while it is watched."""
@@ -217,7 +223,7 @@ class ModuleCalls:
     def _enter_special(self, module: nn.Module, args: tuple[Any, ...], frame: FrameType) -> None:
         """Enter the model itself, or a module that is compiled, fused or has hooks of its own."""
         called, log = module, self._log
-        if any(cleanup.inner is called for cleanup in self._cleanups.values()):
+        if self._cleanups and any(one.inner is called for one in self._cleanups.values()):
             return  # by the compiled module that stands for it, which was told of
         known = self._known.get(id(module))
         if known is None or known.live() is not module:
@@ -227,19 +233,20 @@ class ModuleCalls:
         run, items = log.run_count, self._values.given(args, frame)
         notes = None
         if known is self.root:
-            notes = self._values.notes((args, named_in(frame)))
+            if log.keep_again is not None:
+                notes = self._values.notes((args, named_in(frame)))
             log.write(GradMode(run, *grad_mode()))
         self.running.begin(known, chain, items, notes, (called, frame, run))
         cleanup = RunCleanup(None if called is module else module)
         if compiled:
-            cleanup.resume = self._step_aside()
+            cleanup.resume = function_mode_aside(self._functions)
             self.ran_compiled = True
             if is_fused(called):
                 cleanup.region = step_aside(self._tables, module, arguments(args, named_in(frame)))
         elif module._forward_hooks:
             cleanup.last_hook = self._wait_for_hooks(module, run)
         if isinstance(module, FAST_PATHS) and may_be_fused(module):
-            cleanup.resume = cleanup.resume or self._step_aside()
+            cleanup.resume = cleanup.resume or function_mode_aside(self._functions)
         hooks = self._tables.hooks
         if known is self.root and (hooks.model_entered or hooks.model_returned):
             given = by_path(arguments(args, named_in(frame)))
@@ -264,7 +271,7 @@ class ModuleCalls:
         if self._is_elsewhere():
             self._in_backward.leave(module)
             return
-        if all(called is not module for called, *_ in self._stack):
+        if self._stack[-1][0] is not module and all(one[0] is not module for one in self._stack):
             return
         if self._log.inside_op:  # below an op, unless Inductor made it of a module that ends
             called, _, run = self._stack[-1]
@@ -297,15 +304,14 @@ class ModuleCalls:
         what the module gives.
         """
 
-        # A function, as a copy of the model that its forward makes must not copy the tables.
-        def last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def last(module: nn.Module, output: Any) -> Any:
             ours = get_ident() == self._log.thread
             if ours and self._stack and self._stack[-1][2] == run:
+                output = self._edited(module, output)
                 self._close(output, failed=False)
+            return output
 
-        handle = RemovableHandle(module._forward_hooks)
-        module._forward_hooks[handle.id] = last
-        return handle
+        return call_last(module, last)
 
     def _unwind(self, frame: FrameType | None) -> None:
         """End the runs that a BaseException left open: those not running below ``frame``."""
@@ -334,17 +340,10 @@ class ModuleCalls:
             self._tables.failed_runs.note(bad, run)
             raise bad
 
-    def _step_aside(self) -> bool:
-        """Take the function mode off the stack if it is the one on top."""
-        on_stack = None if self._functions is None else self._functions.on_stack
-        return on_stack is not None and on_stack.step_aside()
-
     def _tell(self, module: nn.Module, run: int, output: Any) -> None:
         """Tell collectors that a module returned."""
-        known = self.names.known(wrapped(module))
-        address = module.__class__.__name__ if known is None else known.address
         try:
-            self._log.tell("module", address, module, output)
+            self._log.tell("module", self.names.address(module), module, output)
         except Exception as error:
             self._tables.failed_runs.note(error, run)
             raise

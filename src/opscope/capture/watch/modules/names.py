@@ -77,6 +77,11 @@ class ModuleNames:
         known = self.by_id.get(id(module))
         return None if known is None or known.live() is not module else known
 
+    def address(self, module: nn.Module) -> str:
+        """Return the address of a module, the name of its class if it has none."""
+        known = self.known(wrapped(module))
+        return module.__class__.__name__ if known is None else known.address
+
     def meet(self, module: nn.Module) -> ModuleInfo:
         """Name a module that was met by itself, and all below it."""
         is_root = self.root is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import is_
+from threading import get_ident
 from time import perf_counter_ns
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -12,9 +15,14 @@ from torch.utils.hooks import RemovableHandle
 from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Chain, Enter, Leave, Live, Nested, Notes
 from opscope.capture.unchanged.stacks import OnStack
+from opscope.capture.unchanged.tracers import is_tracing
 from opscope.capture.watch.compiled import Region
 from opscope.capture.watch.modules.module_info import ModuleInfo
 from opscope.records.columns.columns import NONE
+from opscope.torch_api import count_dispatch_modes, current_graph_task
+
+if TYPE_CHECKING:
+    from opscope.capture.watch.functions import FunctionCalls
 
 
 class Running:
@@ -35,6 +43,14 @@ class Running:
         self.stack: list[tuple[nn.Module, FrameType, int]] = []
         self.outermost: FrameType | None = None
         self.tops: dict[int, None] = {}
+
+    def is_elsewhere(self) -> bool:
+        """Whether a module runs that is no part of the program that is watched."""
+        return (
+            get_ident() != self._log.thread
+            or current_graph_task() != -1  # a checkpoint, say, runs it again: see `InBackward`
+            or (count_dispatch_modes() > 1 and is_tracing())
+        )
 
     def begin(
         self,
@@ -72,6 +88,24 @@ class Running:
         stack.pop()  # last: what is interrupted before is ended once more, as failed
         if log.eager:
             log.ingest()
+
+
+def function_mode_aside(functions: FunctionCalls | None) -> bool:
+    """Take the function mode off the stack if it is the one on top; return whether it was."""
+    on_stack = None if functions is None else functions.on_stack
+    return on_stack is not None and on_stack.step_aside()
+
+
+def call_last(module: nn.Module, last: Callable[[nn.Module, Any], Any]) -> RemovableHandle:
+    """Have a function called after all forward hooks that a module has, with what it gives."""
+
+    # A function, as a copy of the model that its forward makes must not copy the tables.
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return last(module, output)
+
+    handle = RemovableHandle(module._forward_hooks)
+    module._forward_hooks[handle.id] = hook
+    return handle
 
 
 def is_below(frame: FrameType | None, boundary: FrameType | None) -> bool:
