@@ -34,6 +34,7 @@ from opscope.errors import (
 )
 from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
+from opscope.operators.flops.counting import register_flops
 from opscope.record import Record
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
@@ -63,6 +64,7 @@ __all__ = [
     "UnsupportedTorch",
     "Watch",
     "log_forward_pass",
+    "register_flops",
     "trace",
     "watch",
 ]

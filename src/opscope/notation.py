@@ -116,6 +116,50 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def amount(number: int, unknown: int = 0) -> str:
+    """Write a large number to three figures; what is not known of it is a question mark.
+
+    Args:
+        number: It.
+        unknown: How many things there are that it does not count.
+
+    >>> amount(3_628_146_688), amount(512), amount(48_000, 1), amount(0, 2), amount(0)
+    ('3.63 G', '512', '48 k + ?', '?', '0')
+    """
+    if unknown:
+        return f"{amount(number)} + ?" if number else "?"
+    scaled = float(number)
+    for unit in ("", " k", " M", " G", " T"):
+        if scaled < 999.5:
+            return f"{scaled:.3g}{unit}"
+        scaled /= 1000
+    return f"{scaled:,.3g} P" if scaled < 999.5 else f"{scaled:,.0f} P"
+
+
+def known_kinds(kinds: int, unknown: Sequence[tuple[str, int]], share: float) -> list[str]:
+    """Say of how many kinds of operators something is known, and of which it is not.
+
+    Args:
+        kinds: How many there are.
+        unknown: Of which it is not known: each with how often it ran.
+        share: Their share of the time.
+
+    >>> known_kinds(98, [("mylib.product.default", 3)], 0.02)
+    ['97 of 98 kinds of op known,', 'not mylib.product.default ×3', '(2.0% of the time of all ops)']
+    >>> known_kinds(12, [], 0.0)
+    ['all 12 kinds of op known']
+    """
+    if not unknown:
+        return [f"all {plural(kinds, 'kind')} of op known"]
+    named = [f"{foreign(name, 60)} ×{calls}" for name, calls in unknown[:3]]
+    more = [f"and {len(unknown) - 3} more"] if len(unknown) > 3 else []
+    return [
+        f"{kinds - len(unknown)} of {plural(kinds, 'kind')} of op known,",
+        f"not {', '.join([*named, *more])}",
+        f"({share:.1%} of the time of all ops)",
+    ]
+
+
 def duration(nanoseconds: int) -> str:
     """Write a time, to three figures.
 

@@ -15,6 +15,7 @@ from opscope.records.totals import Totals, totals
 if TYPE_CHECKING:
     import networkx as nx
 
+    from opscope.analysis.costs import Costs
     from opscope.views.rows.table_rows import BackwardOps
 
 Key = str | int
@@ -65,6 +66,13 @@ class Reading:
         from opscope.views.select import select
 
         return at_level(select(self.op_graph, phase="forward"), "layer")
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What all of it computes."""
+        from opscope.analysis.costs import Costs
+
+        return Costs(self.recording, self.passes)
 
     @cached_property
     def backward_ops(self) -> BackwardOps:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
     from typing_extensions import Unpack
 
+    from opscope.analysis.costs import Costs
     from opscope.analysis.report import Report
     from opscope.errors import NonFiniteError
     from opscope.exporters.dot import Direction
@@ -122,6 +123,11 @@ class Record:
     def totals(self) -> Totals:
         """Counts and sizes of all that was computed, and of the model."""
         return self._reading.totals
+
+    @property
+    def costs(self) -> Costs:
+        """The floating-point operations of each op, layer and module, see `opscope.analysis.costs`."""
+        return self._reading.costs
 
     # ------------------------------------------------------------------------- layers
 

@@ -1,0 +1,119 @@
+"""How much each op computes, and sums over ops."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What some ops compute together.
+
+    Attributes:
+        flops: Floating-point operations of products, a multiplication and an addition being two;
+            of the ops for which it is known.
+        elements: How many elements ops take by themselves, sums and norms included: no products,
+            and no part of ``flops``.
+        unknown: How many ops there are of which it is not known.
+    """
+
+    flops: int = 0
+    elements: int = 0
+    unknown: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds: half the ``flops``."""
+        return self.flops // 2
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops, self.elements + other.elements, self.unknown + other.unknown
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An operator of which it is not known how much it computes.
+
+    Attributes:
+        operator: Such as ``"mylib.product.default"``.
+        calls: How often it ran.
+        duration_ns: How long that took.
+    """
+
+    operator: str
+    calls: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpWork:
+    """What each op of a recording computes.
+
+    Attributes:
+        flops: By op, as in `Work`; `UNKNOWN` where it is not known.
+        elements: By op, as in `Work`.
+        kinds: How many kinds of operators ran.
+        unknown: Those of which it is not known, that with the most time first.
+        share_unknown: Their share of the time of all ops.
+    """
+
+    flops: array[int]
+    elements: array[int]
+    kinds: int = 0
+    unknown: tuple[Unknown, ...] = ()
+    share_unknown: float = 0.0
+
+    def of(self, ops: Iterable[int]) -> Work:
+        """Return what some ops compute together."""
+        numbers = list(ops)
+        found = [self.flops[op] for op in numbers]
+        missing = found.count(UNKNOWN)
+        return Work(sum(found) + missing, sum(map(self.elements.__getitem__, numbers)), missing)
+
+    def by(self, keys: Iterable[str]) -> dict[str, Work]:
+        """Return the sums by a key of each op, in the order in which these come."""
+        flops: Counter[str] = Counter()
+        elements: Counter[str] = Counter()
+        unknown: Counter[str] = Counter()
+        for key, count, size in zip(keys, self.flops, self.elements, strict=True):
+            unknown[key] += count == UNKNOWN
+            flops[key] += max(count, 0)
+            elements[key] += size
+        return {key: Work(flops[key], elements[key], unknown[key]) for key in unknown}
+
+
+@dataclass(frozen=True, slots=True)
+class PartWork:
+    """What is computed in the parts of a training step.
+
+    Attributes:
+        forward: In the forward.
+        backward: What the autograd engine ran, but for the next.
+        recomputed: What a checkpoint, or the backward of a custom function, ran again.
+        optimizer: In the optimizer.
+        other: By what works on the results of these, such as clipping.
+    """
+
+    forward: Work = field(default_factory=Work)
+    backward: Work = field(default_factory=Work)
+    recomputed: Work = field(default_factory=Work)
+    optimizer: Work = field(default_factory=Work)
+    other: Work = field(default_factory=Work)
+
+    @property
+    def total(self) -> Work:
+        """All of them together."""
+        parts = (self.forward, self.backward, self.recomputed, self.optimizer, self.other)
+        return sum(parts, Work())
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Work]) -> PartWork:
+        """Return the parts of these names, the others empty."""
+        return cls(**parts)
