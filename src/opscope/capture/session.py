@@ -72,7 +72,7 @@ class Session:
         editors: Sequence[Editor] = (),
     ) -> None:
         self.tables = Tables()
-        self.tables.log.edit = Edits(editors) if editors else None
+        self._edits = self.tables.log.edit = Edits(editors) if editors else None
         self.collectors = collectors(self.tables)
         self.layers = layers
         self.seed = 0
@@ -143,6 +143,8 @@ class Session:
         self._to_do.clear()
         log_ = self.tables.log
         log_.in_call = log_.inside_op = False
+        if self._edits is not None:
+            self._edits.begin()
         if self.started_ns:
             self._resume()
         else:

@@ -20,6 +20,10 @@ class Edits:
         self._editors = editors
         self._is_asking = False
 
+    def begin(self) -> None:
+        """Begin anew: an interrupt may have come while one was asked."""
+        self._is_asking = False
+
     def __call__(self, call: ReturnedCall) -> Any:
         """Return what the program is to be given in the place of what a call returned."""
         if self._is_asking:  # what an editor runs itself
