@@ -168,6 +168,14 @@ def zoo(session: nox.Session) -> None:
 
 
 @nox.session
+def flops(session: nox.Session) -> None:
+    """Count the FLOPs of a hundred real models, beside torch's own counter."""
+    install_models(session)
+    session.install("--no-deps", "timm==1.0.31")
+    session.run("python", "benchmarks/flops.py", *session.posargs)
+
+
+@nox.session
 def stress(session: nox.Session) -> None:
     """Interrupt opscope at a thousand moments of each phase; fuzz data flow ten thousand times."""
     install_models(session)

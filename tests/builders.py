@@ -10,7 +10,7 @@ from opscope.records.calls import Frame, LayerCall, Leaf, ModuleCall
 from opscope.records.ops import Op, Read
 from opscope.records.passes.layers import layer_passes
 from opscope.records.recording import Failure, Module, Parameter, Recording
-from opscope.records.totals import totals
+from opscope.records.sums.totals import totals
 from opscope.records.values import Value
 from opscope.views.quotients.levels import at_level
 

@@ -28,6 +28,7 @@ PUBLIC = [
     "UnsupportedTorch",
     "Watch",
     "log_forward_pass",
+    "register_flops",
     "trace",
     "watch",
 ]

@@ -10,7 +10,7 @@ from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, layer_passes
 from opscope.records.passes.lookup import LayerIndex, Selection
 from opscope.records.recording import GradientFlow, Recording
-from opscope.records.totals import Totals, totals
+from opscope.records.sums.totals import Totals, totals
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -17,7 +17,7 @@ from opscope.reading import Key, Keys, Reading
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, labels
 from opscope.records.recording import Failure, Module, Parameter, Recording
-from opscope.records.totals import Totals
+from opscope.records.sums.totals import Totals
 from opscope.tensors import are_elsewhere
 
 if TYPE_CHECKING:
@@ -250,8 +250,9 @@ class Record:
             phase: Which part of a training step to show, see `graph`; ``"backward"`` tells of
                 each layer and module what ran for it then.
             columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``,
-                ``output``, ``params``, ``trainable``, ``memory`` (bytes given), ``time``
-                (under the trace), ``backward`` (time in backward) and ``source``.
+                ``output``, ``params``, ``trainable``, ``flops``, ``macs``, ``elements`` (see
+                `costs`), ``memory`` (bytes given), ``time`` (under the trace), ``backward`` (time
+                in backward) and ``source``.
             sort_by: A column to sort by, the largest number first; ``"-time"`` for the
                 smallest first.
             row_limit: How many rows to show at most.
@@ -269,11 +270,13 @@ class Record:
         check_choice("phase", phase, PHASES)
         check_columns(columns, sort_by)
         check_row_limit(row_limit)
+        costs = self.costs
         return Summary(
-            table_rows(self.recording, self.passes, level, depth, phase),
+            table_rows(self.recording, self.passes, level, depth, phase, costs.ops),
             self.totals,
             title=self.recording.model_name or "program",
             level=level,
+            costs=(costs.parts, costs.known()),
             columns=columns,
             sort_by=sort_by,
             row_limit=row_limit,

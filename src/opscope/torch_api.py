@@ -79,6 +79,7 @@ NEEDED = {
     "_debug_has_internal_overlap": "to replay",
     "_ops.OpOverload": "to replay",
     "_ops.OpOverloadPacket": "to make programs",
+    "_ops.HigherOrderOperator": "to count floating-point operations",
     "_C._set_grad_enabled": "to make programs",
     "_C._dispatch_has_kernel_for_dispatch_key": "to make programs",
     "fx.node.has_side_effect": "to make programs",
@@ -214,6 +215,7 @@ BUFFER_REGISTRATION_HOOKS = _modules._global_buffer_registration_hooks
 
 OpOverload = torch._ops.OpOverload
 OpOverloadPacket = torch._ops.OpOverloadPacket
+HigherOrderOperator = torch._ops.HigherOrderOperator
 FakeTensor = torch._subclasses.fake_tensor.FakeTensor
 is_wrapper_subclass = torch.utils._python_dispatch.is_traceable_wrapper_subclass
 is_functorch_wrapped = _C._functorch.is_functorch_wrapped_tensor

@@ -154,9 +154,9 @@ READING = {
     "a column": (lambda t: t.summary(columns="name"), COLUMNS),
     "no column": (lambda t: t.summary(columns=[]), COLUMNS),
     "a number of columns": (lambda t: t.summary(columns=3), COLUMNS),
-    "an unknown column": (lambda t: t.summary(columns=["name", "flops"]), COLUMN),
+    "an unknown column": (lambda t: t.summary(columns=["name", "flips"]), COLUMN),
     "a column by number": (lambda t: t.summary(columns=[0]), COLUMN),
-    "sorted by what there is not": (lambda t: t.summary(sort_by="flops"), COLUMN),
+    "sorted by what there is not": (lambda t: t.summary(sort_by="flips"), COLUMN),
     "sorted by a number": (lambda t: t.summary(sort_by=-1), COLUMN),
     "no rows": (lambda t: t.summary(row_limit=0), LIMIT),
     "rows below 0": (lambda t: t.summary(row_limit=-3), LIMIT),
@@ -265,9 +265,9 @@ class Noted(nn.ReLU):
 
 COMMANDS = {
     "a depth of 0": (("summary", "--depth", "0"), "depth: 0"),
-    "an unknown column": (("summary", "--columns", "name,flops"), "unknown column: 'flops'"),
+    "an unknown column": (("summary", "--columns", "name,flips"), "unknown column: 'flips'"),
     "no column": (("summary", "--columns", ""), "unknown column: ''"),
-    "sorted by what there is not": (("summary", "--sort-by", "flops"), "unknown sort_by: 'flops'"),
+    "sorted by what there is not": (("summary", "--sort-by", "flips"), "unknown sort_by: 'flips'"),
     "no rows": (("summary", "--row-limit", "0"), "row_limit: 0"),
     "a table of one letter": (("summary", "--width", "1"), "--width: 1"),
     "a depth below 0": (("draw", "-o", "x.dot", "--depth", "-1"), "depth: -1"),

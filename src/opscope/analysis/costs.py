@@ -10,18 +10,15 @@ from math import prod
 from typing import Any
 
 from opscope import notation
-from opscope.operators.flops.counting import flops_of
+from opscope.operators.flops.counting import flops_of, work_of
 from opscope.operators.flops.formulas import Call, TensorForm
-from opscope.operators.flops.kinds import kind_of
 from opscope.records.columns.columns import Coded, Column
 from opscope.records.columns.table import column, read_values
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
+from opscope.records.sums.work import UNKNOWN, OpWork, PartWork, Unknown, Work
 from opscope.records.values import Value
-from opscope.records.work import UNKNOWN, OpWork, PartWork, Unknown, Work
-
-PARTS = ("forward", "backward", "recomputed", "optimizer", "other")
 
 
 class Costs:
@@ -169,17 +166,19 @@ class Costs:
             around = runs[around].parent
         return False
 
+    def known(self) -> list[str]:
+        """Say of how many kinds of operators it is known, and of which it is not."""
+        unknown = [(item.operator, item.calls) for item in self.unknown]
+        return notation.known_kinds(self.ops.kinds, unknown, self.ops.share_unknown)
+
     def __str__(self) -> str:
         lines = [
             f"{part:<10}  {notation.amount(work.flops, work.unknown):>9} FLOPs"
             f"  {notation.amount(work.macs, work.unknown):>9} MACs"
             f"  {notation.amount(work.elements):>7} elements apart"
-            for part in PARTS
-            if (work := getattr(self.parts, part)) != Work()
+            for part, work in self.parts
         ]
-        unknown = [(item.operator, item.calls) for item in self.unknown]
-        known = notation.known_kinds(self.ops.kinds, unknown, self.ops.share_unknown)
-        return notation.encodable("\n".join([*lines, " ".join(known)]))
+        return notation.encodable("\n".join([*lines, " ".join(self.known())]))
 
     def __repr__(self) -> str:
         total = self.parts.total
@@ -191,7 +190,7 @@ def op_work(recording: Recording) -> OpWork:
     ops, values = recording.ops, recording.values
     operators, failures = column(ops, "operator"), column(ops, "failed")
     sizes = _sizes(values)
-    kinds = {operator: kind_of(operator) for operator in set(operators)}
+    kinds = {operator: work_of(operator) for operator in set(operators)}
     flops, elements = array("q", bytes(8 * len(ops))), array("q", bytes(8 * len(ops)))
     known: dict[Hashable, int | None] = {}
     given = zip(read_values(ops), column(ops, "outputs"), strict=True)

@@ -9,7 +9,7 @@ from opscope import notation
 from opscope.notation import foreign, listed
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Module, Recording
-from opscope.records.totals import Totals
+from opscope.records.sums.totals import Totals
 
 _LAYERS = 2000  # that are listed
 _SHOWN = 24  # names or lines of a list

@@ -36,7 +36,7 @@ from opscope.records.columns.table import (
 )
 from opscope.records.passes.layers import layer_passes
 from opscope.records.recording import Recording
-from opscope.records.totals import totals
+from opscope.records.sums.totals import totals
 from opscope.records.values import Value
 
 COLUMNS = {

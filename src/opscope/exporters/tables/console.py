@@ -17,7 +17,8 @@ from opscope.exporters.tables.fitted import Fitted, Printed
 from opscope.exporters.tables.fitting import fit_table, wrapped
 from opscope.exporters.tables.names import Names
 from opscope.exporters.tables.writer import Writer
-from opscope.records.totals import Totals
+from opscope.records.sums.totals import Totals
+from opscope.records.sums.work import PartWork
 from opscope.views.rows.row import Row, Rows
 
 
@@ -69,6 +70,21 @@ def _numbers(
     return _Column(title, read, cells, rank, numeric=True, style=style, field=field)
 
 
+def _of_work(title: str, name: str, rank: int) -> _Column:
+    """Return a column of what rows compute: ``"flops"``, ``"macs"`` or ``"elements"``."""
+
+    def write(row: Row) -> str:
+        number, unknown = getattr(row.work, name), row.work.unknown
+        return notation.amount(number, unknown) if number or unknown else "–"
+
+    def cells(rows: Sequence[Row], writer: Writer) -> Cells:
+        return Numbers([Text(writer(write(row))) for row in rows])
+
+    return _Column(
+        title, lambda row: getattr(row.work, name), cells, rank, numeric=True, style="yellow"
+    )
+
+
 def _or_dash(write: Callable[[int], str]) -> Callable[[int], str]:
     return lambda number: write(number) if number else "–"
 
@@ -95,29 +111,37 @@ def _short_source(row: Row) -> str:
 _COLUMNS: dict[str, _Column] = {
     "name": _Column("", lambda r: r.name, partial(Names, is_tree=False), 0, enough=40),
     "type": _words("type", lambda r: r.kind, 1, "cyan"),
-    "module": _words("module", lambda r: r.module, 7),
-    "op": _lists("aten ops", _operators, 10, "dim", enough=14),
-    "input": _lists("input", _inputs, 11),
+    "module": _words("module", lambda r: r.module, 8),
+    "op": _lists("aten ops", _operators, 11, "dim", enough=14),
+    "input": _lists("input", _inputs, 12),
     "output": _lists("output", _outputs, 2, "green", enough=40),
     "params": _numbers("params", "params", _or_dash(notation.count), 3, "magenta"),
     "trainable": _numbers("trainable", "trainable", _or_dash(notation.count), 4),
-    "memory": _numbers("memory", "memory", notation.size, 6),
-    "time": _numbers("time", "time_ns", _or_dash(notation.duration), 5),
-    "backward": _numbers("backward", "backward_ns", _or_dash(notation.duration), 8),
-    "source": _words("source", _short_source, 9, "dim"),
+    "flops": _of_work("FLOPs", "flops", 5),
+    "macs": _of_work("MACs", "macs", 5),
+    "elements": _of_work("elements", "elements", 5),
+    "memory": _numbers("memory", "memory", notation.size, 7),
+    "time": _numbers("time", "time_ns", _or_dash(notation.duration), 6),
+    "backward": _numbers("backward", "backward_ns", _or_dash(notation.duration), 9),
+    "source": _words("source", _short_source, 10, "dim"),
 }
 
-_EXTRA = 9
+_EXTRA = 10
 
 ColumnName = Literal[
-    "name", "type", "module", "op", "input", "output", "params", "trainable", "memory", "time",
-    "backward", "source",
+    "name", "type", "module", "op", "input", "output", "params", "trainable", "flops", "macs",
+    "elements", "memory", "time", "backward", "source",
 ]  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
 _DEFAULT = {
-    "module": ("name", "input", "output", "params", "memory", "time", "backward"),
-    "layer": ("name", "module", "op", "output", "params", "memory", "time", "backward"),
-    "op": ("name", "type", "module", "output", "memory", "time"),
+    "module": ("name", "input", "output", "params", "flops", "memory", "time", "backward"),
+    "layer": ("name", "module", "op", "output", "params", "flops", "memory", "time", "backward"),
+    "op": ("name", "type", "module", "output", "flops", "memory", "time"),
+}
+# Shown where any row has what they tell of.
+_IF_ANY: dict[str, Callable[[Row], object]] = {
+    "backward": lambda row: row.backward_ns,
+    "flops": lambda row: row.work.flops or row.work.unknown,
 }
 
 
@@ -172,10 +196,12 @@ class Summary(Printed):
         *,
         title: str,
         level: str,
+        costs: tuple[PartWork, Sequence[str]] = (PartWork(), ()),
         columns: Sequence[str] | None = None,
         sort_by: str | None = None,
         row_limit: int | None = None,
     ) -> None:
+        self._costs = costs
         check_columns(columns, sort_by)
         check_row_limit(row_limit)
         self._chosen = None if columns is None else tuple(columns)
@@ -199,8 +225,11 @@ class Summary(Printed):
     def _columns(self, writer: Writer) -> list[Column]:
         names = self._chosen
         if names is None:
-            has_backward = any(row.backward_ns for row in self._rows)
-            names = tuple(n for n in _DEFAULT[self._level] if n != "backward" or has_backward)
+            names = tuple(
+                name
+                for name in _DEFAULT[self._level]
+                if name not in _IF_ANY or any(map(_IF_ANY[name], self._rows))
+            )
         columns = []
         for place, name in enumerate(names):
             column = _COLUMNS[name]
@@ -237,6 +266,14 @@ class Summary(Printed):
                 *phases,
             ],
         }  # fmt: skip
+        costs, known = self._costs
+        parts = [
+            f"{notation.amount(work.flops, work.unknown)} {part},"
+            for part, work in costs
+            if work.flops or work.unknown
+        ]
+        if parts:
+            lines["FLOPs"] = [*parts[:-1], f"{parts[-1][:-1]} (a multiply-add is 2);", *known]
         return Text("\n").join(
             wrapped(name, phrases, width, writer) for name, phrases in lines.items()
         )

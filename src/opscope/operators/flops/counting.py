@@ -10,9 +10,10 @@ from torch.utils import flop_counter
 
 from opscope.errors import OptionError
 from opscope.operators.flops.formulas import FORMULAS, WRONG_IN_TORCH, Call, TensorForm
-from opscope.operators.flops.kinds import kind_of
+from opscope.operators.flops.kinds import Kind, kind_of
 from opscope.operators.plans import Plan, overload, results
 from opscope.torch_api import (
+    HigherOrderOperator,
     OpOverload,
     OpOverloadPacket,
     TorchDispatchMode,
@@ -54,7 +55,7 @@ def register_flops(
                 f"op: {one} is one overload (must be all of it: torch.ops.{_packet(str(one))})"
             )
             raise OptionError(message)
-        if not isinstance(one, (OpOverloadPacket, torch._ops.HigherOrderOperator)):
+        if not isinstance(one, (OpOverloadPacket, HigherOrderOperator)):
             message = f"op: {one!r} is no operator (must be one such as torch.ops.mylib.product)"
             raise OptionError(message)
         if one in flop_counter.flop_registry:
@@ -67,20 +68,30 @@ def flops_of(call: Call) -> int | None:
     """Return the floating-point operations of a run; None if they are not known.
 
     What a user registered counts first, then our formulas, then torch's. A composite without one
-    is what it is made of. That of ``"moves"`` and ``"elementwise"`` operators is 0, by convention.
+    is what it is made of.
     """
-    packet = _packet(call.operator)
-    names = (packet, packet.removesuffix("_"))  # in place, as `addmm_`
-    own = next(filter(None, map(FORMULAS.get, names)), None)
-    registered = next(filter(None, map(_registered().get, names)), None)
-    is_torch = registered is not None and _module(registered) == flop_counter.__name__
-    if registered is not None and not (is_torch and packet in WRONG_IN_TORCH):
+    registered, own = _formulas(call.operator)
+    if registered is not None:
         return _by_registry(registered, call) if _are_strided(call) else None
-    if own is not None:
-        return _by_formula(own, call)
-    if kind_of(call.operator) != "product":
-        return 0
-    return _composed(call)
+    return _composed(call) if own is None else _by_formula(own, call)
+
+
+def work_of(operator: str) -> Kind:
+    """Return what kind of work an operator is: what has a formula counts by it."""
+    return kind_of(operator) if _formulas(operator) == (None, None) else "product"
+
+
+def _formulas(
+    operator: str,
+) -> tuple[Callable[..., int] | None, Callable[[Call], int] | None]:
+    """Return the formula of an operator in torch's registry, or ours."""
+    packet = _packet(operator)
+    names = (packet, packet.removesuffix("_"))  # in place, as `addmm_`
+    registered = next(filter(None, map(_registered().get, names)), None)
+    is_torchs = getattr(registered, "__module__", "") == flop_counter.__name__
+    if registered is not None and not (is_torchs and packet in WRONG_IN_TORCH):
+        return registered, None
+    return None, next(filter(None, map(FORMULAS.get, names)), None)
 
 
 def _packet(operator: str) -> str:
@@ -91,10 +102,6 @@ def _packet(operator: str) -> str:
 
 def _registered() -> dict[str, Callable[..., int]]:
     return {str(packet): formula for packet, formula in flop_counter.flop_registry.items()}
-
-
-def _module(formula: Callable[..., int]) -> str:
-    return str(getattr(formula, "__module__", ""))
 
 
 def _by_formula(formula: Callable[[Call], int], call: Call) -> int | None:
@@ -192,7 +199,7 @@ class _Parts(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = str(func)
-        if kind_of(name) == "product" and self.flops is not None:
+        if work_of(name) == "product" and self.flops is not None:
             named = {**dict(zip(Plan(func).arguments, args, strict=False)), **kwargs}
             forms = {key: _described(item) for key, item in named.items()}
             call = Call(name, forms, tuple(map(_form, results(result))))

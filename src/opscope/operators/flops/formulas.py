@@ -99,6 +99,11 @@ def _convolution_in_time(call: Call) -> int:
     return 2 * prod(call.gave()[:2]) * prod(call.shape("weight"))
 
 
+def _triangular(call: Call) -> int:
+    """Count half of a product with a square matrix: what is above or below its diagonal."""
+    return prod(call.gave()) * call.shape("self")[-1]
+
+
 def _packed_linear(call: Call) -> int:
     return 2 * prod(call.shape("X", "input", "x")[:-1]) * prod(_weight(call))
 
@@ -194,6 +199,7 @@ FORMULAS: dict[str, Formula] = {
     "aten.conv_tbc": _convolution_in_time,
     **dict.fromkeys(("aten._grouped_mm", "aten._scaled_grouped_mm"), _grouped),
     "aten._foreach_mm": _lists,
+    "aten.linalg_solve_triangular": _triangular,
     "aten._euclidean_dist": _distances,
     **dict.fromkeys(
         (f"quantized.linear{end}" for end in (

@@ -55,7 +55,7 @@ _PRODUCTS = frozenset({
     "attention", "cell", "conv", "convolution", "gru", "linear", "lstm", "matmul", "matrix", "mm",
     "nuclear", "rnn",
 })  # fmt: skip
-_NO_PRODUCTS = frozenset({"flatten", "thnn", "convert", "prepack", "reorder", "params"})
+_NO_PRODUCTS = frozenset({"flatten", "convert", "prepack", "reorder", "params"})
 # Other processes take part in these.
 _COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
 _OWN = ("aten", "prims", "quantized", "quantized_decomposed", "mkldnn", "onednn", *_COLLECTIVES)
@@ -76,6 +76,8 @@ def kind_of(operator: str) -> Kind:
     name = name_of(operator)
     if name.removeprefix("_foreach").strip("_") in ("clone", "copy", "zero"):
         return "moves"
+    if name.startswith("_thnn_"):  # what a recurrent cell does after its products
+        return "elementwise"
     if (takes_lists_in_step(operator) and name != "_foreach_mm") or _is_pointwise(space, name):
         return "elementwise"
     found = overload(operator)

@@ -15,6 +15,7 @@ from opscope.records.columns.columns import Column
 from opscope.records.columns.table import column, read_values, value_bytes
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
+from opscope.records.sums.work import OpWork, Work
 from opscope.records.values import Value
 from opscope.views.rows.backward_ops import BackwardOps
 from opscope.views.rows.row import Part, Row, Rows
@@ -28,11 +29,17 @@ class LayerRows:
         recording: What happened.
         passes: The layers' passes.
         phase: Of which phase of a training step.
+        work: What each op computes, if rows are to tell of it.
     """
 
     def __init__(
-        self, recording: Recording, passes: Sequence[LayerPass], phase: Phase = "all"
+        self,
+        recording: Recording,
+        passes: Sequence[LayerPass],
+        phase: Phase = "all",
+        work: OpWork | None = None,
     ) -> None:
+        self._work = work
         self.recording = recording
         self.passes = passes
         self.phase = phase
@@ -130,14 +137,16 @@ class LayerRows:
             return replace(
                 self.in_backward(row, ops[0]), passes=len(indices),
                 memory=sum(map(self._bytes.__getitem__, given)),
-                time_ns=sum(map(self.time_of, ops)),
+                work=self.work(op for some in ops for op in some), time_ns=sum(map(self.time_of, ops)),
                 failed=any(self._failures[op] for some in ops for op in some),
             )  # fmt: skip
-        numbers, failures = self._numbers(), column(self.recording.layer_calls, "failed")
+        numbers, calls = self._numbers(), column(self.recording.layer_calls, "ops")
+        failures = column(self.recording.layer_calls, "failed")
         return replace(
             row, passes=len(indices),
             memory=sum(map(numbers["memory"], indices)), time_ns=sum(map(numbers["time_ns"], indices)),
             backward_ns=sum(map(self.time_of, ops)),
+            work=sum((self.work(calls[self._calls[index] or 0]) for index in indices), Work()),
             failed=any(failures[self._calls[index] or 0] for index in indices),
         )  # fmt: skip
 
@@ -174,6 +183,7 @@ class LayerRows:
             trainable=trainable,
             memory=sum(value.nbytes for value in outputs),
             time_ns=op.duration_ns,
+            work=self.work([op.index]),
             source=_line(self.recording.frames_of(op)),
             failed=op.failed,
         )
@@ -190,6 +200,7 @@ class LayerRows:
             memory=sum(value.nbytes for value in given),
             time_ns=self.time_of(ops),
             backward_ns=0,
+            work=self.work(ops),
             failed=any(map(self._failures.__getitem__, ops)),
         )
 
@@ -215,6 +226,7 @@ class LayerRows:
             memory=sum(value.nbytes for value in outputs),
             time_ns=call.duration_ns,
             backward_ns=self.time_of(self.backward.of_call.at(item.call)),
+            work=self.work(call.ops),
             source=self.source(call.call_site),
             failed=call.failed,
         )
@@ -230,6 +242,10 @@ class LayerRows:
     def time_of(self, ops: Iterable[int]) -> int:
         """Return how long ops took together."""
         return sum(map(self._times.__getitem__, ops))
+
+    def work(self, ops: Iterable[int]) -> Work:
+        """Return what ops compute together; nothing, if rows are not to tell of it."""
+        return Work() if self._work is None else self._work.of(ops)
 
     def values(self, indices: Iterable[int]) -> Sequence[Value]:
         """Return values by their numbers."""

@@ -10,6 +10,7 @@ from opscope.records.calls import ModuleCall
 from opscope.records.columns.table import column
 from opscope.records.passes.runs import run_addresses
 from opscope.records.recording import Recording
+from opscope.records.sums.work import Work
 from opscope.views.rows.layer_rows import LayerRows
 from opscope.views.rows.row import Row
 
@@ -167,6 +168,7 @@ class ModuleRows:
             trainable=trainable,
             memory=sum(value.nbytes for given in outputs for value in given),
             time_ns=sum(run.duration_ns for run in outermost),
+            work=sum((self._layers.work(run.ops) for run in outermost), Work()),
             passes=len(runs),
             source=self._layers.source(call.call_site),
             is_module=True,

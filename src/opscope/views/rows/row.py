@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
+from opscope.records.sums.work import Work
 from opscope.records.values import Value
 
 
@@ -29,6 +30,7 @@ class Row:
         memory: Bytes of the tensors that it gave, over all passes of the row.
         time_ns: How long it took, over all passes of the row.
         backward_ns: How long its ops took in backward, likewise.
+        work: What it computes, over all passes of the row; in backward, what ran for it then.
         passes: How many passes the row stands for.
         source: Where in the code it was called.
         is_module: Whether it stands for a module.
@@ -50,6 +52,7 @@ class Row:
     memory: int = 0
     time_ns: int = 0
     backward_ns: int = 0
+    work: Work = field(default_factory=Work)
     passes: int = 1
     source: str = ""
     is_module: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
+from opscope.records.sums.work import OpWork
 from opscope.views.quotients.levels import Level
 from opscope.views.rows.backward_ops import BackwardOps
 from opscope.views.rows.layer_rows import LayerRows
@@ -22,6 +23,7 @@ def table_rows(
     level: Level,
     depth: int | None = None,
     phase: Phase = "forward",
+    work: OpWork | None = None,
 ) -> Sequence[Row]:
     """Return the rows at a level, of one phase of a training step.
 
@@ -31,9 +33,9 @@ def table_rows(
     the time and memory of these runs; one that several call has a row below each. At the others
     ``depth`` bounds how deep a row's module may lie; what is deeper is left out. In phase
     ``"backward"`` a layer's row, and a module's, tells of the ops that ran for it in backward;
-    its outputs are what these gave to others.
+    its outputs are what these gave to others. With ``work``, what each op computes, rows tell of it.
     """
-    layers = LayerRows(recording, passes, phase)
+    layers = LayerRows(recording, passes, phase, work)
     if level == "module":
         return list(ModuleRows(layers).rows(depth))
     return layers.ops(depth) if level == "op" else layers.layers(depth)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 UNKNOWN = -1
+PARTS = ("forward", "backward", "recomputed", "optimizer", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Unknown:
     duration_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpWork:
     """What each op of a recording computes.
 
@@ -72,10 +75,25 @@ class OpWork:
 
     def of(self, ops: Iterable[int]) -> Work:
         """Return what some ops compute together."""
+        if isinstance(ops, range) and ops.step == 1:  # of a module there may be many
+            flops, elements, unknown = (
+                sums[max(ops.start, ops.stop)] - sums[ops.start] for sums in self._sums
+            )
+            return Work(flops, elements, unknown)
         numbers = list(ops)
         found = [self.flops[op] for op in numbers]
         missing = found.count(UNKNOWN)
         return Work(sum(found) + missing, sum(map(self.elements.__getitem__, numbers)), missing)
+
+    @cached_property
+    def _sums(self) -> tuple[list[int], list[int], list[int]]:
+        """What all ops before one compute."""
+        known = [max(count, 0) for count in self.flops]
+        missing = [count == UNKNOWN for count in self.flops]
+        flops, elements, unknown = (
+            [0, *accumulate(numbers)] for numbers in (known, self.elements, missing)
+        )
+        return flops, elements, unknown
 
     def by(self, keys: Iterable[str]) -> dict[str, Work]:
         """Return the sums by a key of each op, in the order in which these come."""
@@ -110,8 +128,12 @@ class PartWork:
     @property
     def total(self) -> Work:
         """All of them together."""
-        parts = (self.forward, self.backward, self.recomputed, self.optimizer, self.other)
-        return sum(parts, Work())
+        return sum((work for _, work in self), Work())
+
+    def __iter__(self) -> Iterator[tuple[str, Work]]:
+        """Yield those in which anything is computed, with their names."""
+        named = ((name, getattr(self, name)) for name in PARTS)
+        return ((name, work) for name, work in named if work != Work())
 
     @classmethod
     def of(cls, parts: Mapping[str, Work]) -> PartWork:

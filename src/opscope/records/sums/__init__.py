@@ -1,0 +1,1 @@
+"""Sums over a recording: what was computed, what the model holds, and how much work it is."""
