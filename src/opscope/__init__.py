@@ -34,6 +34,7 @@ from opscope.errors import (
 )
 from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
+from opscope.one_run import summary
 from opscope.operators.flops.counting import register_flops
 from opscope.record import Record
 from opscope.saving import Save
@@ -65,6 +66,7 @@ __all__ = [
     "Watch",
     "log_forward_pass",
     "register_flops",
+    "summary",
     "trace",
     "watch",
 ]

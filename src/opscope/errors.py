@@ -169,6 +169,32 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
         raise OptionError(message)
 
 
+CALL_IT = (
+    ": write `with opscope.trace(model) as trace:`, inside of it `model(x)`, and after it "
+    "`print(trace.summary())`; for the table alone, `print(opscope.summary(model, x))`"
+)
+
+
+def check_model(model: object, kind: type, hint: str = "") -> None:
+    """Raise an `OptionError` unless ``model`` is a module, of the class of all; say what else may be."""
+    if not isinstance(model, kind):
+        message = f"model: {type(model).__name__} object (must be a torch.nn.Module{hint})"
+        raise OptionError(message)
+
+
+def check_address(module: object) -> None:
+    """Raise an `OptionError` unless ``module`` may be the address of a module, or is None."""
+    if module is not None and not isinstance(module, str):
+        message = f"module: {module!r} (must be the address of a module, or None)"
+        raise OptionError(message)
+
+
+def check_flags(**named: object) -> None:
+    """Raise an `OptionError` unless each of these is True or False."""
+    for name, value in named.items():
+        check_flag(name, value)
+
+
 def check_flag(option: str, value: object) -> None:
     """Raise an `OptionError` unless ``value`` is True or False."""
     if not isinstance(value, bool):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from opscope.errors import OptionError, check_choice, check_depth
+from opscope.errors import OptionError, check_choice, check_depth, check_model
 from opscope.notation import foreign
 from opscope.saving import What
 from opscope.tracer import Trace, trace
@@ -62,9 +62,7 @@ def log_forward_pass(
     >>> history["linear_1_1"].tensor_contents.shape
     torch.Size([6, 3])
     """
-    if not isinstance(model, nn.Module):
-        message = f"model: {type(model).__name__} object (must be a torch.nn.Module)"
-        raise OptionError(message)
+    check_model(model, nn.Module)
     # networkx and pydot load only when something is drawn or its options are checked.
     from opscope.exporters.dot import DIRECTIONS
     from opscope.exporters.picture import can_render, check_path

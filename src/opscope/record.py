@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opscope import notation
-from opscope.errors import NotSaved, check_choice, check_depth
+from opscope.errors import NotSaved
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
 from opscope.layer import Layer, Layers, layers_of
@@ -260,16 +260,10 @@ class Record:
         Raises:
             OptionError: For a level, depth, column or limit that there is not.
         """
-        from opscope.exporters.tables.console import Summary, check_columns, check_row_limit
-        from opscope.views.quotients.levels import LEVELS
+        from opscope.exporters.tables.console import Summary, check_table
         from opscope.views.rows.table_rows import table_rows
-        from opscope.views.select import PHASES
 
-        check_choice("level", level, LEVELS)
-        check_depth(depth)
-        check_choice("phase", phase, PHASES)
-        check_columns(columns, sort_by)
-        check_row_limit(row_limit)
+        check_table(level, depth, phase, columns, sort_by, row_limit)
         costs = self.costs
         return Summary(
             table_rows(self.recording, self.passes, level, depth, phase, costs.ops),

@@ -53,7 +53,7 @@ class Save:
     copy: bool = True
 
     def __post_init__(self) -> None:
-        checked = {"what": _keys(self.what, "what"), "device": _device(self.device)}
+        checked = {"what": _keys(self.what, "what"), "device": as_device(self.device)}
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         check_flag("detach", self.detach)
@@ -90,6 +90,13 @@ def as_save(given: What | Save, name: str) -> Save:
     return given if isinstance(given, Save) else Save(_keys(given, name))
 
 
+def check_plain(save: Save) -> None:
+    """Raise an `OptionError` unless values are kept as they are, as a replay needs them."""
+    if not save.is_plain:
+        message = "replayable=True saves every value as it is: no device, dtype or transform"
+        raise OptionError(message)
+
+
 def _keys(what: object, name: str) -> Keys:
     """Return ``"all"`` or the keys of what is to be saved; ``name`` is the argument's."""
     if what is None or (isinstance(what, str) and what == "none"):
@@ -109,7 +116,12 @@ def _keys(what: object, name: str) -> Keys:
     return tuple(what)
 
 
-def _device(device: Any) -> torch.device | None:
+def as_device(device: Any) -> torch.device | None:
+    """Return a device of that name, None for None.
+
+    Raises:
+        OptionError: If there is none.
+    """
     if device is None:
         return None
     try:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
 
@@ -19,18 +19,22 @@ from opscope.capture.collect.user_collectors import UserCollector
 from opscope.capture.collect.wanted import Wanted, check_collectors, check_editors
 from opscope.capture.session import Session
 from opscope.errors import (
+    CALL_IT,
     LayerNotFound,
     NonFiniteError,
     OptionError,
     TraceStateError,
+    check_address,
     check_flag,
+    check_flags,
+    check_model,
 )
 from opscope.exporters.progress import waiting
 from opscope.layer import Layers
 from opscope.reading import Reading
 from opscope.record import Record
 from opscope.records.recording import Failure, Recording
-from opscope.saving import Save, What, as_save
+from opscope.saving import Save, What, as_save, check_plain
 from opscope.tensors import LiveTensors
 from opscope.torch_api import DisableTorchFunction
 
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 
 def trace(
     model: nn.Module | None = None,
-    *,
+    *inputs: object,
     layers: bool = True,
     save: What | Save = None,
     gradients: What | Save = None,
@@ -59,8 +63,8 @@ def trace(
     Args:
         model: The module that gives names to parameters and modules. Without one, the
             first module that runs does; any code that runs torch can be traced.
-        layers: Whether to record torch functions too, a quarter of the cost. Without them
-            each op is a layer of its own, named after the operator.
+        inputs: None: the model is called inside the block.
+        layers: Whether to record torch functions; without, each op is a layer of its own.
         save: What activations to keep: ``"all"``, ``None`` or ``"none"``, a list of labels,
             module addresses, positions and substrings, see `Trace.__getitem__`, or a `Save`,
             which also says in which form.
@@ -68,8 +72,7 @@ def trace(
             through the program, inside the block or after it, see `Layer.gradient`.
         replayable: Whether to keep what `Trace.validate` needs: the results of every op,
             and a copy of all that comes from outside, parameters included.
-        saved_for_backward: Whether to note which tensors autograd keeps, see
-            `Trace.saved_for_backward`.
+        saved_for_backward: Whether to note what `Trace.saved_for_backward` tells.
         stop_on_nonfinite: Whether to raise a `NonFiniteError` where the program gets to see a bad
             number: a NaN, or an infinity that no argument and no data put there. It names the op
             that made it out of good ones, or the parameter, buffer, input or data it came in with:
@@ -78,8 +81,7 @@ def trace(
         editors: What may give it other results than it computed, see `Editor`.
 
     Returns:
-        A `Trace`, to be entered with ``with`` and read after the block. Entered again it
-        records on: the layers of the next block are further passes.
+        A `Trace`, to be read after its ``with`` block; entered again it records further passes.
 
     Raises:
         OptionError: For an argument of the wrong kind, before anything is recorded.
@@ -91,22 +93,18 @@ def trace(
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
-    if model is not None and not isinstance(model, nn.Module):
-        message = (
-            f"model: {type(model).__name__} object (must be a torch.nn.Module or None; "
-            "to trace a function, call it inside `with opscope.trace():`)"
-        )
-        raise OptionError(message)
-    switches = {
-        "layers": layers, "replayable": replayable, "saved_for_backward": saved_for_backward,
-        "stop_on_nonfinite": stop_on_nonfinite,
-    }  # fmt: skip
-    for name, option in switches.items():
-        check_flag(name, option)
+    if model is not None:
+        hint = " or None; to trace a function, call it inside `with opscope.trace():`"
+        check_model(model, nn.Module, hint)
+    if inputs:
+        raise OptionError("trace takes the model alone" + CALL_IT)
+    check_flags(
+        layers=layers, replayable=replayable, saved_for_backward=saved_for_backward,
+        stop_on_nonfinite=stop_on_nonfinite,
+    )  # fmt: skip
     kept, kept_gradients = as_save(save, "save"), as_save(gradients, "gradients")
-    if replayable and not kept.is_plain:
-        message = "replayable=True saves every value as it is: no device, dtype or transform"
-        raise OptionError(message)
+    if replayable:
+        check_plain(kept)
     wanted = Wanted(
         save=kept.options if kept.keys else None,
         every_op=replayable or not layers,
@@ -135,6 +133,10 @@ class Trace(Record):
 
     def _op_count(self) -> int:
         return self._block.session.tables.log.op_count if hasattr(self, "_block") else 0
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Raise an error: not the trace is called, but the model in its block."""
+        raise TraceStateError("a trace is not called" + CALL_IT)
 
     # ------------------------------------------------------------------ entering and leaving
 
@@ -318,9 +320,7 @@ class Trace(Record):
         from opscope.exporters.fx.values import Live
         from opscope.operators.plans import overload
 
-        if module is not None and not isinstance(module, str):
-            message = f"module: {module!r} (must be the address of a module, or None)"
-            raise OptionError(message)
+        check_address(module)
         check_flag("check_inputs", check_inputs)
         tensors = self.tensors
         live = Live(

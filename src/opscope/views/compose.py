@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import networkx as nx
 
-from opscope.errors import OptionError, check_choice, check_flag
+from opscope.errors import check_address, check_choice, check_flag
 from opscope.garbage import paused
 from opscope.graph.build import OpGraph
 from opscope.graph.edges import edges_of
@@ -66,9 +66,7 @@ class ViewOptions:
     def __post_init__(self) -> None:
         for name in ("rolled", "inputs", "outputs", "parameters", "buffers", "overwritten"):
             check_flag(name, getattr(self, name))
-        if self.module is not None and not isinstance(self.module, str):
-            message = f"module: {self.module!r} (must be the address of a module, or None)"
-            raise OptionError(message)
+        check_address(self.module)
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> ViewOptions:

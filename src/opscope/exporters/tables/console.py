@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.text import Text
 
 from opscope import notation
-from opscope.errors import OptionError, check_choice
+from opscope.errors import OptionError, check_choice, check_depth
 from opscope.exporters.tables.column import Cells, Column, Lists, Numbers, Words
 from opscope.exporters.tables.fitted import Fitted, Printed
 from opscope.exporters.tables.fitting import fit_table, wrapped
@@ -19,7 +19,9 @@ from opscope.exporters.tables.names import Names
 from opscope.exporters.tables.writer import Writer
 from opscope.records.sums.totals import Totals
 from opscope.records.sums.work import PartWork
+from opscope.views.quotients.levels import LEVELS
 from opscope.views.rows.row import Row, Rows
+from opscope.views.select import PHASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,22 @@ _IF_ANY: dict[str, Callable[[Row], object]] = {
     "backward": lambda row: row.backward_ns,
     "flops": lambda row: row.work.flops or row.work.unknown,
 }
+
+
+def check_table(
+    level: str,
+    depth: int | None,
+    phase: str,
+    columns: Sequence[str] | None,
+    sort_by: str | None,
+    row_limit: int | None,
+) -> None:
+    """Raise an `OptionError` for what no table can be made of, see `Trace.summary`."""
+    check_choice("level", level, LEVELS)
+    check_depth(depth)
+    check_choice("phase", phase, PHASES)
+    check_columns(columns, sort_by)
+    check_row_limit(row_limit)
 
 
 def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
