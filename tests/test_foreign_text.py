@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import wrap_torch_function
 
 import opscope
-from opscope.capture.collect.activations import Activations
+from opscope.capture.collect.kept.activations import Activations
 from opscope.exporters import picture
 from opscope.exporters.picture import can_render
 

@@ -10,7 +10,7 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
-from opscope.capture.collect.activations import Activations
+from opscope.capture.collect.kept.activations import Activations
 from opscope.errors import OptionError
 from opscope.watching import STATISTICS, statistics
 

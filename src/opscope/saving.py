@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from opscope.capture.collect.transforms import Failed, SaveOptions
+from opscope.capture.collect.kept.transforms import Failed, SaveOptions
 from opscope.errors import NotSaved, OptionError, check_flag
 from opscope.reading import Key, Keys
 from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction

@@ -8,9 +8,9 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import nn
 
-from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.autograd.gradients import Gradients
-from opscope.capture.collect.replay_inputs import ReplayInputs
+from opscope.capture.collect.kept.activations import Activations
+from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 from opscope.capture.session import Session
 from opscope.errors import NotSaved
 from opscope.reading import Reading

@@ -7,7 +7,7 @@ import torch
 
 import opscope
 from opscope.analysis.contents import Contents
-from opscope.capture.collect.activations import Activations
+from opscope.capture.collect.kept.activations import Activations
 from opscope.records.flow.results import Results
 
 

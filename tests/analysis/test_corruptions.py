@@ -9,8 +9,8 @@ from torch import nn
 
 import opscope
 from opscope.analysis import replay as room
-from opscope.capture.collect.activations import Activations
-from opscope.capture.collect.replay_inputs import ReplayInputs
+from opscope.capture.collect.kept.activations import Activations
+from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 
 
 class Block(nn.Module):

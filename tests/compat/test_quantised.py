@@ -16,8 +16,8 @@ from torch.ao.nn.sparse import quantized as sparse_quantized
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 import opscope
-from opscope.capture.collect.activations import Activations
-from opscope.capture.collect.replay_inputs import ReplayInputs
+from opscope.capture.collect.kept.activations import Activations
+from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 from opscope.operators import packed
 from opscope.operators.known import InWords
 

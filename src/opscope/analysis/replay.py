@@ -29,7 +29,7 @@ from opscope.torch_api import (
 from opscope.waiting import Track, untracked
 
 if TYPE_CHECKING:
-    from opscope.capture.collect.replay_inputs import ReplayInputs
+    from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 
 Saved = Callable[[int], torch.Tensor | None]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opscope.capture.collect.activations import Activations
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
 from opscope.capture.collect.collector import Collector, Editor, InnerCollector
+from opscope.capture.collect.kept.activations import Activations
+from opscope.capture.collect.kept.replay_inputs import ReplayInputs
+from opscope.capture.collect.kept.transforms import SaveOptions
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
-from opscope.capture.collect.replay_inputs import ReplayInputs
-from opscope.capture.collect.transforms import SaveOptions
 from opscope.capture.collect.user_collectors import MOMENTS, UserCollector
 from opscope.capture.tables.tables import Tables
 from opscope.errors import OptionError

@@ -15,7 +15,7 @@ from weakref import finalize, ref
 import torch
 
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
-from opscope.capture.collect.transforms import SaveOptions, saved_form
+from opscope.capture.collect.kept.transforms import SaveOptions, saved_form
 from opscope.records.recording import GradientFlow
 from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 

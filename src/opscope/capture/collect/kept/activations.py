@@ -11,7 +11,7 @@ import torch
 from torch.overrides import enable_reentrant_dispatch
 
 from opscope.capture.collect.collector import NoteTaker
-from opscope.capture.collect.transforms import SaveOptions, in_class_of, parts_of, saved_form
+from opscope.capture.collect.kept.transforms import SaveOptions, in_class_of, parts_of, saved_form
 from opscope.capture.log.event_log import Log, is_transformed, unwrap_functorch
 from opscope.capture.log.events import Live
 from opscope.capture.unchanged.outside import has_own_dispatch, unseen

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.capture.collect.activations import Activations
+from opscope.capture.collect.kept.activations import Activations
 
 
 class Copying(TorchDispatchMode):
