@@ -55,6 +55,7 @@ SIGNATURES = {
             "gradients",
             "replayable",
             "saved_for_backward",
+            "memory",
             "stop_on_nonfinite",
             "collectors",
             "editors",

@@ -9,7 +9,6 @@ SOURCE, TESTS = ROOT / "src" / "opscope", ROOT / "tests"
 MOST = {
     "graph": 8,
     "exporters/fx": 10,
-    "exporters/tables": 8,
 }  # each of these is one thing in parts
 # What runs for each op and each function; parting it would cost each a call.
 HOT = ("_run", "__torch_function__")

@@ -175,7 +175,7 @@ CALL_IT = (
 )
 
 
-def check_model(model: object, kind: type, hint: str = "") -> None:
+def check_model(model: object, kind: type | tuple[type, ...], hint: str = "") -> None:
     """Raise an `OptionError` unless ``model`` is a module, of the class of all; say what else may be."""
     if not isinstance(model, kind):
         message = f"model: {type(model).__name__} object (must be a torch.nn.Module{hint})"

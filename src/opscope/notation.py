@@ -174,6 +174,15 @@ def duration(nanoseconds: int) -> str:
     return f"{amount:.3g} s" if amount < 999.5 else f"{amount:,.0f} s"
 
 
+def file_name(source: str) -> str:
+    """Write a line of code without the folders that its file is in.
+
+    >>> file_name("/home/me/model.py:12")
+    'model.py:12'
+    """
+    return source.replace("\\", "/").rpartition("/")[2]
+
+
 def plural(number: int, noun: str) -> str:
     """Write a count with its noun.
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opscope.exporters.dot import Direction
     from opscope.exporters.tables.console import Summary
     from opscope.exporters.tables.saved_for_backward import SavedForBackward
+    from opscope.memory_use import MemoryUse
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.quotients.levels import Choice, Level
     from opscope.views.select import Phase
@@ -42,7 +43,7 @@ class Record:
     """What one ``with opscope.trace(...)`` block recorded, without any tensor.
 
     A trace that is pickled or copied is one: it answers as the trace does, and raises `NotSaved`
-    where that takes tensors. Nothing is worked out before it is asked for.
+    where that takes tensors.
 
     Args:
         recording: What happened.
@@ -62,8 +63,7 @@ class Record:
     def __reduce__(self) -> tuple[object, ...]:
         """Return the record and what was asked for: all that is pickled or copied.
 
-        The tensors that were saved, and references to those of the model, stay with the
-        original, and so does what needs them: activations, `validate` and `to_fx`.
+        Tensors stay with the original, and so does what needs them, such as `validate`.
         """
         _, arguments = self._layers.__reduce__()
         return Record, arguments
@@ -126,7 +126,7 @@ class Record:
 
     @property
     def costs(self) -> Costs:
-        """The floating-point operations of each op, layer and module, see `opscope.analysis.costs`."""
+        """The floating-point operations of each op, layer and module."""
         return self._reading.costs
 
     # ------------------------------------------------------------------------- layers
@@ -323,10 +323,9 @@ class Record:
     ) -> Path:
         """Write a picture and return its path; the suffix chooses the format.
 
-        ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install
-        'opscope[draw]'``, ``.png`` and ``.pdf`` Graphviz, which has two minutes. A file that
-        is there is replaced when the picture is ready. The other arguments are those of `to_dot`
-        and `graph`.
+        ``.dot`` and ``.gv`` need nothing, ``.svg`` Graphviz or ``pip install 'opscope[draw]'``,
+        ``.png`` and ``.pdf`` Graphviz, which has two minutes. A file that is there is replaced when
+        the picture is ready. The other arguments are those of `to_dot` and `graph`.
 
         Raises:
             OptionError: For a name or value that is not one of the valid ones, or a place that
@@ -342,8 +341,8 @@ class Record:
     def saved_for_backward(self) -> SavedForBackward:
         """The tensors that autograd keeps for the backward, with bytes, the largest first.
 
-        They are those of the nodes made in the block, whether or not a backward has freed them.
-        What an op keeps that writes to a view in place is not among them: torch hides its node.
+        They are those of the nodes made in the block, freed since or not, but of ops that write
+        to a view in place, whose node torch hides.
 
         Raises:
             NotSaved: If the trace was not recorded with ``saved_for_backward=True``.
@@ -368,6 +367,13 @@ class Record:
         return SavedForBackward(
             kept_tensors(recording, self.passes), recording.model_name or "program"
         )
+
+    @property
+    def memory(self) -> MemoryUse:
+        """The memory of tensors after each op; `NotSaved` unless recorded with ``memory=True``."""
+        from opscope.memory_use import memory_use  # which loads rich
+
+        return memory_use(self.recording, self.passes)
 
     # ------------------------------------------------------------------ what takes tensors
 

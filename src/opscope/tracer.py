@@ -54,6 +54,7 @@ def trace(
     gradients: What | Save = None,
     replayable: bool = False,
     saved_for_backward: bool = False,
+    memory: bool = False,
     stop_on_nonfinite: bool = False,
     collectors: Sequence[Collector] = (),
     editors: Sequence[Editor] = (),
@@ -61,18 +62,18 @@ def trace(
     """Record every aten operator that runs inside a ``with`` block.
 
     Args:
-        model: The module that gives names to parameters and modules. Without one, the
-            first module that runs does; any code that runs torch can be traced.
-        inputs: None: the model is called inside the block.
+        model: The module that gives names to parameters and modules; without one, the first that
+            runs. It is called inside the block, and so can be any code that runs torch.
+        inputs: None.
         layers: Whether to record torch functions; without, each op is a layer of its own.
-        save: What activations to keep: ``"all"``, ``None`` or ``"none"``, a list of labels,
-            module addresses, positions and substrings, see `Trace.__getitem__`, or a `Save`,
-            which also says in which form.
-        gradients: Whose gradients to keep, in the same words; they are taken in any backward
-            through the program, inside the block or after it, see `Layer.gradient`.
-        replayable: Whether to keep what `Trace.validate` needs: the results of every op,
-            and a copy of all that comes from outside, parameters included.
+        save: What activations to keep: ``"all"``, ``None`` or ``"none"``, a list of keys, see
+            `Trace.__getitem__`, or a `Save`, which also says in which form.
+        gradients: Whose gradients to keep, in the same words, of any backward through the program,
+            inside the block or after it, see `Layer.gradient`.
+        replayable: Whether to keep what `Trace.validate` needs: every result, and copies of
+            all that comes from outside, parameters included.
         saved_for_backward: Whether to note what `Trace.saved_for_backward` tells.
+        memory: Whether to note what `Trace.memory` tells.
         stop_on_nonfinite: Whether to raise a `NonFiniteError` where the program gets to see a bad
             number: a NaN, or an infinity that no argument and no data put there. It names the op
             that made it out of good ones, or the parameter, buffer, input or data it came in with:
@@ -93,13 +94,12 @@ def trace(
     >>> trace.layer_labels
     ['input_1_0', 'linear_1_1', 'relu_1_2', 'output_1_3']
     """
-    if model is not None:
-        hint = " or None; to trace a function, call it inside `with opscope.trace():`"
-        check_model(model, nn.Module, hint)
+    hint = " or None; a function: call it inside `with opscope.trace():`"
+    check_model(model, (nn.Module, type(None)), hint)
     if inputs:
         raise OptionError("trace takes the model alone" + CALL_IT)
     check_flags(
-        layers=layers, replayable=replayable, saved_for_backward=saved_for_backward,
+        layers=layers, replayable=replayable, saved_for_backward=saved_for_backward, memory=memory,
         stop_on_nonfinite=stop_on_nonfinite,
     )  # fmt: skip
     kept, kept_gradients = as_save(save, "save"), as_save(gradients, "gradients")
@@ -111,6 +111,7 @@ def trace(
         gradients=kept_gradients.options if kept_gradients.keys else None,
         replayable=replayable,
         saved_for_backward=saved_for_backward,
+        memory=memory,
         stop_on_nonfinite=stop_on_nonfinite,
         collectors=check_collectors(collectors),
     )
@@ -121,8 +122,7 @@ def trace(
 class Trace(Record):
     """A block that is recorded, and then its record, with the tensors that were kept.
 
-    Nothing is worked out before it is asked for, and no tensor is kept alive but those
-    that ``save`` asked for. `trace` makes one.
+    `trace` makes one. No tensor is kept alive but those that ``save`` asked for.
     """
 
     def __init__(self, block: Block, save: Save, gradients: Save) -> None:

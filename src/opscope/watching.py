@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-    from opscope.exporters.tables.fitted import Fitted
+    from opscope.exporters.tables.fit.fitted import Fitted
 
 STATISTICS = ("mean", "std", "min", "max", "zeros", "nonfinite")
 
@@ -161,12 +161,12 @@ class Watch:
         yield self._table(options.max_width, options.encoding)
 
     def __repr__(self) -> str:
-        from opscope.exporters.tables.fitted import as_text
+        from opscope.exporters.tables.fit.fitted import as_text
 
         return as_text(self._table(120, None), width=120)
 
     def _repr_html_(self) -> str:
-        from opscope.exporters.tables.fitted import NOTEBOOK, as_html
+        from opscope.exporters.tables.fit.fitted import NOTEBOOK, as_html
 
         return as_html(self._table(NOTEBOOK, "utf-8"))
 

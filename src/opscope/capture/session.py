@@ -101,7 +101,7 @@ class Session:
         hooks = tables.hooks = Hooks.of(self.collectors)
         log_.first_seen, log_.returned = hooks.first_seen, hooks.returned
         log_.has_listeners = bool(hooks.returned or log_.edit)
-        tables.values.numbered = hooks.numbered
+        tables.values.numbered, tables.values.stored = hooks.numbered, hooks.stored
         log_.has_before_op = bool(hooks.before_op or hooks.before_write or hooks.after_op)
         if any(collector.eager for collector in self.collectors):
             log_.eager, log_.ingest_at = True, 0

@@ -27,8 +27,12 @@ FORMATS = (".dot", ".gv", ".svg", ".png", ".pdf")
 _TEXT = (".dot", ".gv")
 
 
-def check_path(path: str | PathLike[str]) -> Path:
+def check_path(path: str | PathLike[str], *, rendered: bool = True) -> Path:
     """Return a picture's path if it can be written here, else raise.
+
+    Args:
+        path: The path.
+        rendered: Whether it is to be made out of DOT, which for most formats takes Graphviz.
 
     Raises:
         OptionError: For a suffix that there is not, or a place that cannot be written to.
@@ -62,7 +66,7 @@ def check_path(path: str | PathLike[str]) -> Path:
     if not os.access(written, os.W_OK):
         message = f"cannot write {str(path)!r}: there is no permission to"
         raise OptionError(message)
-    if suffix not in _TEXT and not can_render(suffix):
+    if rendered and suffix not in _TEXT and not can_render(suffix):
         raise RenderError(_how_to_render(suffix))
     return target
 

@@ -14,6 +14,7 @@ from typing import Literal
 from opscope.notation import foreign, sentence
 from opscope.records.calls import Frame, LayerCall, ModuleCall
 from opscope.records.ops import Op
+from opscope.records.storages import StorageLife
 from opscope.records.values import Value
 
 
@@ -194,6 +195,7 @@ class Recording:
     seed: int = 0
     failure: Failure | None = None
     saved_tensors: tuple[SavedTensor, ...] | None = None
+    storages: Sequence[StorageLife] | None = None
     parameter_of_value: dict[int, int] = field(default_factory=dict)
     alive: tuple[int, ...] | None = None
     gradient_flow: GradientFlow = GradientFlow()

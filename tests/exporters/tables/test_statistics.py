@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from opscope.exporters.tables.fitted import as_text
+from opscope.exporters.tables.fit.fitted import as_text
 from opscope.exporters.tables.statistics import statistics_table
 
 NAMES = ("mean", "std", "min", "max", "zeros", "nonfinite")

@@ -13,6 +13,7 @@ from opscope.capture.assemble.layer_calls import Calls
 from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
+from opscope.capture.collect.storages import StorageLives
 from opscope.capture.session import Session
 from opscope.capture.tables.rows import FAILED, GRAD, INFERENCE, ModuleRun, OpColumns
 from opscope.capture.tables.tables import Tables
@@ -36,6 +37,7 @@ from opscope.records.columns.table import Reads, Table
 from opscope.records.flow.several import borders, without_model
 from opscope.records.ops import Op, Phase
 from opscope.records.recording import Failure, Module, Parameter, Recording, SavedTensor, UnseenCall
+from opscope.records.storages import StorageLife
 from opscope.records.values import Origin, Value
 from opscope.waiting import Track, untracked
 
@@ -76,6 +78,7 @@ def build_recording(session: Session, track: Track = untracked) -> Recording:
         seed=session.seed,
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
         saved_tensors=_saved_tensors(session),
+        storages=_storages(session),
         parameter_of_value=bound,
         alive=None if tables.alive is None else tuple(tables.alive),
         grad_regions=tables.grad_modes.records(tables.op_count),
@@ -204,6 +207,11 @@ def _parameters(
         )
     inside.pop(None, None)
     return (*records, *packed), dict(table.of_row), inside
+
+
+def _storages(session: Session) -> Sequence[StorageLife] | None:
+    found = session.find(StorageLives)
+    return None if found is None else found.records(session.tables)
 
 
 def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:

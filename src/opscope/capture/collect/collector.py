@@ -156,6 +156,9 @@ class InnerCollector:
     def numbered(self, snapshot: Snapshot, row: int, storage: int) -> None:
         """Take the numbers of a tensor from outside and of its storage."""
 
+    def stored(self, live: Any, number: int) -> None:
+        """Take the number of a storage, known by the weak reference to it."""
+
     def noted(self, row: int, note: Any) -> None:
         """Take back a note, with the value that it is of."""
 

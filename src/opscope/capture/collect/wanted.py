@@ -12,6 +12,7 @@ from opscope.capture.collect.kept.activations import Activations
 from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 from opscope.capture.collect.kept.transforms import SaveOptions
 from opscope.capture.collect.nonfinite.checker import NonFiniteChecker
+from opscope.capture.collect.storages import StorageLives
 from opscope.capture.collect.user_collectors import MOMENTS, UserCollector
 from opscope.capture.tables.tables import Tables
 from opscope.errors import OptionError
@@ -28,6 +29,7 @@ class Wanted:
         replayable: Whether to keep what a replay needs: every op's results, and copies of
             all that comes from outside, with the state of the random number generators.
         saved_for_backward: Whether to note what autograd keeps.
+        memory: Whether to note when memory is allocated and freed, and what autograd keeps of it.
         stop_on_nonfinite: Whether to raise where the program sees a NaN or an infinity.
         collectors: The user's own.
     """
@@ -37,6 +39,7 @@ class Wanted:
     gradients: SaveOptions | None
     replayable: bool
     saved_for_backward: bool
+    memory: bool
     stop_on_nonfinite: bool
     collectors: tuple[Collector, ...]
 
@@ -45,7 +48,9 @@ class Wanted:
         found: list[InnerCollector] = []
         if self.gradients is not None:
             found.append(Gradients(self.gradients))
-        if self.saved_for_backward:
+        if self.memory:
+            found.append(StorageLives(tables.log))
+        if self.saved_for_backward or self.memory:
             found.append(SavedTensors(tables.values))
         if self.save is not None or self.replayable:
             options = SaveOptions() if self.save is None else self.save

@@ -96,6 +96,7 @@ class Hooks:
     returned: tuple[Callable[[ReturnedCall], Error], ...] = ()
     model_entered: tuple[Callable[[nn.Module, Given], None], ...] = ()
     model_returned: tuple[Callable[[Given], Error], ...] = ()
+    stored: tuple[Callable[[Any, int], None], ...] = ()
     numbered: tuple[Callable[[Snapshot, int, int], None], ...] = ()
     noted: tuple[Callable[[int, Any], None], ...] = ()
     called: tuple[Callable[[torch.Tensor, int], None], ...] = ()

@@ -38,6 +38,7 @@ class Values:
         offsets: Per row, the offset into the storage in elements.
         layouts: Per row, a number into ``layout_table``.
         numbered: Called with the snapshot of each tensor from outside, and its numbers.
+        stored: Called with the weak reference to each storage, and its number.
         constants: By row, copies of what was made of a few Python numbers.
         layout_table: Distinct ``(shape, stride, dtype, device)``.
         earlier: For PASSED_THROUGH rows, the row that was passed through; for REWRITTEN ones what the
@@ -50,6 +51,7 @@ class Values:
         self._parameters = parameters
         self._log = log
         self.numbered: tuple[Callable[[Snapshot, int, int], None], ...] = ()
+        self.stored: tuple[Callable[[Any, int], None], ...] = ()
         self.constants: dict[int, torch.Tensor] = {}
         self.origins = bytearray()
         self.makers = array("i")
@@ -209,6 +211,8 @@ class Values:
             number = self._storage_rows.setdefault(id(storage), len(self._storage_refs))
             if number == len(self._storage_refs):
                 self._storage_refs.append(storage)
+                for note in self.stored:
+                    note(storage, number)
             elif origin == FRESH:
                 origin = VIEW
         row = len(self.origins)

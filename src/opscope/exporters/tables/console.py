@@ -12,11 +12,11 @@ from rich.text import Text
 
 from opscope import notation
 from opscope.errors import OptionError, check_choice, check_depth
-from opscope.exporters.tables.column import Cells, Column, Lists, Numbers, Words
-from opscope.exporters.tables.fitted import Fitted, Printed
-from opscope.exporters.tables.fitting import fit_table, wrapped
-from opscope.exporters.tables.names import Names
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words
+from opscope.exporters.tables.fit.fitted import Fitted, Printed
+from opscope.exporters.tables.fit.fitting import fit_table, wrapped
+from opscope.exporters.tables.fit.names import Names
+from opscope.exporters.tables.fit.writer import Writer
 from opscope.records.sums.totals import Totals
 from opscope.records.sums.work import PartWork
 from opscope.views.quotients.levels import LEVELS
@@ -107,7 +107,7 @@ def _operators(row: Row) -> list[notation.Entry]:
 
 
 def _short_source(row: Row) -> str:
-    return row.source.replace("\\", "/").rpartition("/")[2]
+    return notation.file_name(row.source)
 
 
 _COLUMNS: dict[str, _Column] = {

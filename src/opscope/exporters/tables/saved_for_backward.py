@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.text import Text
 
 from opscope import notation
-from opscope.exporters.tables.column import Column, Lists, Numbers, Words
-from opscope.exporters.tables.fitted import Fitted, Printed
-from opscope.exporters.tables.fitting import fit_table, wrapped
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.column import Column, Lists, Numbers, Words
+from opscope.exporters.tables.fit.fitted import Fitted, Printed
+from opscope.exporters.tables.fit.fitting import fit_table, wrapped
+from opscope.exporters.tables.fit.writer import Writer
 from opscope.views.rows.saved_for_backward import KeptTensor
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.text import Text
 
-from opscope.exporters.tables.column import Column, Numbers, Words
-from opscope.exporters.tables.fitted import Fitted
-from opscope.exporters.tables.fitting import fit_table
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.column import Column, Numbers, Words
+from opscope.exporters.tables.fit.fitted import Fitted
+from opscope.exporters.tables.fit.fitting import fit_table
+from opscope.exporters.tables.fit.writer import Writer
 
 # Of each activation, and then of its gradient: what it is called, its head, how wide it is at
 # least (so that a live display does not jump), and its rank.

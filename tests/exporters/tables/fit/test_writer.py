@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer
 
 WRITER = Writer("utf-8")
 NAMES = st.text(st.sampled_from("ab_.019é注"), max_size=40)

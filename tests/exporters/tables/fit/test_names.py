@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from opscope.exporters.tables.names import Names
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.names import Names
+from opscope.exporters.tables.fit.writer import Writer
 from opscope.views.rows.table_rows import Row
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from opscope.exporters.tables.column import Column
-from opscope.exporters.tables.fitted import Fitted
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.column import Column
+from opscope.exporters.tables.fit.fitted import Fitted
+from opscope.exporters.tables.fit.writer import Writer
 
 _GAPS = (3, 2)  # between columns: the second where the first leaves no room for all
 _SHARE = 0.4  # of the width, for a column that says what a row is

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from opscope import notation
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer
 
 _LEAST = 12  # of a column of text, in characters
 

@@ -10,11 +10,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from opscope.exporters.tables import fitted
-from opscope.exporters.tables.column import Column, Lists, Numbers, Words
-from opscope.exporters.tables.fitted import as_html, as_text
-from opscope.exporters.tables.fitting import fit_table, wrapped
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit import fitted
+from opscope.exporters.tables.fit.column import Column, Lists, Numbers, Words
+from opscope.exporters.tables.fit.fitted import as_html, as_text
+from opscope.exporters.tables.fit.fitting import fit_table, wrapped
+from opscope.exporters.tables.fit.writer import Writer
 
 WRITER = Writer("utf-8")
 NAMES = st.text(st.sampled_from("ab_.019é注"), max_size=40)

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from opscope.errors import check_encoding, check_width
-from opscope.exporters.tables.column import Column
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.column import Column
+from opscope.exporters.tables.fit.writer import Writer
 
 _MANY = 500  # rows
 

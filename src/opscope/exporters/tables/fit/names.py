@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from opscope.exporters.tables.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer
 from opscope.views.rows.table_rows import Row
 
 _LEAST = 18  # characters

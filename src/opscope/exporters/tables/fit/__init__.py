@@ -1,0 +1,1 @@
+"""How a table is made to fit: columns, texts and numbers for a width and an encoding."""
