@@ -187,7 +187,7 @@ def test_a_bad_request_is_one_line_and_status_2(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("net.jpg", "cannot tell the picture's format from 'net.jpg'"),
+        ("net.jpg", "cannot tell the format from 'net.jpg'"),
         ("missing/net.dot", "cannot write 'missing/net.dot': the folder 'missing' does not exist"),
         ("folder.dot", "cannot write 'folder.dot'"),
     ],

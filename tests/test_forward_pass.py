@@ -145,7 +145,7 @@ def test_rolled_folds_the_passes_and_unrolled_does_not(model, tmp_path):
         ({"vis_opt": None}, OptionError, "unknown vis_opt: None (must be one of "),
         ({"vis_direction": "TB"}, OptionError, "unknown vis_direction: 'TB' (must be one of 'down', "),
         ({"vis_nesting_depth": 0}, OptionError, "depth: 0 (must be None, "),
-        ({"vis_opt": "rolled", "vis_outpath": "net.jpg"}, OptionError, "cannot tell the picture's format from 'net.jpg'"),
+        ({"vis_opt": "rolled", "vis_outpath": "net.jpg"}, OptionError, "cannot tell the format from 'net.jpg'"),
         ({"vis_opt": "rolled", "vis_outpath": "missing/net.svg"}, OptionError, "cannot write 'missing/net.svg': the folder 'missing'"),
         ({"layers_to_save": "conv2d"}, OptionError, "save: 'conv2d' (must be 'all', 'none', None or a list such as ['conv2d'])"),
         ({"layers_to_save": [None]}, OptionError, "save: None is no key"),

@@ -222,7 +222,7 @@ def test_a_picture_is_pydots_own_and_its_path_comes_back(trace, tmp_path):
         (lambda t: t.summary(depth="1"), "depth: '1' (must be None, "),
         (lambda t: t.summary(columns=["nam"]), "unknown column: 'nam' (must be one of "),
         (lambda t: t.to_dot(direction="TB"), "unknown direction: 'TB' (must be one of "),
-        (lambda t: t.draw("net.jpg"), "cannot tell the picture's format from 'net.jpg'"),
+        (lambda t: t.draw("net.jpg"), "cannot tell the format from 'net.jpg'"),
     ],
 )
 def test_what_there_is_not_is_refused(trace, call, message):

@@ -176,16 +176,10 @@ class MemoryUse(Printed):
         Raises:
             OptionError: For another suffix, or a place that cannot be written to.
         """
-        from opscope.exporters.files import write_whole
-        from opscope.exporters.memory_curve import memory_svg
-        from opscope.exporters.picture import check_path
+        from opscope.exporters.files import check_place, write_whole
+        from opscope.exporters.over_time.memory_curve import memory_svg
 
-        if not str(path).lower().endswith(".svg"):
-            message = (
-                f"path: {str(path)!r} (a curve of memory is an SVG: its name must end in .svg)"
-            )
-            raise OptionError(message)
-        place = check_path(path, rendered=False)
+        place = check_place(path, (".svg",))
         text = memory_svg(
             {str(name): curve for name, curve in self._curves.items()},
             list(column(self._memory.recording.ops, "phase")),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opscope import notation
-from opscope.errors import NotSaved
+from opscope.errors import NotSaved, check_flag
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
 from opscope.layer import Layer, Layers, layers_of
@@ -183,6 +183,7 @@ class Record:
         buffers: bool = True,
         overwritten: bool = False,
         phase: Phase = "forward",
+        flat: bool = False,
     ) -> nx.DiGraph:
         """Return the trace as a networkx graph, whose attributes `opscope.graph.build` lists.
 
@@ -203,6 +204,7 @@ class Record:
             phase: Which part of a training step to show: ``"forward"``, ``"backward"`` (what the
                 autograd engine ran, each node named after the layer or module it ran for),
                 ``"optimizer"``, ``"other"`` (such as clipping) or ``"all"``.
+            flat: Whether attributes are numbers and texts only, as GraphML and GEXF take them.
 
         Raises:
             OptionError: For a value that is not one of those.
@@ -214,13 +216,16 @@ class Record:
         ['ones_1_0', 'relu_1_1', 'add_1_2', 'output_1_3']
         """
         from opscope.views.compose import ViewOptions, unshared
+        from opscope.views.flat import flat as flattened
 
         options = ViewOptions(
             rolled=rolled, module=module, collapse=collapse, expand=expand, inputs=inputs,
             outputs=outputs, parameters=parameters, buffers=buffers, overwritten=overwritten,
             phase=phase,
         )  # fmt: skip
-        return unshared(self._view(level, depth, options))
+        check_flag("flat", flat)
+        seen = self._view(level, depth, options)
+        return flattened(seen) if flat else unshared(seen)
 
     def _view(self, level: Level, depth: int | None, options: ViewOptions) -> nx.DiGraph:
         """Return what `graph` does, sharing attributes with other views."""
@@ -336,6 +341,16 @@ class Record:
 
         check_path(path)
         return write_picture(self.to_dot(level, depth, direction=direction, **view), path)
+
+    def timeline(self, path: str | PathLike[str]) -> Path:
+        """Write when what ran as JSON: for Perfetto (with memory), or as ``*.speedscope.json``.
+
+        Raises:
+            OptionError: For another suffix, or a place that cannot be written to.
+        """
+        from opscope.exporters.over_time.timeline import write_timeline
+
+        return write_timeline(self.recording, self.passes, path)
 
     @property
     def saved_for_backward(self) -> SavedForBackward:

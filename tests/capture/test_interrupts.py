@@ -55,6 +55,7 @@ OPTIONS = {
     "gradients": {"save": "all", "gradients": "all"},
     "without a name": {"is_named": False},
     "edited": {"editors": [Halve()]},
+    "memory": {"memory": True},
 }
 
 

@@ -101,7 +101,7 @@ def test_a_suffix_that_there_is_not_lists_those_there_are(name):
         check_path(name)
 
     assert str(error.value) == (
-        f"cannot tell the picture's format from {name!r} "
+        f"cannot tell the format from {name!r} "
         "(the name must end in one of .dot, .gv, .svg, .png, .pdf)"
     )
 

@@ -5,11 +5,53 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
+
+from opscope.errors import OptionError
 
 # What has a name there is a device, or a file that somebody has open.
 _OPEN = ("/dev/fd", "/dev/std", "/proc/")
+
+
+def check_place(path: str | PathLike[str], suffixes: Sequence[str]) -> Path:
+    """Return a path if a file can be written there, else raise.
+
+    Args:
+        path: The path.
+        suffixes: What its name may end in, which says in which format.
+
+    Raises:
+        OptionError: For another suffix, or a place that cannot be written to.
+    """
+    if not isinstance(path, (str, PathLike)) or not isinstance(os.fspath(path), str):
+        message = f"path: {path!r} (must be a string or a pathlib.Path)"
+        raise OptionError(message)
+    target = Path(path)
+    if target.suffix.lower() not in suffixes:
+        choices = f"one of {', '.join(suffixes)}" if len(suffixes) > 1 else suffixes[0]
+        message = f"cannot tell the format from {str(path)!r} (the name must end in {choices})"
+        raise OptionError(message)
+    written = target
+    try:
+        target.stat()
+    except FileNotFoundError:
+        written = target.parent
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        message = f"cannot write {str(path)!r}: {error}"
+        raise OptionError(message) from error
+    if not target.parent.is_dir():
+        message = f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist"
+        raise OptionError(message)
+    if target.is_dir():
+        message = f"cannot write {str(path)!r}: it is a folder"
+        raise OptionError(message)
+    if not os.access(written, os.W_OK):
+        message = f"cannot write {str(path)!r}: there is no permission to"
+        raise OptionError(message)
+    return target
 
 
 def write_whole(path: Path, content: bytes) -> None:

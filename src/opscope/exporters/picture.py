@@ -18,7 +18,7 @@ from subprocess import PIPE, TimeoutExpired
 from typing import TYPE_CHECKING
 
 from opscope.errors import OptionError, RenderError
-from opscope.exporters.files import write_whole
+from opscope.exporters.files import check_place, write_whole
 
 if TYPE_CHECKING:
     import pydot
@@ -27,46 +27,16 @@ FORMATS = (".dot", ".gv", ".svg", ".png", ".pdf")
 _TEXT = (".dot", ".gv")
 
 
-def check_path(path: str | PathLike[str], *, rendered: bool = True) -> Path:
+def check_path(path: str | PathLike[str]) -> Path:
     """Return a picture's path if it can be written here, else raise.
-
-    Args:
-        path: The path.
-        rendered: Whether it is to be made out of DOT, which for most formats takes Graphviz.
 
     Raises:
         OptionError: For a suffix that there is not, or a place that cannot be written to.
         RenderError: Where nothing on this machine makes that format.
     """
-    if not isinstance(path, (str, PathLike)) or not isinstance(os.fspath(path), str):
-        message = f"path: {path!r} (must be a string or a pathlib.Path)"
-        raise OptionError(message)
-    target = Path(path)
+    target = check_place(path, FORMATS)
     suffix = target.suffix.lower()
-    if suffix not in FORMATS:
-        message = (
-            f"cannot tell the picture's format from {str(path)!r} "
-            f"(the name must end in one of {', '.join(FORMATS)})"
-        )
-        raise OptionError(message)
-    written = target
-    try:
-        target.stat()
-    except FileNotFoundError:
-        written = target.parent
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
-        message = f"cannot write {str(path)!r}: {error}"
-        raise OptionError(message) from error
-    if not target.parent.is_dir():
-        message = f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist"
-        raise OptionError(message)
-    if target.is_dir():
-        message = f"cannot write {str(path)!r}: it is a folder"
-        raise OptionError(message)
-    if not os.access(written, os.W_OK):
-        message = f"cannot write {str(path)!r}: there is no permission to"
-        raise OptionError(message)
-    if rendered and suffix not in _TEXT and not can_render(suffix):
+    if suffix not in _TEXT and not can_render(suffix):
         raise RenderError(_how_to_render(suffix))
     return target
 

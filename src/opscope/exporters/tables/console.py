@@ -12,6 +12,7 @@ from rich.text import Text
 
 from opscope import notation
 from opscope.errors import OptionError, check_choice, check_depth
+from opscope.exporters.tables.data import TableData
 from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words
 from opscope.exporters.tables.fit.fitted import Fitted, Printed
 from opscope.exporters.tables.fit.fitting import fit_table, wrapped
@@ -201,10 +202,11 @@ def _sorted(rows: Sequence[Row], sort_by: str) -> list[int]:
     return sorted(range(len(rows)), key=ranks.__getitem__, reverse=descending)
 
 
-class Summary(Printed):
+class Summary(Printed, TableData):
     """A table that fits the console it is printed on.
 
-    ``table()`` gives the `rich.table.Table` itself.
+    ``table()`` gives the `rich.table.Table` itself; ``to_dicts()``, ``to_pandas()``, ``to_csv()``,
+    ``to_json()``, ``to_markdown()`` and ``to_latex()`` its rows in other forms.
     """
 
     def __init__(
@@ -240,7 +242,7 @@ class Summary(Printed):
             more=more, names_missing=self._chosen is not None,
         )  # fmt: skip
 
-    def _columns(self, writer: Writer) -> list[Column]:
+    def _columns(self, writer: Writer, *, is_tree: bool = True) -> list[Column]:
         names = self._chosen
         if names is None:
             names = tuple(
@@ -255,7 +257,10 @@ class Summary(Printed):
             rank = column.rank if self._chosen is None or name == "name" else place + 1
             title, cells = column.title, column.cells(self._rows, writer)
             if name == "name":
-                title, cells = self._level, Names(self._rows, writer, is_tree=self._tree)
+                title, cells = (
+                    self._level,
+                    Names(self._rows, writer, is_tree=self._tree and is_tree),
+                )
             is_extra = self._chosen is None and rank >= _EXTRA
             columns.append(
                 Column(
@@ -264,6 +269,12 @@ class Summary(Printed):
                 )
             )  # fmt: skip
         return columns
+
+    def _texts(self) -> tuple[list[str], list[list[str]], list[bool]]:
+        columns = self._columns(Writer("utf-8"), is_tree=False)
+        cells = [[cell.plain for cell in column.fit(column.cells.natural)] for column in columns]
+        rows = [list(row) for row in zip(*cells, strict=True)]
+        return [column.title for column in columns], rows, [column.is_number for column in columns]
 
     def _footer(self, width: int, writer: Writer) -> Text:
         sums = self._sums

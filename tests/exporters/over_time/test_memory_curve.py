@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opscope.exporters.memory_curve import COLOURS, memory_svg
+from opscope.exporters.over_time.memory_curve import COLOURS, memory_svg
 from opscope.records.sums.memory import CATEGORIES
 
 SVG = "{http://www.w3.org/2000/svg}"
