@@ -80,12 +80,16 @@ SIGNATURES = {
             "columns",
             "sort_by",
             "row_limit",
+            "expand",
         ],
     ),
     "register_flops": (["op"], ["get_raw"]),
     "Trace.graph": (["self", "level", "depth"], [*VIEW, "flat"]),
     "Trace.timeline": (["self", "path"], []),
-    "Trace.summary": (["self", "level", "depth"], ["phase", "columns", "sort_by", "row_limit"]),
+    "Trace.summary": (
+        ["self", "level", "depth"],
+        ["phase", "columns", "sort_by", "row_limit", "expand"],
+    ),
     "Trace.to_dot": (["self", "level", "depth"], ["direction"]),
     "Trace.draw": (["self", "path", "level", "depth"], ["direction"]),
 }

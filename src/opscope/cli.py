@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         "--sort-by", metavar="COLUMN", help="largest first; -COLUMN: smallest first"
     )
     summary.add_argument("--row-limit", type=int, metavar="N")
+    summary.add_argument(
+        "--expand",
+        action="append",
+        metavar="ADDRESS",
+        help="a block to open of those that repeat and are one row; `all` for all",
+    )
     summary.add_argument("--width", type=int, help="width of the table, in characters")
     summary.set_defaults(run=_summary)
 
@@ -124,6 +130,7 @@ def _summary(options: argparse.Namespace) -> None:
     table = _traced(options).summary(
         options.level, options.depth, columns=columns, sort_by=options.sort_by,
         row_limit=options.row_limit,
+        expand="all" if "all" in (options.expand or ()) else options.expand or (),
     )  # fmt: skip
     console.print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ def summary(
     columns: Sequence[str] | None = None,
     sort_by: str | None = None,
     row_limit: int | None = None,
+    expand: Sequence[str] | Literal["all"] = (),
     **named: Any,
 ) -> Summary:
     """Run a model once without gradients, and return its table, see `Trace.summary`.
@@ -62,6 +63,7 @@ def summary(
         columns: Which columns; see `Trace.summary`.
         sort_by: A column to sort by.
         row_limit: How many rows to show at most.
+        expand: Which blocks that repeat are not one row, as in `Trace.summary`.
         named: What it is called with by name.
 
     Raises:
@@ -82,10 +84,11 @@ def summary(
     computed   4 tensors (48 B newly allocated) by 4 layers, 3 aten ops
     FLOPs      48 forward (a multiply-add is 2); all 3 kinds of op known
     """
-    from opscope.exporters.tables.console import check_table
+    from opscope.exporters.tables.console import check_expand, check_table
 
     check_model(model, nn.Module)
     check_table(level, depth, "forward", columns, sort_by, row_limit)
+    check_expand(expand, [name for name, _ in model.named_modules()])
     where = as_device(device)
     args, kwargs = _inputs(inputs, named, input_data, input_size, dtypes, where or _home(model))
     if where is not None:
@@ -98,7 +101,9 @@ def summary(
         stack.enter_context(_same_buffers(model))
         with trace(model) as traced:
             model(*args, **kwargs)
-    return traced.summary(level, depth, columns=columns, sort_by=sort_by, row_limit=row_limit)
+    return traced.summary(
+        level, depth, columns=columns, sort_by=sort_by, row_limit=row_limit, expand=expand
+    )
 
 
 def _home(model: nn.Module) -> torch.device:

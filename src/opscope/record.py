@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from opscope import notation
 from opscope.errors import NotSaved, check_flag
@@ -244,6 +244,7 @@ class Record:
         columns: Sequence[str] | None = None,
         sort_by: str | None = None,
         row_limit: int | None = None,
+        expand: Sequence[str] | Literal["all"] = (),
     ) -> Summary:
         """Return a table that prints itself: with `rich.print`, in a notebook, as ``str``.
 
@@ -261,17 +262,28 @@ class Record:
             sort_by: A column to sort by, the largest number first; ``"-time"`` for the
                 smallest first.
             row_limit: How many rows to show at most.
+            expand: Addresses of modules to show with what is in them, of blocks that are made alike
+                and are one row, ``h.0–h.11``, else; or ``"all"``.
 
         Raises:
-            OptionError: For a level, depth, column or limit that there is not.
+            OptionError: For a level, depth, column, limit or address that there is not.
         """
-        from opscope.exporters.tables.console import Summary, check_table
+        from opscope.exporters.tables.console import Summary, check_expand, check_table
         from opscope.views.rows.table_rows import table_rows
 
         check_table(level, depth, phase, columns, sort_by, row_limit)
+        opened = check_expand(expand, [module.address for module in self.modules])
         costs = self.costs
         return Summary(
-            table_rows(self.recording, self.passes, level, depth, phase, costs.ops),
+            table_rows(
+                self.recording,
+                self.passes,
+                level,
+                depth,
+                phase,
+                costs.ops,
+                None if sort_by is not None else opened,
+            ),
             self.totals,
             title=self.recording.model_name or "program",
             level=level,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.text import Text
 
 from opscope import notation
-from opscope.errors import OptionError, check_choice, check_depth
+from opscope.errors import OptionError, check_choice, check_depth, nearest
 from opscope.exporters.tables.data import TableData
 from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words
 from opscope.exporters.tables.fit.fitted import Fitted, Printed
@@ -162,6 +162,21 @@ def check_table(
     check_choice("phase", phase, PHASES)
     check_columns(columns, sort_by)
     check_row_limit(row_limit)
+
+
+def check_expand(expand: Sequence[str] | str, addresses: Sequence[str]) -> frozenset[str] | None:
+    """Return the addresses of blocks to open, None for all; check that there are such modules."""
+    if isinstance(expand, str) and expand == "all":
+        return None
+    if isinstance(expand, str) or not isinstance(expand, Sequence):
+        message = f"expand: {expand!r} (must be 'all', or a list of addresses such as ['h.3'])"
+        raise OptionError(message)
+    for address in expand:
+        if address not in addresses:
+            near = ", ".join(map(repr, nearest(str(address), [name for name in addresses if name])))
+            message = f"expand: there is no module {address!r}; the nearest: {near}"
+            raise OptionError(message)
+    return frozenset(expand)
 
 
 def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:

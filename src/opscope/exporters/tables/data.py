@@ -66,6 +66,7 @@ _ALWAYS: dict[str, Callable[[Row], Any]] = {
     "depth": lambda row: row.depth,
     "is_module": lambda row: row.is_module,
     "passes": lambda row: row.passes,
+    "blocks": lambda row: row.blocks,
     "unknown_ops": lambda row: row.work.unknown,
 }
 
@@ -74,8 +75,8 @@ class TableData:
     """What a table gives its rows as, besides printing them.
 
     Each of these has the table's columns, all of them if none were asked for, and for every row its
-    ``depth`` in the tree, whether it ``is_module``, how many ``passes`` it stands for, and of how
-    many of its ops it is not known what they compute (``unknown_ops``).
+    ``depth`` in the tree, whether it ``is_module``, how many ``passes`` and ``blocks`` it stands for,
+    and of how many of its ops it is not known what they compute (``unknown_ops``).
     """
 
     _rows: list[Row]
@@ -93,7 +94,7 @@ class TableData:
         >>> import torch, opscope
         >>> table = opscope.summary(torch.nn.Linear(4, 2), torch.ones(3, 4), columns=["name", "flops"])
         >>> table.to_dicts()[0]
-        {'name': 'Linear', 'flops': 48, 'depth': 0, 'is_module': True, 'passes': 1, 'unknown_ops': 0}
+        {'name': 'Linear', 'flops': 48, 'depth': 0, 'is_module': True, 'passes': 1, 'blocks': 1, 'unknown_ops': 0}
         """
         fields = {name: _FIELDS[name] for name in self._chosen or _FIELDS} | _ALWAYS
         return [{name: read(row) for name, read in fields.items()} for row in self._rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from opscope.records.calls import ModuleCall
@@ -11,6 +11,7 @@ from opscope.records.columns.table import column
 from opscope.records.passes.runs import run_addresses
 from opscope.records.recording import Recording
 from opscope.records.sums.work import Work
+from opscope.views.quotients.blocks import Entry, Forms, grouped
 from opscope.views.rows.layer_rows import LayerRows
 from opscope.views.rows.row import Row
 
@@ -34,6 +35,16 @@ class _Entry:
         self.runs: list[ModuleCall] = []
         self.layers: list[int] = []
         self.entries: dict[int | str, _Entry] = {}
+
+    @property
+    def inside(self) -> Sequence[_Entry]:
+        """What is below, in order."""
+        return list(self.entries.values())
+
+    @property
+    def is_container(self) -> bool:
+        """Whether a module runs below it: one without is told of by its own row."""
+        return any(inner.runs for inner in self.entries.values())
 
 
 class _Running:
@@ -61,10 +72,12 @@ class ModuleRows:
 
     Args:
         layers: Makes those of layers.
+        expand: Addresses of blocks that are not folded though they repeat; None for all.
     """
 
-    def __init__(self, layers: LayerRows) -> None:
+    def __init__(self, layers: LayerRows, expand: Collection[str] | None = None) -> None:
         self._layers = layers
+        self._expand = expand
         self.recording = layers.recording
         self.passes = layers.passes
         self.phase = layers.phase
@@ -76,21 +89,68 @@ class ModuleRows:
 
     def rows(self, depth: int | None) -> Iterator[Row]:
         """Yield them, down to a depth."""
+        top = self._calls().inside
+        forms = None if self._expand is None else Forms(self._form, top)
         # An explicit stack: modules may be nested deeper than Python's recursion allows.
-        pending = [iter(self._calls().entries.values())]
+        pending = [self._groups(top, forms)]
         while pending:
-            entry = next(pending[-1], None)
-            if entry is None:
+            group = next(pending[-1], None)
+            if group is None:
                 pending.pop()
                 continue
-            level = len(pending) - 1
-            row = self._module(entry) if entry.runs else self._layer(entry.layers)
+            level, entry = len(pending) - 1, group[0]
+            row = self._row(group)
             if row is not None:
                 yield replace(row, depth=level)
-            # A module without modules inside is told of by its own row.
-            is_container = any(inner.runs for inner in entry.entries.values())
-            if is_container and (depth is None or level < depth):
-                pending.append(iter(entry.entries.values()))
+            if len(group) == 1 and entry.is_container and (depth is None or level < depth):
+                pending.append(self._groups(entry.inside, forms))
+
+    def _groups(self, entries: Sequence[_Entry], forms: Forms | None) -> Iterator[list[_Entry]]:
+        """Yield entries beside one another, those together that are one row."""
+        if forms is None:
+            return ([entry] for entry in entries)
+        opened = {at for at, entry in enumerate(entries) if self._is_opened(entry)}
+        return grouped(entries, lambda e: forms.of(e) if e.is_container else None, opened)
+
+    def _is_opened(self, entry: _Entry) -> bool:
+        """Whether a module, or one below it, was asked for by its address."""
+        if not entry.runs or not self._expand:
+            return False
+        address = self._addresses[entry.runs[0].index]
+        return any(name == address or name.startswith(f"{address}.") for name in self._expand)
+
+    def _form(self, entry: Entry) -> Hashable | None:
+        """Return what tells a row from others, but for what is below it; None for a failure."""
+        assert isinstance(entry, _Entry)
+        if not entry.runs:
+            row = self._layers.layer(self.passes[entry.layers[0]])
+            return row.kind, len(entry.layers), tuple(value.shape for value in row.outputs)
+        first = entry.runs[0]
+        module = self.recording.modules[first.module]
+        if any(run.failed for run in entry.runs):
+            return None
+        is_block = entry.parent is None or entry.parent.module is None or entry.is_container
+        name = "" if is_block else module.address.rpartition(".")[2]
+        shapes = tuple(self.recording.values[leaf.value].shape for leaf in first.outputs)
+        held = [self.recording.parameters[n] for n in self._held.get(module.address, ())]
+        params = tuple((item.shape, item.dtype, item.trainable) for item in held)
+        return module.class_name, name, len(entry.runs), shapes, params
+
+    def _row(self, group: Sequence[_Entry]) -> Row | None:
+        """Return the row of an entry, or of several blocks that repeat."""
+        rows = [self._module(e) if e.runs else self._layer(e.layers) for e in group]
+        known = [row for row in rows if row is not None]
+        if len(known) <= 1:
+            return known[0] if known else None
+        first, last = known[0], known[-1]
+        held = {number: None for row in known for number in self._held.get(row.module, ())}
+        params, trainable = self._layers.count(held)
+        return replace(
+            first, last=last.name, blocks=len(known), params=params, trainable=trainable,
+            memory=sum(row.memory for row in known), time_ns=sum(row.time_ns for row in known),
+            backward_ns=sum(row.backward_ns for row in known),
+            work=sum((row.work for row in known), Work()),
+        )  # fmt: skip
 
     def _calls(self) -> _Entry:
         """Return the tree of calls: what ran in a module below it, in the order of first runs.

@@ -36,6 +36,8 @@ class Row:
         is_module: Whether it stands for a module.
         below: Address of the module in which that module ran.
         failed: Whether it raised.
+        blocks: How many modules it stands for that are made alike, beside one another.
+        last: The name of the last of these.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Row:
     is_module: bool = False
     below: str = ""
     failed: bool = False
+    blocks: int = 1
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
@@ -24,6 +24,7 @@ def table_rows(
     depth: int | None = None,
     phase: Phase = "forward",
     work: OpWork | None = None,
+    expand: Collection[str] | None = None,
 ) -> Sequence[Row]:
     """Return the rows at a level, of one phase of a training step.
 
@@ -34,8 +35,9 @@ def table_rows(
     ``depth`` bounds how deep a row's module may lie; what is deeper is left out. In phase
     ``"backward"`` a layer's row, and a module's, tells of the ops that ran for it in backward;
     its outputs are what these gave to others. With ``work``, what each op computes, rows tell of it.
+    With ``expand``, blocks that repeat are one row, but for those at these addresses.
     """
     layers = LayerRows(recording, passes, phase, work)
     if level == "module":
-        return list(ModuleRows(layers).rows(depth))
+        return list(ModuleRows(layers, expand).rows(depth))
     return layers.ops(depth) if level == "op" else layers.layers(depth)

@@ -12,6 +12,7 @@ from opscope.exporters.tables.fit.writer import Writer
 from opscope.views.rows.table_rows import Row
 
 _LEAST = 18  # characters
+_SHORT = 9
 _DEEPEST = 40  # levels that are ever drawn
 # Characters per level, the most that there is room for, and the lines of the tree.
 _INDENTS = {
@@ -58,7 +59,11 @@ class Names:
         name = row.name
         if is_tree and row.is_module and row.depth and row.below:
             name = name.removeprefix(f"{row.below}.")
-        after = (f" (×{row.passes})" if row.passes > 1 else "") + (" ✗" if row.failed else "")
+        if row.blocks > 1:
+            below = f"{row.below}." if is_tree and row.depth and row.below else ""
+            name = _from_to(name, row.last.removeprefix(below))
+        many = " × ".join(f"{n}" for n in (row.blocks, row.passes) if n > 1)
+        after = (f" (×{many})" if many else "") + (" ✗" if row.failed else "")
         has_kind = row.is_module and name != row.kind
         return _Label(
             guide,
@@ -120,6 +125,14 @@ class Names:
             return room, 0
         kind = min(kind, max(room - name, room * 2 // 5, mark))
         return room - kind, kind
+
+
+def _from_to(first: str, last: str) -> str:
+    """Name blocks by the first and the last, of long names only the numbers of the last."""
+    prefix = first.rstrip("0123456789")
+    if len(first) > _SHORT and prefix and last.startswith(prefix):
+        last = last.removeprefix(prefix)
+    return f"{first}–{last}"
 
 
 def _guides(rows: Sequence[Row]) -> list[str]:
