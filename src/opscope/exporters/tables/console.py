@@ -13,7 +13,7 @@ from rich.text import Text
 from opscope import notation
 from opscope.errors import OptionError, check_choice, check_depth, nearest
 from opscope.exporters.tables.data import TableData
-from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words
+from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words, plain
 from opscope.exporters.tables.fit.fitted import Fitted, Printed
 from opscope.exporters.tables.fit.fitting import fit_table, wrapped
 from opscope.exporters.tables.fit.names import Names
@@ -68,7 +68,7 @@ def _numbers(
     read: Callable[[Row], int] = attrgetter(field)
 
     def cells(rows: Sequence[Row], writer: Writer) -> Cells:
-        return Numbers([Text(writer(write(read(row)))) for row in rows])
+        return Numbers([writer(write(read(row))) for row in rows])
 
     return _Column(title, read, cells, rank, numeric=True, style=style, field=field)
 
@@ -81,7 +81,7 @@ def _of_work(title: str, name: str, rank: int) -> _Column:
         return notation.amount(number, unknown) if number or unknown else "–"
 
     def cells(rows: Sequence[Row], writer: Writer) -> Cells:
-        return Numbers([Text(writer(write(row))) for row in rows])
+        return Numbers([writer(write(row)) for row in rows])
 
     return _Column(
         title, lambda row: getattr(row.work, name), cells, rank, numeric=True, style="yellow"
@@ -287,7 +287,7 @@ class Summary(Printed, TableData):
 
     def _texts(self) -> tuple[list[str], list[list[str]], list[bool]]:
         columns = self._columns(Writer("utf-8"), is_tree=False)
-        cells = [[cell.plain for cell in column.fit(column.cells.natural)] for column in columns]
+        cells = [list(map(plain, column.fit(column.cells.natural))) for column in columns]
         rows = [list(row) for row in zip(*cells, strict=True)]
         return [column.title for column in columns], rows, [column.is_number for column in columns]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.text import Text
-
 from opscope import notation
 from opscope.exporters.tables.fit.column import Column, Numbers, Words
 from opscope.exporters.tables.fit.fitted import Fitted
@@ -33,7 +31,7 @@ def memory_table(
         return Words(list(map(writer.foreign, texts)), writer)
 
     def numbers(texts: Iterable[str]) -> Numbers:
-        return Numbers([Text(writer(text)) for text in texts])
+        return Numbers([writer(text) for text in texts])
 
     columns = [
         Column("made by", words(one.name or "–" for one in shown), 0, "bold", leads=True),

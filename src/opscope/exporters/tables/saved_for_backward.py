@@ -56,7 +56,7 @@ class SavedForBackward(Printed):
             Column("as", words(one.name for one in shown), 4),
             Column("made by", words(made_by), 3, "cyan"),
             Column("tensor", Lists(tensors, writer), 2, "green"),
-            Column("memory", Numbers([Text(writer(_memory(one))) for one in shown]), 1),
+            Column("memory", Numbers([writer(_memory(one)) for one in shown]), 1),
         ]
         title = writer.foreign(f"{self._title}: saved for backward")
         return fit_table(columns, width, writer, title=title)

@@ -15,24 +15,33 @@ from opscope.exporters.tables.fit.writer import Writer
 _LEAST = 12  # of a column of text, in characters
 
 
+# Of a long table most are plain: rich takes as long for a `Text` as all else for the row.
+Cell = str | Text
+
+
+def plain(cell: Cell) -> str:
+    """Return the text of a cell."""
+    return cell if isinstance(cell, str) else cell.plain
+
+
 class Cells(Protocol):
     """What a column shows: how wide it would be, how narrow it may be, and what it shows then."""
 
     natural: int
     least: int
 
-    def fit(self, width: int) -> list[Text]:
+    def fit(self, width: int) -> list[Cell]:
         """Return the cells for a width from ``least`` to ``natural``."""
 
 
 class Numbers:
     """Cells that are shown whole or not at all."""
 
-    def __init__(self, cells: Sequence[Text], at_least: int = 0) -> None:
+    def __init__(self, cells: Sequence[Cell], at_least: int = 0) -> None:
         self._cells = list(cells)
-        self.natural = self.least = max([at_least, *(cell_len(cell.plain) for cell in cells)])
+        self.natural = self.least = max([at_least, *(cell_len(plain(cell)) for cell in cells)])
 
-    def fit(self, width: int) -> list[Text]:
+    def fit(self, width: int) -> list[Cell]:
         """Return the cells."""
         return self._cells
 
@@ -45,9 +54,9 @@ class Words:
         self.natural = max(map(cell_len, cells), default=0)
         self.least = min(self.natural, _LEAST)
 
-    def fit(self, width: int) -> list[Text]:
+    def fit(self, width: int) -> list[Cell]:
         """Return the cells, shortened."""
-        return list(map(Text, self._writer.apart(self._cells, [width] * len(self._cells))))
+        return list(self._writer.apart(self._cells, [width] * len(self._cells)))
 
 
 class Lists:
@@ -63,9 +72,9 @@ class Lists:
         ]  # fmt: skip
         self.least = min(self.natural, max([_LEAST, *(min(width, 2 * _LEAST) for width in first)]))
 
-    def fit(self, width: int) -> list[Text]:
+    def fit(self, width: int) -> list[Cell]:
         """Return the cells, with fewer entries where there are too many."""
-        return [Text(self._writer.list(entries, width)) for entries in self._cells]
+        return [self._writer.list(entries, width) for entries in self._cells]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +98,9 @@ class Column:
     enough: int = 24
     is_extra: bool = False
     leads: bool = False
-    _fitted: dict[int, list[Text]] = field(default_factory=dict, compare=False, repr=False)
+    _fitted: dict[int, list[Cell]] = field(default_factory=dict, compare=False, repr=False)
 
-    def fit(self, width: int) -> list[Text]:
+    def fit(self, width: int) -> list[Cell]:
         """Return the cells for a width; for the same again, the same."""
         if width not in self._fitted:
             self._fitted[width] = self.cells.fit(width)

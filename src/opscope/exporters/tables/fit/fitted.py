@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opscope.errors import check_encoding, check_width
-from opscope.exporters.tables.fit.column import Column
+from opscope.exporters.tables.fit.column import Cell, Column, plain
 from opscope.exporters.tables.fit.writer import Writer
 
 _MANY = 500  # rows
@@ -38,7 +38,7 @@ class Fitted:
     def __init__(
         self,
         title: str,
-        columns: Sequence[tuple[Column, str, list[Text]]],
+        columns: Sequence[tuple[Column, str, list[Cell]]],
         gap: int,
         below: Text | None,
         writer: Writer,
@@ -49,7 +49,7 @@ class Fitted:
         self._below = below
         self._rule = writer("─")
         self._widths = [
-            max(map(cell_len, [head, *(cell.plain for cell in cells)]))
+            max(map(cell_len, [head, *(plain(cell) for cell in cells)]))
             for _, head, cells in columns
         ]
         self._count = len(columns[0][2])
@@ -69,7 +69,7 @@ class Fitted:
                 no_wrap=True, overflow="ellipsis",
             )  # fmt: skip
         for row in zip(*(cells for *_, cells in self._columns), strict=True):
-            table.add_row(*row)
+            table.add_row(*map(_as_text, row))
         if self._below is not None:
             table.caption, table.caption_justify = self._below, "left"
         return table
@@ -81,7 +81,7 @@ class Fitted:
         yield gap.join(self._padded(head, place) for place, (_, head, _) in self._each()).rstrip()
         yield self._rule * (sum(self._widths) + self._gap * (len(self._widths) - 1))
         texts = [
-            [self._padded(cell.plain, place) for cell in cells]
+            [self._padded(plain(cell), place) for cell in cells]
             for place, (_, _, cells) in self._each()
         ]
         for row in zip(*texts, strict=True):
@@ -89,7 +89,7 @@ class Fitted:
         if self._below is not None:
             yield from self._below.plain.split("\n")
 
-    def _each(self) -> Iterator[tuple[int, tuple[Column, str, list[Text]]]]:
+    def _each(self) -> Iterator[tuple[int, tuple[Column, str, list[Cell]]]]:
         return enumerate(self._columns)
 
     def _padded(self, text: str, place: int) -> str:
@@ -109,15 +109,19 @@ class Fitted:
             for place, (column, _, cells) in self._each():
                 if place:
                     yield Segment(" " * self._gap)
-                spaces = Segment(
-                    " " * (self._widths[place] - cell_len(cells[at].plain)), styles[place]
-                )
-                style = styles[place] + console.get_style(cells[at].style)
-                shown = Segment.apply_style(cells[at].render(console), style)
+                cell = _as_text(cells[at])
+                spaces = Segment(" " * (self._widths[place] - cell_len(cell.plain)), styles[place])
+                style = styles[place] + console.get_style(cell.style)
+                shown = Segment.apply_style(cell.render(console), style)
                 yield from (spaces, *shown) if column.is_number else (*shown, spaces)
             yield Segment.line()
         if self._below is not None:
             yield self._below
+
+
+def _as_text(cell: Cell) -> Text:
+    """Return a cell for rich, which would take a plain string for markup."""
+    return Text(cell) if isinstance(cell, str) else cell
 
 
 class Printed(ABC):

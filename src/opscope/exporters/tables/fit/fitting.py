@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from opscope.exporters.tables.fit.column import Column
+from opscope.exporters.tables.fit.column import Cell, Column, plain
 from opscope.exporters.tables.fit.fitted import Fitted
 from opscope.exporters.tables.fit.writer import Writer
 
@@ -57,19 +57,22 @@ def fit_table(
     )  # fmt: skip
 
 
-def _filled(column: Column, width: int) -> tuple[str, list[Text]]:
+def _filled(column: Column, width: int) -> tuple[str, list[Cell]]:
     """Return title and cells, at least one of which is as wide as the column.
 
     So rich finds the width by itself: some versions add to one that they are given.
     """
     title, cells = column.title, list(column.fit(width))
-    if width == max(map(cell_len, [title, *(cell.plain for cell in cells)])):
+    if width == max(map(cell_len, [title, *(plain(cell) for cell in cells)])):
         return title, cells
     if not cells:
         return (f"{title:>{width}}" if column.is_number else f"{title:<{width}}"), cells
-    first = cells[0] = cells[0].copy()
-    pad = first.pad_left if column.is_number else first.pad_right
-    pad(width - cell_len(first.plain))
+    first = cells[0]
+    spaces = " " * (width - cell_len(plain(first)))
+    if isinstance(first, str):
+        cells[0] = spaces + first if column.is_number else first + spaces
+    else:
+        cells[0] = Text.assemble(spaces, first) if column.is_number else first + spaces
     return title, cells
 
 
@@ -106,7 +109,7 @@ def _share_out(columns: Sequence[Column], widths: dict[int, int], width: int) ->
             continue
         room = width - sum(widths.values())
         most = widths[place] + min(room, max(0, min(column.natural, limit) - widths[place]))
-        used = max([cell_len(cell.plain) for cell in column.fit(most)], default=0)
+        used = max([cell_len(plain(cell)) for cell in column.fit(most)], default=0)
         widths[place] = min(most, max(used, cell_len(column.title)))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from opscope.exporters.tables.fit.column import Cell
 from opscope.exporters.tables.fit.writer import Writer
 from opscope.views.rows.table_rows import Row
 
@@ -74,7 +75,7 @@ class Names:
             "bold red" if row.failed else "bold" if row.is_module else "",
         )
 
-    def fit(self, width: int) -> list[Text]:
+    def fit(self, width: int) -> list[Cell]:
         """Return the cells, with narrower guides and shortened names where they are too wide."""
         indent, levels = self._guides_for(width)
         guides = [self._guide(label, indent, levels) for label in self._labels]
@@ -82,7 +83,7 @@ class Names:
         shares = [self._share(*pair) for pair in zip(self._labels, rooms, strict=True)]
         names = self._writer.apart([x.name for x in self._labels], [name for name, _ in shares])
         kinds = self._writer.apart([x.kind for x in self._labels], [kind for _, kind in shares])
-        cells = []
+        cells: list[Cell] = []
         for label, guide, name, kind in zip(self._labels, guides, names, kinds, strict=True):
             cell = Text(guide, "dim", no_wrap=True, overflow="ellipsis")
             cell.append(name + label.after, label.style)
