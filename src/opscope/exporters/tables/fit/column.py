@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from opscope import notation
-from opscope.exporters.tables.fit.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer, cell_len
 
 _LEAST = 12  # of a column of text, in characters
 

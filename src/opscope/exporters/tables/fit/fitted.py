@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from io import StringIO
 
 from rich.box import Box
-from rich.cells import cell_len, set_cell_size
+from rich.cells import set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.style import Style
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from opscope.errors import check_encoding, check_width
 from opscope.exporters.tables.fit.column import Cell, Column, plain
-from opscope.exporters.tables.fit.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer, cell_len
 
 _MANY = 500  # rows
 

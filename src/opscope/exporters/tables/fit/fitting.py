@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from opscope.exporters.tables.fit.column import Cell, Column, plain
 from opscope.exporters.tables.fit.fitted import Fitted
-from opscope.exporters.tables.fit.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer, cell_len
 
 _GAPS = (3, 2)  # between columns: the second where the first leaves no room for all
 _SHARE = 0.4  # of the width, for a column that says what a row is

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from opscope.exporters.tables.fit.column import Cell
-from opscope.exporters.tables.fit.writer import Writer
+from opscope.exporters.tables.fit.writer import Writer, cell_len
 from opscope.views.rows.table_rows import Row
 
 _LEAST = 18  # characters

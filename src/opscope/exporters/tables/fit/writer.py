@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from rich.cells import cell_len
+from rich.cells import cell_len as cells_of
 
 from opscope import notation
 
 _TELLING = 5  # characters: of a name less says nothing
+
+
+def cell_len(text: str) -> int:
+    """Return how wide a text is in a terminal: of plain letters, which nearly all are, at once."""
+    return len(text) if text.isascii() else cells_of(text)
 
 
 class Writer:
