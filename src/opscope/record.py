@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from opscope import notation
-from opscope.errors import NotSaved, check_flag
+from opscope.errors import NotSaved, check_choice, check_flag
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
 from opscope.layer import Layer, Layers, layers_of
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from opscope.analysis.report import Report
     from opscope.errors import NonFiniteError
     from opscope.exporters.dot import Direction
+    from opscope.exporters.tables.breakdown import Breakdown
     from opscope.exporters.tables.console import Summary
     from opscope.exporters.tables.saved_for_backward import SavedForBackward
     from opscope.memory_use import MemoryUse
+    from opscope.records.sums.breakdown import By
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.quotients.levels import Choice, Level
     from opscope.views.select import Phase
@@ -292,6 +294,40 @@ class Record:
             sort_by=sort_by,
             row_limit=row_limit,
         )
+
+    def breakdown(
+        self, by: By = "operator", *, phase: Phase = "all", row_limit: int | None = 20
+    ) -> Breakdown:
+        """Return what ops took and did, added up: calls, time, FLOPs, bytes; the longest first.
+
+        Args:
+            by: What is added up: ``"operator"``, ``"line"`` (of code), ``"class"`` (of modules),
+                ``"module"`` or ``"phase"``.
+            phase: Of which part of a training step, see `graph`.
+            row_limit: How many rows to print at most.
+
+        Raises:
+            OptionError: For a value that is not one of those.
+
+        >>> import torch, opscope
+        >>> with opscope.trace() as trace:
+        ...     y = torch.ones(2) + 1 + 1
+        >>> {share.name: share.calls for share in trace.breakdown()}["aten.add.Tensor"]
+        2
+        """
+        from opscope.exporters.tables.breakdown import Breakdown
+        from opscope.exporters.tables.console import check_row_limit
+        from opscope.records.sums.breakdown import BY, breakdown
+        from opscope.views.select import PHASES
+
+        check_choice("by", by, BY)
+        check_choice("phase", phase, PHASES)
+        check_row_limit(row_limit)
+        return Breakdown(
+            breakdown(self.recording, self.costs.ops, by, phase), by,
+            title=self.recording.model_name or "program", block_ns=self.recording.duration_ns,
+            row_limit=row_limit,
+        )  # fmt: skip
 
     def to_dot(
         self,
