@@ -86,6 +86,7 @@ SIGNATURES = {
     "register_flops": (["op"], ["get_raw"]),
     "Trace.graph": (["self", "level", "depth"], [*VIEW, "flat"]),
     "Trace.timeline": (["self", "path"], []),
+    "Trace.text": (["self", "budget"], []),
     "Trace.breakdown": (["self", "by"], ["phase", "row_limit"]),
     "Trace.summary": (
         ["self", "level", "depth"],

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import subprocess
 import sys
@@ -307,3 +308,16 @@ def test_the_path_of_a_picture_commands_no_terminal(name, folder, capsys):
     assert run("draw", "some_models:Net", "--input", "1x4", "-o", name) == 0
     assert (folder / name).exists()
     assert capsys.readouterr().out.removesuffix("\n").isprintable()
+
+
+def test_show_says_what_matters_or_gives_json(capsys):
+    target = ["show", "opscope.demo:ResNet18", "--input", "1x3x32x32"]
+    assert main([*target, "--budget", "900"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("ResNet18: ")
+    assert len(text) <= 901
+    assert main([*target, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["title"] == "ResNet18"
+    assert main([*target, "--budget", "3"]) == 2
+    assert "budget: 3" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command line: ``opscope demo``, ``opscope summary``, ``opscope draw``."""
+"""The command line: ``opscope demo``, ``summary``, ``show`` and ``draw``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import nn
 
 from opscope.errors import OpscopeError, TargetError, check_depth, check_width, nearest
+from opscope.exporters.digest import check_budget
 from opscope.exporters.dot import DIRECTIONS
 from opscope.exporters.picture import can_render, check_path
 from opscope.exporters.tables.console import COLUMNS, check_columns, check_row_limit
@@ -75,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--width", type=int, help="width of the table, in characters")
     summary.set_defaults(run=_summary)
 
+    show = commands.add_parser(
+        "show", help="say what matters of any importable model, in few words"
+    )
+    _add_target(show)
+    show.add_argument("--budget", type=int, default=4000, help="how many characters at most")
+    show.add_argument("--json", action="store_true", help="the table of modules as JSON instead")
+    show.set_defaults(run=_show)
+
     draw = commands.add_parser("draw", help="draw any importable model")
     _add_target(draw)
     _add_view(draw, "layer")
@@ -133,6 +142,13 @@ def _summary(options: argparse.Namespace) -> None:
         expand="all" if "all" in (options.expand or ()) else options.expand or (),
     )  # fmt: skip
     console.print(table)
+
+
+def _show(options: argparse.Namespace) -> None:
+    check_budget(options.budget)
+    traced = _traced(options)
+    text = traced.summary(expand="all").to_json() if options.json else traced.text(options.budget)
+    _console(None).print(Text(text), soft_wrap=True)
 
 
 def _draw(options: argparse.Namespace) -> None:

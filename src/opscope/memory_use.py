@@ -170,6 +170,13 @@ class MemoryUse(Printed):
 
     # ------------------------------------------------------------------------ how it is shown
 
+    def said(self) -> str:
+        """Return the peak in a few words."""
+        near = " in ".join(filter(None, (self.layer, self.module)))
+        when = f" in {self.phase}" if self.phase else ""
+        where = f", at {near}" if near else ""
+        return f"{notation.size(self.peak)} at most on {self.device}{when}{where}"
+
     def draw(self, path: str | PathLike[str]) -> Path:
         """Write the curve of memory by category, its peak marked, as an SVG; return its path.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from opscope import notation
-from opscope.errors import NotSaved, check_choice, check_flag
+from opscope.errors import NotSaved, check_flag
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
 from opscope.layer import Layer, Layers, layers_of
@@ -315,19 +315,28 @@ class Record:
         >>> {share.name: share.calls for share in trace.breakdown()}["aten.add.Tensor"]
         2
         """
-        from opscope.exporters.tables.breakdown import Breakdown
-        from opscope.exporters.tables.console import check_row_limit
-        from opscope.records.sums.breakdown import BY, breakdown
-        from opscope.views.select import PHASES
+        from opscope.overviews import breakdown_of
 
-        check_choice("by", by, BY)
-        check_choice("phase", phase, PHASES)
-        check_row_limit(row_limit)
-        return Breakdown(
-            breakdown(self.recording, self.costs.ops, by, phase), by,
-            title=self.recording.model_name or "program", block_ns=self.recording.duration_ns,
-            row_limit=row_limit,
-        )  # fmt: skip
+        return breakdown_of(self._reading, by, phase, row_limit)
+
+    def text(self, budget: int = 4000) -> str:
+        """Return the trace in so many characters: its size, findings, structure and top costs.
+
+        Args:
+            budget: How many at most.
+
+        Raises:
+            OptionError: For less than 400.
+
+        >>> import torch, opscope
+        >>> with opscope.trace() as trace:
+        ...     y = torch.ones(2) + 1
+        >>> print(trace.text().splitlines()[1])
+        parameters: 0 (0 B)
+        """
+        from opscope.overviews import text_of
+
+        return text_of(self._reading, budget)
 
     def to_dot(
         self,
