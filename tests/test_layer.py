@@ -152,3 +152,17 @@ def test_a_layer_that_was_not_saved_says_so():
 def test_a_layer_cannot_be_given_other_attributes(trace):
     with pytest.raises(AttributeError):
         trace["relu"].activations = 1
+
+
+def test_a_layer_has_the_arguments_that_tell_what_was_asked_for():
+    x = torch.rand(1, 3, 8, 8)
+    with opscope.trace() as trace:
+        y = torch.nn.functional.conv2d(x, torch.rand(4, 3, 3, 3), stride=2, padding=1)
+        y = torch.nn.functional.leaky_relu(y, 0.2)
+        torch.softmax(y, dim=1)
+
+    known = {name: list(value) for name, value in trace["conv2d"].arguments.items()}
+    assert known == {"kernel_size": [3, 3], "stride": [2, 2], "padding": [1, 1]}
+    assert trace["leakyrelu"].arguments == {"negative_slope": 0.2}
+    assert trace["softmax"].arguments == {"dim": 1}
+    assert trace["output"].arguments == {}

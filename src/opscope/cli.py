@@ -15,11 +15,22 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
-from opscope.errors import OpscopeError, TargetError, check_depth, check_width, nearest
+from opscope.errors import (
+    OpscopeError,
+    TargetError,
+    check_depth,
+    check_row_limit,
+    check_width,
+    nearest,
+)
 from opscope.exporters.digest import check_budget
 from opscope.exporters.dot import DIRECTIONS
 from opscope.exporters.picture import can_render, check_path
-from opscope.exporters.tables.console import COLUMNS, check_columns, check_row_limit
+from opscope.exporters.tables.console import (
+    COLUMN_SETS,
+    COLUMNS,
+    check_columns,
+)
 from opscope.notation import encodable, foreign, sentence
 from opscope.tracer import Trace, trace
 from opscope.views.quotients.levels import LEVELS
@@ -62,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="print the table of any importable model")
     _add_target(summary)
     _add_view(summary, "module")
-    summary.add_argument("--columns", help=f"comma-separated, of {', '.join(COLUMNS)}")
+    summary.add_argument(
+        "--columns", help=f"comma-separated, of {', '.join(COLUMNS)}; or {', '.join(COLUMN_SETS)}"
+    )
     summary.add_argument(
         "--sort-by", metavar="COLUMN", help="largest first; -COLUMN: smallest first"
     )
@@ -129,9 +142,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _summary(options: argparse.Namespace) -> None:
-    columns = (
-        None if options.columns is None else [name.strip() for name in options.columns.split(",")]
-    )
+    columns: list[str] | str | None = options.columns
+    if columns is not None and columns not in COLUMN_SETS:
+        columns = [name.strip() for name in options.columns.split(",")]
     check_depth(options.depth)
     check_columns(columns, options.sort_by)
     check_row_limit(options.row_limit)

@@ -182,6 +182,28 @@ def check_model(model: object, kind: type | tuple[type, ...], hint: str = "") ->
         raise OptionError(message)
 
 
+def check_row_limit(row_limit: int | None) -> None:
+    """Raise an `OptionError` unless ``row_limit`` is None or a whole number from 1."""
+    if row_limit is not None and (type(row_limit) is not int or row_limit < 1):
+        message = f"row_limit: {row_limit!r} (must be None, for all, or a whole number from 1)"
+        raise OptionError(message)
+
+
+def check_expand(expand: Sequence[str] | str, addresses: Sequence[str]) -> frozenset[str] | None:
+    """Return the addresses of blocks to open, None for all; check that there are such modules."""
+    if isinstance(expand, str) and expand == "all":
+        return None
+    if isinstance(expand, str) or not isinstance(expand, Sequence):
+        message = f"expand: {expand!r} (must be 'all', or a list of addresses such as ['h.3'])"
+        raise OptionError(message)
+    for address in expand:
+        if address not in addresses:
+            near = ", ".join(map(repr, nearest(str(address), [name for name in addresses if name])))
+            message = f"expand: there is no module {address!r}; the nearest: {near}"
+            raise OptionError(message)
+    return frozenset(expand)
+
+
 def check_address(module: object) -> None:
     """Raise an `OptionError` unless ``module`` may be the address of a module, or is None."""
     if module is not None and not isinstance(module, str):

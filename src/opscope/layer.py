@@ -111,6 +111,12 @@ class Layer:
         return self.record.type
 
     @property
+    def arguments(self) -> dict[str, object]:
+        """What its ops were set to: stride, padding, eps, dimensions; what is usual is left out."""
+        known, call = self._recording, self.record.call
+        return {} if call is None else known.settings_of(known.layer_calls[call].ops)
+
+    @property
     def index(self) -> int:
         """Its position among all layer passes, from 0."""
         return self.record.index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 _SHORT_TYPES = {
@@ -136,30 +136,6 @@ def amount(number: int, unknown: int = 0) -> str:
     return f"{scaled:,.3g} P" if scaled < 999.5 else f"{scaled:,.0f} P"
 
 
-def known_kinds(kinds: int, unknown: Sequence[tuple[str, int]], share: float) -> list[str]:
-    """Say of how many kinds of operators something is known, and of which it is not.
-
-    Args:
-        kinds: How many there are.
-        unknown: Of which it is not known: each with how often it ran.
-        share: Their share of the time.
-
-    >>> known_kinds(98, [("mylib.product.default", 3)], 0.02)
-    ['97 of 98 kinds of op known,', 'not mylib.product.default ×3', '(2.0% of the time of all ops)']
-    >>> known_kinds(12, [], 0.0)
-    ['all 12 kinds of op known']
-    """
-    if not unknown:
-        return [f"all {plural(kinds, 'kind')} of op known"]
-    named = [f"{foreign(name, 60)} ×{calls}" for name, calls in unknown[:3]]
-    more = [f"and {len(unknown) - 3} more"] if len(unknown) > 3 else []
-    return [
-        f"{kinds - len(unknown)} of {plural(kinds, 'kind')} of op known,",
-        f"not {', '.join([*named, *more])}",
-        f"({share:.1%} of the time of all ops)",
-    ]
-
-
 def duration(nanoseconds: int) -> str:
     """Write a time, to three figures.
 
@@ -172,6 +148,22 @@ def duration(nanoseconds: int) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} s" if amount < 999.5 else f"{amount:,.0f} s"
+
+
+def settings(arguments: Mapping[str, object]) -> list[Entry]:
+    """Write arguments by name, lists of equal numbers as one.
+
+    >>> settings({"stride": [2, 2], "kernel_size": [3, 5], "eps": 1e-05})
+    [('', 'stride=2'), ('', 'kernel_size=3×5'), ('', 'eps=1e-05')]
+    """
+    return [("", foreign(f"{name}={_setting(value)}", 40)) for name, value in arguments.items()]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, (list, tuple)) and value:
+        items = list(map(_setting, value))
+        return items[0] if len(set(items)) == 1 and len(items) > 1 else "×".join(items)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def file_name(source: str) -> str:

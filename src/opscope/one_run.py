@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from opscope.errors import OptionError, check_model
+from opscope.errors import OptionError, check_expand, check_model
 from opscope.saving import as_device
 from opscope.tracer import trace
 
@@ -35,7 +35,7 @@ def summary(
     device: str | torch.device | None = None,
     level: Level = "module",
     depth: int | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | str | None = None,
     sort_by: str | None = None,
     row_limit: int | None = None,
     expand: Sequence[str] | Literal["all"] = (),
@@ -84,7 +84,7 @@ def summary(
     computed   4 tensors (48 B newly allocated) by 4 layers, 3 aten ops
     FLOPs      48 forward (a multiply-add is 2); all 3 kinds of op known
     """
-    from opscope.exporters.tables.console import check_expand, check_table
+    from opscope.exporters.tables.console import check_table
 
     check_model(model, nn.Module)
     check_table(level, depth, "forward", columns, sort_by, row_limit)

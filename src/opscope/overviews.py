@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from opscope.errors import check_choice
+from opscope.errors import check_choice, check_row_limit
 from opscope.exporters.digest import check_budget, digest
 from opscope.exporters.tables.breakdown import Breakdown
-from opscope.exporters.tables.console import check_row_limit
 from opscope.memory_use import memory_use
 from opscope.reading import Reading
 from opscope.records.sums.breakdown import BY, By, breakdown

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from opscope import notation
-from opscope.errors import NotSaved, check_flag
+from opscope.errors import NotSaved, check_expand, check_flag
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
 from opscope.layer import Layer, Layers, layers_of
@@ -243,7 +243,7 @@ class Record:
         depth: int | None = None,
         *,
         phase: Phase = "forward",
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | str | None = None,
         sort_by: str | None = None,
         row_limit: int | None = None,
         expand: Sequence[str] | Literal["all"] = (),
@@ -257,10 +257,11 @@ class Record:
             depth: How deep in the module tree to look.
             phase: Which part of a training step to show, see `graph`; ``"backward"`` tells of
                 each layer and module what ran for it then.
-            columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``,
-                ``output``, ``params``, ``trainable``, ``flops``, ``macs``, ``elements`` (see
-                `costs`), ``memory`` (bytes given), ``time`` (under the trace), ``backward`` (time
-                in backward) and ``source``.
+            columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``, ``output``,
+                ``params``, ``trainable``, ``share`` (of the model's parameters), ``kernel``,
+                ``arguments``, ``flops``, ``macs``, ``elements`` (see `costs`), ``memory`` (bytes given),
+                ``time`` (under the trace), ``backward`` and ``source``; or a set of them,
+                ``"torchinfo"``, ``"shapes"``, ``"costs"`` or ``"memory"``.
             sort_by: A column to sort by, the largest number first; ``"-time"`` for the
                 smallest first.
             row_limit: How many rows to show at most.
@@ -270,7 +271,7 @@ class Record:
         Raises:
             OptionError: For a level, depth, column, limit or address that there is not.
         """
-        from opscope.exporters.tables.console import Summary, check_expand, check_table
+        from opscope.exporters.tables.console import Summary, check_table
         from opscope.views.rows.table_rows import table_rows
 
         check_table(level, depth, phase, columns, sort_by, row_limit)
@@ -289,7 +290,7 @@ class Record:
             self.totals,
             title=self.recording.model_name or "program",
             level=level,
-            costs=(costs.parts, costs.known()),
+            costs=(costs.parts, costs.ops.known_kinds()),
             columns=columns,
             sort_by=sort_by,
             row_limit=row_limit,

@@ -166,11 +166,6 @@ class Costs:
             around = runs[around].parent
         return False
 
-    def known(self) -> list[str]:
-        """Say of how many kinds of operators it is known, and of which it is not."""
-        unknown = [(item.operator, item.calls) for item in self.unknown]
-        return notation.known_kinds(self.ops.kinds, unknown, self.ops.share_unknown)
-
     def __str__(self) -> str:
         lines = [
             f"{part:<10}  {notation.amount(work.flops, work.unknown):>9} FLOPs"
@@ -178,7 +173,7 @@ class Costs:
             f"  {notation.amount(work.elements):>7} elements apart"
             for part, work in self.parts
         ]
-        return notation.encodable("\n".join([*lines, " ".join(self.known())]))
+        return notation.encodable("\n".join([*lines, " ".join(self.ops.known_kinds())]))
 
     def __repr__(self) -> str:
         total = self.parts.total

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from opscope.operators.known import name_of
+from opscope.operators.known import name_of, says_something
 
 T = TypeVar("T")
 
@@ -102,6 +102,13 @@ class Op:
                 found[name] = item
         found.update({base: [items[i] for i in sorted(items)] for base, items in lists.items()})
         return found
+
+    def settings(self) -> dict[str, object]:
+        """Return what it was set to: arguments that are no tensors and tell what was asked for."""
+        # A dropout is made of numbers that say what is kept, by a probability of its own.
+        kept = {"p": "keep"} if self.name.startswith("bernoulli") else {}
+        pairs = ((kept.get(name, name), value) for name, value in self.arguments)
+        return {name: value for name, value in pairs if says_something(name, value)}
 
     @property
     def name(self) -> str:

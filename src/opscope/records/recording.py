@@ -6,7 +6,7 @@ refer to one another by index into the tuples of the one `Recording`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
@@ -217,6 +217,19 @@ class Recording:
         if op.forward_op is not None:
             return self.ops[op.forward_op].layer_call
         return op.layer_call
+
+    def settings_of(self, ops: Iterable[int]) -> dict[str, object]:
+        """Return what some ops were set to, the kernel of a convolution among it; the first counts."""
+        found: dict[str, object] = {}
+        for number in ops:
+            op = self.ops[number]
+            if "conv" in op.name:
+                weights = [r.value for r in op.reads if r.argument == "weight"]
+                if weights:
+                    found.setdefault("kernel_size", list(self.values[weights[0]].shape[2:]))
+            for name, value in op.settings().items():
+                found.setdefault(name, value)
+        return found
 
     def frames_of(self, op: Op) -> tuple[Frame, ...]:
         """Return the frames that led to an op, or in backward to its forward op."""

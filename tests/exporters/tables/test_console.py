@@ -6,9 +6,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from tests.builders import RECORDINGS, Exhibit, nested, recurrent
+from torch import nn
 
+import opscope
 from opscope.errors import OptionError
-from opscope.exporters.tables.console import COLUMNS, ColumnName, Summary
+from opscope.exporters.tables.console import COLUMN_SETS, COLUMNS, ColumnName, Summary
 from opscope.records.values import Value
 from opscope.views.rows.table_rows import Row, table_rows
 
@@ -194,8 +196,8 @@ def test_what_failed_is_marked(level):
     [
         ({"columns": ["nme"]}, "unknown column: 'nme' (must be one of 'name', 'type', "),
         ({"columns": [3]}, "unknown column: 3 (must be one of 'name', "),
-        ({"columns": "name"}, "columns: 'name' (must be a list of names such as ['name', 'output'])"),
-        ({"columns": []}, "columns: [] (must be a list of names such as ['name', 'output'])"),
+        ({"columns": "name"}, "columns: 'name' (must be a list of names such as ['name', 'output'], or one of"),
+        ({"columns": []}, "columns: [] (must be a list of names such as ['name', 'output'], or one of"),
         ({"sort_by": "nme"}, "unknown sort_by: 'nme' (must be one of 'name', "),
         ({"sort_by": "--time"}, "unknown sort_by: '-time' (must be one of 'name', "),
         ({"sort_by": 3}, "unknown sort_by: 3 (must be one of 'name', "),
@@ -367,3 +369,38 @@ def test_an_encoding_that_there_is_not_is_refused_by_name(encoding):
     for method in (summary(nested()).as_text, summary(nested()).table):
         with pytest.raises(OptionError, match=r"^encoding: "):
             method(60, encoding)
+
+
+@pytest.mark.parametrize("name", COLUMN_SETS)
+def test_a_set_of_columns_is_the_columns_by_their_names(name):
+    exhibit = Exhibit(nested())
+    rows = table_rows(exhibit.recording, exhibit.passes, "module")
+    named, listed = (
+        Summary(rows, exhibit.totals, title="Net", level="module", columns=columns).as_text(200)
+        for columns in (name, COLUMN_SETS[name])
+    )
+
+    assert named == listed
+    assert set(COLUMN_SETS[name]) <= set(COLUMNS)
+
+
+def test_torchinfo_s_columns_have_kernels_shares_and_macs():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, (3, 5), stride=2, padding=1), nn.MaxPool2d(2), nn.Dropout(0.3)
+    )
+    table = opscope.summary(model, input_size=(1, 3, 16, 16), columns="torchinfo")
+    first, conv, pool, _ = table.to_dicts()
+
+    assert (first["share"], conv["share"], pool["share"]) == (1.0, 1.0, 0.0)
+    assert conv["kernel"] == [3, 5]
+    assert pool["kernel"] == [2, 2]
+    assert conv["macs"] == 8 * 8 * 7 * 8 * 3 * 15 // 8
+    assert "3×5" in str(table)
+    shapes = str(opscope.summary(model.train(), input_size=(1, 3, 16, 16), columns="shapes"))
+    assert "stride=2, padding=1" in shapes
+    assert "keep=0.7" in shapes
+
+
+def test_a_set_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(OptionError, match="torchinfo"):
+        opscope.summary(nn.ReLU(), input_size=(1,), columns="torchinf")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.text import Text
 
 from opscope import notation
-from opscope.errors import OptionError, check_choice, check_depth, nearest
+from opscope.errors import OptionError, check_choice, check_depth, check_row_limit
 from opscope.exporters.tables.data import TableData
 from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words, plain
 from opscope.exporters.tables.fit.fitted import Fitted, Printed
@@ -88,6 +88,10 @@ def _of_work(title: str, name: str, rank: int) -> _Column:
     )
 
 
+def _percent(row: Row, writer: Writer) -> str:
+    return f"{row.share:.1%}" if row.params else writer("–")
+
+
 def _or_dash(write: Callable[[int], str]) -> Callable[[int], str]:
     return lambda number: write(number) if number else "–"
 
@@ -107,6 +111,17 @@ def _operators(row: Row) -> list[notation.Entry]:
     return [(notation.foreign(name, 60), cross.strip() + count) for name, cross, count in parts]
 
 
+def _settings(row: Row) -> list[notation.Entry]:
+    return notation.settings(row.settings())
+
+
+def _kernel(row: Row) -> str:
+    return next(
+        (text.partition("=")[2] for _, text in _settings(row) if text.startswith("kernel_size=")),
+        "",
+    )
+
+
 def _short_source(row: Row) -> str:
     return notation.file_name(row.source)
 
@@ -120,6 +135,16 @@ _COLUMNS: dict[str, _Column] = {
     "output": _lists("output", _outputs, 2, "green", enough=40),
     "params": _numbers("params", "params", _or_dash(notation.count), 3, "magenta"),
     "trainable": _numbers("trainable", "trainable", _or_dash(notation.count), 4),
+    "share": _Column(
+        "params %",
+        attrgetter("share"),
+        lambda rows, writer: Numbers([_percent(row, writer) for row in rows]),
+        4,
+        numeric=True,
+        field="share",
+    ),
+    "kernel": _words("kernel", _kernel, 5),
+    "arguments": _lists("arguments", _settings, 9, "dim"),
     "flops": _of_work("FLOPs", "flops", 5),
     "macs": _of_work("MACs", "macs", 5),
     "elements": _of_work("elements", "elements", 5),
@@ -132,14 +157,21 @@ _COLUMNS: dict[str, _Column] = {
 _EXTRA = 10
 
 ColumnName = Literal[
-    "name", "type", "module", "op", "input", "output", "params", "trainable", "flops", "macs",
-    "elements", "memory", "time", "backward", "source",
+    "name", "type", "module", "op", "input", "output", "params", "trainable", "share", "kernel",
+    "arguments", "flops", "macs", "elements", "memory", "time", "backward", "source",
 ]  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(_COLUMNS)
 _DEFAULT = {
     "module": ("name", "input", "output", "params", "flops", "memory", "time", "backward"),
     "layer": ("name", "module", "op", "output", "params", "flops", "memory", "time", "backward"),
     "op": ("name", "type", "module", "output", "flops", "memory", "time"),
+}
+# Sets of columns for a purpose.
+COLUMN_SETS: dict[str, tuple[str, ...]] = {
+    "torchinfo": ("name", "input", "output", "params", "share", "kernel", "macs", "trainable"),
+    "shapes": ("name", "input", "output", "arguments"),
+    "costs": ("name", "params", "share", "flops", "macs", "elements", "time", "backward"),
+    "memory": ("name", "output", "params", "memory"),
 }
 # Shown where any row has what they tell of.
 _IF_ANY: dict[str, Callable[[Row], object]] = {
@@ -152,7 +184,7 @@ def check_table(
     level: str,
     depth: int | None,
     phase: str,
-    columns: Sequence[str] | None,
+    columns: Sequence[str] | str | None,
     sort_by: str | None,
     row_limit: int | None,
 ) -> None:
@@ -164,26 +196,16 @@ def check_table(
     check_row_limit(row_limit)
 
 
-def check_expand(expand: Sequence[str] | str, addresses: Sequence[str]) -> frozenset[str] | None:
-    """Return the addresses of blocks to open, None for all; check that there are such modules."""
-    if isinstance(expand, str) and expand == "all":
-        return None
-    if isinstance(expand, str) or not isinstance(expand, Sequence):
-        message = f"expand: {expand!r} (must be 'all', or a list of addresses such as ['h.3'])"
-        raise OptionError(message)
-    for address in expand:
-        if address not in addresses:
-            near = ", ".join(map(repr, nearest(str(address), [name for name in addresses if name])))
-            message = f"expand: there is no module {address!r}; the nearest: {near}"
-            raise OptionError(message)
-    return frozenset(expand)
-
-
-def check_columns(columns: Sequence[str] | None, sort_by: str | None) -> None:
+def check_columns(columns: Sequence[str] | str | None, sort_by: str | None) -> None:
     """Raise an `OptionError` that lists the choices for a column that there is not."""
+    if isinstance(columns, str) and columns in COLUMN_SETS:
+        columns = COLUMN_SETS[columns]
     listed = isinstance(columns, Sequence) and not isinstance(columns, str)
     if columns is not None and not (listed and columns):
-        message = f"columns: {columns!r} (must be a list of names such as ['name', 'output'])"
+        message = (
+            f"columns: {columns!r} (must be a list of names such as ['name', 'output'], or one of "
+            f"{', '.join(map(repr, COLUMN_SETS))})"
+        )
         raise OptionError(message)
     for column in columns or ():
         check_choice("column", column, COLUMNS)
@@ -197,13 +219,6 @@ def _by_phase(sums: Totals) -> list[str]:
         return []
     counts = [f"{count:,} {phase}," for phase, count in sums.ops_by_phase.items()]
     return [f"({counts[0]}", *counts[1:-1], f"{counts[-1][:-1]})"]
-
-
-def check_row_limit(row_limit: int | None) -> None:
-    """Raise an `OptionError` unless ``row_limit`` is None or a whole number from 1."""
-    if row_limit is not None and (type(row_limit) is not int or row_limit < 1):
-        message = f"row_limit: {row_limit!r} (must be None, for all, or a whole number from 1)"
-        raise OptionError(message)
 
 
 def _sorted(rows: Sequence[Row], sort_by: str) -> list[int]:
@@ -232,14 +247,15 @@ class Summary(Printed, TableData):
         title: str,
         level: str,
         costs: tuple[PartWork, Sequence[str]] = (PartWork(), ()),
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | str | None = None,
         sort_by: str | None = None,
         row_limit: int | None = None,
     ) -> None:
         self._costs = costs
         check_columns(columns, sort_by)
         check_row_limit(row_limit)
-        self._chosen = None if columns is None else tuple(columns)
+        named = COLUMN_SETS.get(columns) if isinstance(columns, str) else columns
+        self._chosen = None if named is None else tuple(named)
         self._level = level
         self._title = title
         self._sums = sums

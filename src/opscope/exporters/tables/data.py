@@ -30,6 +30,13 @@ def _tensors(values: Sequence[Value], paths: Sequence[str]) -> list[dict[str, An
     ]
 
 
+def _plain(value: object) -> Any:
+    """Return a setting as JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
 def _seconds(nanoseconds: int) -> float:
     return round(nanoseconds * 1e-9, 9)
 
@@ -53,6 +60,9 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "output": lambda row: _tensors(row.outputs, row.output_paths),
     "params": lambda row: row.params,
     "trainable": lambda row: row.trainable,
+    "share": lambda row: round(row.share, 6),
+    "kernel": lambda row: _plain(row.settings().get("kernel_size")),
+    "arguments": lambda row: {name: _plain(value) for name, value in row.settings().items()},
     "flops": _known("flops"),
     "macs": _known("macs"),
     "elements": lambda row: row.work.elements,
@@ -165,6 +175,8 @@ class TableData:
         """Return the rows with tensors as text."""
         rows = self.to_dicts()
         for row in rows:
+            if "arguments" in row:
+                row["arguments"] = notation.listed(notation.settings(row["arguments"]))
             for name in {"input", "output"} & set(row):
                 row[name] = notation.listed(
                     notation.tensors(

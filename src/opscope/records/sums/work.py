@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
+from opscope import notation
+
 UNKNOWN = -1
 PARTS = ("forward", "backward", "recomputed", "optimizer", "other")
 
@@ -84,6 +86,25 @@ class OpWork:
         found = [self.flops[op] for op in numbers]
         missing = found.count(UNKNOWN)
         return Work(sum(found) + missing, sum(map(self.elements.__getitem__, numbers)), missing)
+
+    def known_kinds(self) -> list[str]:
+        """Say of how many kinds of operators it is known, and of which it is not, in phrases.
+
+        >>> unknown = (Unknown("mylib.product.default", 3, 100),)
+        >>> OpWork(array("q"), array("q"), 98, unknown, 0.02).known_kinds()
+        ['97 of 98 kinds of op known,', 'not mylib.product.default ×3', '(2.0% of the time of all ops)']
+        >>> OpWork(array("q"), array("q"), 12).known_kinds()
+        ['all 12 kinds of op known']
+        """
+        if not self.unknown:
+            return [f"all {notation.plural(self.kinds, 'kind')} of op known"]
+        named = [f"{notation.foreign(one.operator, 60)} ×{one.calls}" for one in self.unknown[:3]]
+        more = [f"and {len(self.unknown) - 3} more"] if len(self.unknown) > 3 else []
+        return [
+            f"{self.kinds - len(self.unknown)} of {notation.plural(self.kinds, 'kind')} of op known,",
+            f"not {', '.join([*named, *more])}",
+            f"({self.share_unknown:.1%} of the time of all ops)",
+        ]
 
     @cached_property
     def _sums(self) -> tuple[list[int], list[int], list[int]]:

@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from opscope.operators.known import name_of
@@ -40,6 +40,8 @@ class LayerRows:
         work: OpWork | None = None,
     ) -> None:
         self._work = work
+        parameters = recording.parameters
+        self.of_params = sum(p.numel for p in parameters if p.kind == "parameter" and p.of_model)
         self.recording = recording
         self.passes = passes
         self.phase = phase
@@ -180,10 +182,12 @@ class LayerRows:
             inputs=self.values(read.value for read in op.reads),
             outputs=outputs,
             params=params,
+            of_params=self.of_params,
             trainable=trainable,
             memory=sum(value.nbytes for value in outputs),
             time_ns=op.duration_ns,
             work=self.work([op.index]),
+            settings=op.settings,
             source=_line(self.recording.frames_of(op)),
             failed=op.failed,
         )
@@ -222,11 +226,13 @@ class LayerRows:
             inputs=self.values(v for v in (*reads, *call.received) if v not in bound),
             outputs=outputs,
             params=params,
+            of_params=self.of_params,
             trainable=trainable,
             memory=sum(value.nbytes for value in outputs),
             time_ns=call.duration_ns,
             backward_ns=self.time_of(self.backward.of_call.at(item.call)),
             work=self.work(call.ops),
+            settings=partial(self.recording.settings_of, call.ops),
             source=self.source(call.call_site),
             failed=call.failed,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from opscope.records.calls import ModuleCall
 from opscope.records.columns.table import column
@@ -195,6 +196,8 @@ class ModuleRows:
         outermost = [run for run in runs if not self._is_inside(run, entry)]
         backward = [op for run in outermost for op in self._backward.of_run.at(run.index)]
         whole = self._whole(runs, outermost)
+        if not entry.is_container:
+            whole = replace(whole, settings=partial(self.recording.settings_of, runs[0].ops))
         if self.phase == "backward":
             return self._layers.in_backward(whole, backward) if backward else None
         return replace(whole, backward_ns=self._layers.time_of(backward))
@@ -225,6 +228,7 @@ class ModuleRows:
             outputs=outputs[0],
             output_paths=tuple(leaf.path for leaf in call.outputs),
             params=params,
+            of_params=self._layers.of_params,
             trainable=trainable,
             memory=sum(value.nbytes for given in outputs for value in given),
             time_ns=sum(run.duration_ns for run in outermost),

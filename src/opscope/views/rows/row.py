@@ -26,6 +26,7 @@ class Row:
             empty of others.
         output_paths: Where in what a module gave each output was; empty of others.
         params: Elements of the parameters that it has or used.
+        of_params: How many the whole model has.
         trainable: How many of these require a gradient.
         memory: Bytes of the tensors that it gave, over all passes of the row.
         time_ns: How long it took, over all passes of the row.
@@ -36,6 +37,7 @@ class Row:
         is_module: Whether it stands for a module.
         below: Address of the module in which that module ran.
         failed: Whether it raised.
+        settings: Returns what its ops were set to, if it is of one layer or innermost module.
         blocks: How many modules it stands for that are made alike, beside one another.
         last: The name of the last of these.
     """
@@ -50,6 +52,7 @@ class Row:
     input_paths: tuple[str, ...] = ()
     output_paths: tuple[str, ...] = ()
     params: int = 0
+    of_params: int = 0
     trainable: int = 0
     memory: int = 0
     time_ns: int = 0
@@ -60,8 +63,14 @@ class Row:
     is_module: bool = False
     below: str = ""
     failed: bool = False
+    settings: Callable[[], dict[str, object]] = field(default=dict, compare=False, repr=False)
     blocks: int = 1
     last: str = ""
+
+    @property
+    def share(self) -> float:
+        """Which part of the model's parameters it has or used."""
+        return self.params / self.of_params if self.of_params else 0.0
 
 
 @dataclass(frozen=True, slots=True)
