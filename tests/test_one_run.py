@@ -1,6 +1,7 @@
 """The table in one call: every form of inputs, and a model that is as it was."""
 
 import copy
+import random
 import threading
 
 import pytest
@@ -141,7 +142,7 @@ class Never(nn.Module):
     ("inputs", "named", "message"),
     [
         ((), {}, "no input was given"),
-        ((X,), {"input_data": X}, "in several ways, inputs and input_data"),
+        ((X,), {"input_data": X}, "in several ways, inputs by place and input_data"),
         ((), {"input_data": X, "input_size": (2, 3)}, "input_data and input_size"),
         ((), {"input_size": "2x3"}, "input_size"),
         ((), {"input_size": (2, -3)}, "input_size"),
@@ -179,3 +180,87 @@ def test_what_people_type_first_is_answered_with_what_to_type():
         lines = ("with opscope.trace(model) as trace:", "model(x)", "print(trace.summary())")
         assert all(f"`{line}`" in str(error.value) for line in lines)
         assert "opscope.summary(model, x)" in str(error.value)
+
+
+def test_a_backward_that_is_still_to_come_works_as_before():
+    for training in (False, True):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(training)
+        x = torch.rand(2, 3, 8, 8)
+        y = model(x)
+        opscope.summary(model, x)
+        y.sum().backward()
+        assert model[0].weight.grad is not None
+
+
+class Writes(nn.Module):
+    """Changes all that a forward can: parameters, their memory, buffers, names, random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.codebook = nn.Linear(4, 4), nn.Parameter(torch.zeros(3))
+        self.register_buffer("mask", torch.ones(1, 4).expand(3, 4))
+        self.register_buffer("count", torch.zeros(1))
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        random.random()
+        torch.rand(1)
+        with torch.no_grad():
+            self.codebook.add_(1)
+            self.fc.weight.data = self.fc.weight.data * 2
+            x.mul_(2)
+        self.count = self.count + 1
+        self.register_buffer("cache", x)
+        return self.norm(self.fc(x)) * self.mask
+
+
+def test_whatever_a_forward_changes_is_as_it_was():
+    model, x = Writes(), torch.ones(3, 4)
+    before = {name: (id(item), item.clone()) for name, item in model.named_parameters()}
+    buffers = {name: (id(item), item.clone()) for name, item in model.named_buffers()}
+    memory, numbers, state = model.fc.weight.data_ptr(), random.getstate(), torch.get_rng_state()
+    opscope.summary(model, x)
+
+    assert {n: id(p) for n, p in model.named_parameters()} == {n: i for n, (i, _) in before.items()}
+    assert {n: id(b) for n, b in model.named_buffers()} == {n: i for n, (i, _) in buffers.items()}
+    for name, (_, contents) in {**before, **buffers}.items():
+        assert torch.equal(model.state_dict(keep_vars=True)[name], contents), name
+    assert model.fc.weight.data_ptr() == memory
+    assert x.tolist() == torch.ones(3, 4).tolist()
+    assert random.getstate() == numbers
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_buffers_made_under_inference_mode_are_no_obstacle():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    assert "BatchNorm1d" in str(opscope.summary(model, X))
+
+
+def test_lazy_modules_are_refused_with_what_to_do():
+    for device in (None, "meta"):
+        with pytest.raises(OptionError, match="run it once before"):
+            opscope.summary(nn.LazyLinear(3), X, device=device)
+
+
+def test_one_type_stands_for_all_inputs_and_names_go_with_data():
+    ids = opscope.summary(nn.Embedding(9, 4), input_size=(2, 7), dtypes=torch.long)
+    assert "i64[2, 7]" in str(ids)
+    assert "add_1" in str(opscope.summary(Adds(), input_data=X, second=X))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("col_names", "columns="), ("verbose", "print"), ("mode", "eval"), ("batch_dim", "batch")],
+)
+def test_what_torchinfo_calls_it_is_answered_with_what_it_is_here(name, said):
+    with pytest.raises(OptionError, match=said):
+        opscope.summary(Never(), input_size=(2, 3), **{name: 1})
+
+
+def test_what_forward_makes_itself_is_on_meta_too():
+    class Makes(nn.Module):
+        def forward(self, x):
+            return x + torch.arange(3)
+
+    assert "add_" in str(opscope.summary(Makes(), X, device="meta"))

@@ -48,7 +48,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, or 2 for a bad request."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for place in range(len(given) - 1, 0, -1):  # `--sort-by -time`, which is no option
+        if given[place - 1] == "--sort-by" and given[place].startswith("-"):
+            given[place - 1 : place + 1] = [f"--sort-by={given[place]}"]
+    options = _parser().parse_args(given)
     try:
         options.run(options)
     except OpscopeError as error:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from opscope.capture.log.containers import tensors_of
 from opscope.errors import OptionError, check_expand, check_model
 from opscope.saving import as_device
 from opscope.tracer import trace
+from opscope.untouched import untouched
 
 if TYPE_CHECKING:
     from opscope.exporters.tables.console import Summary
@@ -20,6 +23,16 @@ if TYPE_CHECKING:
 
 Size = Sequence[int]
 
+# What torchinfo calls it, and what it is here.
+_TORCHINFO = {
+    "verbose": "nothing is printed until it is asked for (print what is returned)",
+    "col_names": "columns=[...] or columns='torchinfo'",
+    "col_width": "the table fits the console, or as_text(width)",
+    "row_settings": "columns=[...] and depth=",
+    "batch_dim": "give shapes with the batch: input_size=(1, 3, 224, 224)",
+    "cache_forward_pass": "trace once, and ask the trace for tables",
+    "mode": "call model.eval() or model.train() before",
+}
 _FORMS = (
     "give the inputs as the model takes them, `opscope.summary(model, x)` or `(model, ids=x)`; "
     "or input_data= (a tensor, a list, a dictionary); or input_size= (a shape, or a list of them)"
@@ -31,7 +44,7 @@ def summary(
     *inputs: Any,
     input_data: Any = None,
     input_size: Size | Sequence[Size] | None = None,
-    dtypes: Sequence[torch.dtype] | None = None,
+    dtypes: Sequence[torch.dtype] | torch.dtype | None = None,
     device: str | torch.device | None = None,
     level: Level = "module",
     depth: int | None = None,
@@ -43,8 +56,8 @@ def summary(
 ) -> Summary:
     """Run a model once without gradients, and return its table, see `Trace.summary`.
 
-    Its mode is what it is, and its weights, buffers, device and the random numbers are afterwards
-    what they were before. To ask for more than the table, trace the model: ``with opscope.trace(model)
+    Its mode is what it is, and its weights, buffers, inputs, device and the random numbers are
+    afterwards what they were before. To ask for more than the table, trace the model: ``with opscope.trace(model)
     as trace: model(x)``.
 
     Args:
@@ -54,7 +67,7 @@ def summary(
             dictionary of those by name.
         input_size: Shapes, batch included, of which random inputs are made: of one input, or a
             list of those of several.
-        dtypes: The element types of these, float32 if not given.
+        dtypes: The element types of these, or the one of all; float32 if not given.
         device: Where inputs are made or taken to; that of the model's weights if not given. With
             ``"meta"`` nothing is computed and no memory taken: a copy of the model without data
             runs, and the model stays where it is.
@@ -93,13 +106,22 @@ def summary(
     args, kwargs = _inputs(inputs, named, input_data, input_size, dtypes, where or _home(model))
     if where is not None:
         args, kwargs = _taken(args, where), _taken(kwargs, where)
+    lazy = UninitializedParameter, UninitializedBuffer
+    is_lazy = any(isinstance(item, lazy) for item in (*model.parameters(), *model.buffers()))
+    if is_lazy:
+        message = (
+            "model: it has lazy modules, which get their shapes as they run, and it is to stay as it "
+            "is: run it once before, `model(x)`, or trace it"
+        )
+        raise OptionError(message)
     if where is not None and where.type == "meta":
         model = _without_data(model)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices=_accelerators(model)))
-        stack.enter_context(_same_buffers(model))
-        with trace(model) as traced:
+        if where is not None and where.type == "meta":
+            stack.enter_context(torch.device("meta"))  # for what forward makes itself
+        contents = stack.enter_context(untouched(model, tensors_of((args, kwargs))))
+        with trace(model, collectors=[contents]) as traced:  # type: ignore[list-item]
             model(*args, **kwargs)
     return traced.summary(
         level, depth, columns=columns, sort_by=sort_by, row_limit=row_limit, expand=expand
@@ -117,12 +139,15 @@ def _inputs(
     named: dict[str, Any],
     data: Any,
     size: Size | Sequence[Size] | None,
-    dtypes: Sequence[torch.dtype] | None,
+    dtypes: Sequence[torch.dtype] | torch.dtype | None,
     device: torch.device,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of the model, by place and by name."""
+    for name in set(named) & set(_TORCHINFO):
+        message = f"{name}: {_TORCHINFO[name]}"
+        raise OptionError(message)
     ways = {
-        "inputs": bool(given or named), "input_data": data is not None,
+        "inputs by place": bool(given), "input_data": data is not None,
         "input_size": size is not None,
     }  # fmt: skip
     used = [way for way, is_used in ways.items() if is_used]
@@ -133,19 +158,21 @@ def _inputs(
         message = "dtypes: they are of inputs that are made of input_size="
         raise OptionError(message)
     if size is not None:
-        return tuple(_made(size, dtypes, device)), {}
+        return tuple(_made(size, dtypes, device)), named
     if isinstance(data, Mapping):
-        return (), dict(data)
+        return (), {**data, **named}
     if data is not None:
-        return tuple(data) if isinstance(data, (list, tuple)) else (data,), {}
-    if not used:
+        return tuple(data) if isinstance(data, (list, tuple)) else (data,), named
+    if not used and not named:
         message = f"no input was given: {_FORMS}"
         raise OptionError(message)
     return given, named
 
 
 def _made(
-    size: Size | Sequence[Size], dtypes: Sequence[torch.dtype] | None, device: torch.device
+    size: Size | Sequence[Size],
+    dtypes: Sequence[torch.dtype] | torch.dtype | None,
+    device: torch.device,
 ) -> Iterator[torch.Tensor]:
     """Yield an input of each shape: random numbers, ones where they are no floats."""
     is_one = isinstance(size, Sequence) and all(type(item) is int for item in size)
@@ -156,7 +183,8 @@ def _made(
             f"input_size: {size!r} (must be a shape such as (1, 3, 224, 224), or a list of them)"
         )
         raise OptionError(message)
-    kinds = [torch.float32] * len(sizes) if dtypes is None else list(dtypes)
+    alone = torch.float32 if dtypes is None else dtypes
+    kinds = [alone] * len(sizes) if isinstance(alone, torch.dtype) else list(alone)
     if len(kinds) != len(sizes) or not all(isinstance(kind, torch.dtype) for kind in kinds):
         message = f"dtypes: {dtypes!r} (must be one torch.dtype for each of {len(sizes)} shapes)"
         raise OptionError(message)
@@ -206,28 +234,3 @@ def _without_data(model: nn.Module) -> nn.Module:
             f"allow ({type(error).__name__}: {error}); leave `device` out to run it as it is"
         )
         raise OptionError(message) from error
-
-
-def _accelerators(model: nn.Module) -> list[int]:
-    """Return the numbers of the devices, besides the CPU, that a model's weights are on."""
-    found = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-    return sorted(device.index for device in found if device.index is not None)
-
-
-@contextmanager
-def _same_buffers(model: nn.Module) -> Iterator[None]:
-    """Put the buffers back: the running statistics of a batch norm in training, say."""
-    kept = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, contents in kept:
-                if not buffer.is_meta:
-                    buffer.copy_(contents)
-                module._buffers[name] = buffer

@@ -30,7 +30,7 @@ def test_it_is_never_longer_than_it_may_be(trace, budget):
 
     assert len(text) <= budget
     assert text.splitlines()[0].startswith("GPT2LMHeadModel: ")
-    assert text.splitlines()[-1].startswith("ask on: ")
+    assert text.splitlines()[-1].startswith("ask on: ") or budget < 900
 
 
 def test_with_room_it_has_facts_findings_structure_and_costs(trace):

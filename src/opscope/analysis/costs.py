@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -186,7 +185,7 @@ def op_work(recording: Recording) -> OpWork:
     operators, failures = column(ops, "operator"), column(ops, "failed")
     sizes = _sizes(values)
     kinds = {operator: work_of(operator) for operator in set(operators)}
-    flops, elements = array("q", bytes(8 * len(ops))), array("q", bytes(8 * len(ops)))
+    flops, elements = [0] * len(ops), [0] * len(ops)
     known: dict[Hashable, int | None] = {}
     given = zip(read_values(ops), column(ops, "outputs"), strict=True)
     for at, (operator, failed, (reads, outputs)) in enumerate(
@@ -236,7 +235,7 @@ def _sizes(values: Sequence[Value]) -> Column[int]:
     return list(map(prod, shapes))
 
 
-def _unknown(recording: Recording, flops: array[int]) -> tuple[tuple[Unknown, ...], float]:
+def _unknown(recording: Recording, flops: Sequence[int]) -> tuple[tuple[Unknown, ...], float]:
     """Return the operators of which it is not known, and their share of the time."""
     calls: Counter[str] = Counter()
     times: Counter[str] = Counter()

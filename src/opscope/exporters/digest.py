@@ -14,6 +14,7 @@ from opscope.records.sums.work import PartWork
 from opscope.views.rows.row import Row
 
 LEAST = 400
+_FOR_HINT = 900
 _STRUCTURE, _COSTS = 0.75, 1.0  # of what is left after the first lines, how far each may go
 _ASK = (
     'ask on: trace["LABEL or ADDRESS"], trace.summary(depth=…, expand=["ADDRESS"]), '
@@ -53,14 +54,15 @@ def digest(
     """
     lines = _size(recording, sums, costs, memory)
     lines += [f"! {notation.sentence(one.said, 300)}" for one in found]
-    left = budget - len(_ASK) - 2
+    ask = [_ASK] if budget >= _FOR_HINT else []
+    left = budget - sum(map(len, ask)) - 2
     lines = _fitting(lines, left)
     left -= sum(len(line) + 1 for line in lines)
     structure = _structure(rows, int(left * _STRUCTURE))
     lines += structure
     left -= sum(len(line) + 1 for line in structure)
     lines += _fitting(_top(shares), int(left * _COSTS))
-    return notation.encodable("\n".join([*lines, _ASK])[:budget])
+    return notation.encodable("\n".join([*lines, *ask])[:budget])
 
 
 def _size(recording: Recording, sums: Totals, costs: PartWork, memory: str) -> list[str]:
@@ -130,7 +132,7 @@ def _fitting(lines: Sequence[str], room: int) -> list[str]:
     """Return lines as far as there is room, with how many there are besides."""
     found: list[str] = []
     for at, line in enumerate(lines):
-        rest = f"… {len(lines) - at:,} more lines"
+        rest = f"… {notation.plural(len(lines) - at, 'more line')}"
         if len(line) + 1 + (len(rest) + 1) * (at + 1 < len(lines)) > room:
             if len(rest) + 1 <= room:
                 found.append(rest)

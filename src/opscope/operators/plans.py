@@ -81,6 +81,8 @@ def described(value: Any) -> Any:
     """Return what a record says of an argument: a process group by its name and ranks."""
     if isinstance(value, (list, tuple)):
         return [described(item) for item in value]
+    if isinstance(value, torch.UntypedStorage):
+        return InWords(f"storage of {value.nbytes()} bytes")
     if not isinstance(value, torch.ScriptObject):
         return value
     name = str(value._type().name())  # type: ignore[attr-defined]
@@ -139,7 +141,8 @@ class Plan:
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
         types = [str(argument.type) for argument in (() if schema is None else schema.arguments)]
-        self.objects = frozenset(i for i, name in enumerate(types) if "torch.classes" in name)
+        held = ("torch.classes", "Storage")  # of a storage a tensor is made; it is not to be kept
+        self.objects = frozenset(i for i, name in enumerate(types) if any(x in name for x in held))
         self.numbers = frozenset(
             i for i, name in enumerate(types) if "List[" in name and _kind(name) == "other"
         )

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from opscope.operators.known import name_of, says_something
+from opscope.operators.known import name_of
+from opscope.operators.settings import says_something
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ class StorageLife:
         born: Index of the op that allocated it, None if it was there before.
         freed: How many ops had ended when it was freed: it was there as the op before ended, and
             no longer as that of this index did. None if it was there as the block was left.
-        parameter: Index of the parameter or buffer that it is, if no op was given it.
+        parameter: Index of the parameter or buffer of the model that it is, or whose gradient.
+        is_gradient: Whether it is the gradient that the parameter had before.
     """
 
     nbytes: int
@@ -25,3 +26,4 @@ class StorageLife:
     born: int | None = None
     freed: int | None = None
     parameter: int | None = None
+    is_gradient: bool = False

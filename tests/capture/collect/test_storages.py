@@ -1,5 +1,6 @@
 """Memory is noted from its allocation to the moment when nobody has it, as the allocator does."""
 
+import copy
 import gc
 import pickle
 import weakref
@@ -232,3 +233,68 @@ def test_sparse_tensors_and_symbols_do_no_harm():
         torch.vmap(torch.sin)(torch.ones(4))
 
     assert traced(program).memory.peak > 0
+
+
+def test_a_storage_that_an_op_was_given_is_not_kept():
+    ends = []
+
+    def program():
+        for _ in range(3):
+            made = copy.deepcopy(torch.ones(256))
+            ends.append(weakref.ref(made.untyped_storage()))
+            del made
+
+    for options in ({}, {"memory": True}):
+        ends.clear()
+        with opscope.trace(**options) as trace:
+            program()
+        gc.collect()
+        assert [end() for end in ends] == [None] * 3
+        assert len(trace.ops) > 3
+
+
+def test_data_that_is_made_on_the_way_is_not_there_before():
+    data = [1.0] * 1024
+    trace = traced(lambda: [torch.tensor(data).sum() for _ in range(5)])
+
+    assert trace.memory.before == 0
+    assert trace.memory.peak < 3 * 4 * KIB
+
+
+def test_memory_that_gets_another_size_counts_as_it_is():
+    def program():
+        grown = torch.empty(0)
+        grown.resize_(1024)
+        torch.ones(1)
+        given = torch.mul(torch.ones(1024), 2, out=torch.empty(0))
+        torch.ones(1)
+        assert given.shape == (1024,)
+
+    live = traced(program).memory.live
+    assert max(live) >= 3 * 4 * KIB
+    assert live[1] == 4 * KIB
+
+
+def test_what_the_model_holds_counts_whatever_becomes_of_it_later():
+    model = nn.Sequential(nn.Linear(64, 64, bias=False))
+    model(torch.ones(1, 64)).sum().backward()
+    trace = traced(lambda: torch.ones(1), model)
+    model.double()
+    del model
+    gc.collect()
+
+    assert trace.memory.before == 2 * 64 * 64 * 4
+    assert trace.memory.by_category(0) == {
+        "parameters": 64 * 64 * 4, "gradients": 64 * 64 * 4, "temporaries": 4,
+    }  # fmt: skip
+    assert {one.name for one in trace.memory.held(0)} >= {"0.weight", "0.weight.grad"}
+
+
+def test_a_wrapper_has_its_memory_in_what_it_wraps():
+    def program():
+        a = torch.ones(256)
+        nested = torch.nested.nested_tensor([a, a], layout=torch.jagged)
+        torch.ones(1)
+        assert nested.is_nested
+
+    assert traced(program).memory.peak <= 4 * KIB

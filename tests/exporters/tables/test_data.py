@@ -44,7 +44,7 @@ def test_dictionaries_have_numbers_in_their_units(trace):
 def test_all_forms_have_the_rows_and_the_columns_of_the_table(trace, level, columns):
     table = trace.summary(level, columns=columns)
     dicts = table.to_dicts()
-    names = [*(columns or COLUMNS), "depth", "is_module", "passes", "blocks", "unknown_ops"]
+    names = [*(columns or COLUMNS), "depth", "is_module", "passes", "blocks", "last", "unknown_ops"]
 
     assert all(list(row) == names for row in dicts)
     rows = list(csv.DictReader(io.StringIO(table.to_csv())))

@@ -269,3 +269,64 @@ def test_a_formula_that_is_given_too_little_says_nothing(packet):
 
     assert flops_of(call) is None
     assert name_of(call.operator)
+
+
+def test_what_is_broadcast_is_counted_as_often_as_it_is_used():
+    for query in (rand(1, 8, 10, 16), rand(4, 1, 10, 16)):
+        counts = []
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                key = rand(4, 8, 12, 16)
+                counts.append(
+                    costs_of(lambda q=query, k=key: F.scaled_dot_product_attention(q, k, k)).flops
+                )
+        assert counts == [4 * 4 * 8 * 10 * 12 * 16] * 2
+
+
+def test_norms_that_take_singular_values_are_unknown_and_others_are_not():
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert costs_of(lambda: torch.linalg.norm(rand(3, 4), 2)).forward.unknown == 1
+            assert costs_of(lambda: torch.linalg.norm(rand(3, 4))).forward.unknown == 0
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_have_no_shape_to_count_by():
+    nested = torch.nested.nested_tensor([rand(5, 8), rand(3, 8)])
+    with torch.no_grad():
+        costs = costs_of(lambda: F.linear(nested, rand(6, 8)))
+    assert (costs.flops, costs.forward.unknown) == (0, 1)
+
+
+def test_numbers_may_be_larger_than_a_machine_s():
+    a = torch.empty(2_000_000, 2_000_000, device="meta")
+    costs = costs_of(lambda: a @ a)
+    assert costs.flops == 2 * 2_000_000**3
+
+
+def test_a_formula_of_the_user_s_is_asked_for_sparse_tensors_too():
+    @torch.library.custom_op("counting::sparse", mutates_args=())
+    def sparse(a: torch.Tensor) -> torch.Tensor:
+        return a.to_dense()
+
+    opscope.register_flops(torch.ops.counting.sparse)(lambda *_, **__: 64)
+    assert costs_of(lambda: sparse(torch.eye(3).to_sparse())).flops == 64
+
+
+def test_a_count_below_0_is_unknown():
+    @torch.library.custom_op("counting::less", mutates_args=())
+    def less(a: torch.Tensor) -> torch.Tensor:
+        return a + 1
+
+    opscope.register_flops(torch.ops.counting.less)(lambda *_, **__: -5)
+    assert costs_of(lambda: less(A)).forward.unknown == 1
+
+
+def test_the_same_operator_twice_is_refused():
+    with pytest.raises(OptionError, match="has a formula already"):
+        opscope.register_flops([torch.ops.aten.sort] * 2)
+
+
+def test_what_computes_nothing_is_known():
+    with torch.inference_mode():
+        assert costs_of(lambda: rand(1).item()).unknown == ()

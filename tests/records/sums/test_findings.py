@@ -89,3 +89,12 @@ def test_nothing_is_found_in_models_that_are_well(name, training):
 
     assert findings(trace.recording, trace.passes) == []
     assert result is not None
+
+
+def test_a_loss_beside_the_model_is_not_taken_for_unread():
+    model = nn.Linear(3, 3)
+
+    def program():
+        model(X).sum()
+
+    assert "unread" not in found(program, model)

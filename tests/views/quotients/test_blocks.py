@@ -174,17 +174,96 @@ def test_a_gpt2_of_twelve_blocks_fits_a_screen():
 
 
 class One:
-    def __init__(self, form):
-        self.form = form
-        self.inside = ()
+    inside = ()
+
+    def __init__(self, form, name):
+        self.form, self.name = form, name
 
 
-@given(st.lists(st.sampled_from("aab") | st.none()), st.sets(st.integers(0, 8)))
-def test_groups_keep_all_entries_in_order(forms, opened):
-    entries = [One(form) for form in forms]
-    groups = list(grouped(entries, lambda entry: entry.form, opened))
+@given(
+    st.lists(st.tuples(st.sampled_from("aab") | st.none(), st.integers(0, 3))),
+    st.sets(st.integers(0, 8)),
+)
+def test_groups_keep_all_entries_in_order(drawn, opened):
+    names, number = [], 0
+    for _, step in drawn:
+        number += min(step, 1)
+        names.append(f"h.{number}")
+    entries = [One(form, name) for (form, _), name in zip(drawn, names, strict=True)]
+    groups = list(grouped(entries, lambda e: e.form, lambda e: e.name, lambda e: e.form, opened))
 
     assert [entry for group in groups for entry in group] == entries
     for group in groups:
-        assert len(group) == 1 or (len(group) >= 3 and len({one.form for one in group}) == 1)
-        assert len(group) == 1 or None not in {one.form for one in group}
+        assert len(group) == 1 or len(group) >= 3
+        if len(group) > 1:
+            assert len({one.form for one in group}) == 1
+            numbers = [int(one.name.removeprefix("h.")) for one in group]
+            assert numbers == list(range(numbers[0], numbers[0] + len(group)))
+
+
+class InOrder(nn.Module):
+    def __init__(self, order, blocks):
+        super().__init__()
+        self.h, self.order = nn.ModuleList(blocks), order
+
+    def forward(self, x):
+        for at in self.order:
+            x = self.h[at](x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (range(5), [("h.0", "h.4", 5)]),
+        ([0, 2, 4], [("h.0", "", 1), ("h.2", "", 1), ("h.4", "", 1)]),
+        ([3, 1, 0], [("h.3", "", 1), ("h.1", "", 1), ("h.0", "", 1)]),
+        ([0, 1, 2, 4], [("h.0", "h.2", 3), ("h.4", "", 1)]),
+    ],
+)
+def test_a_range_stands_for_all_between_its_ends(order, expected):
+    model = InOrder(order, [Block() for _ in range(5)])
+    found = opscope.summary(model, X).to_dicts()
+
+    assert [(r["name"], r["last"], r["blocks"]) for r in found if r["type"] == "Block"] == expected
+
+
+def test_blocks_that_are_set_otherwise_compute_otherwise_or_give_other_types_are_others():
+    dilated = [nn.Sequential(nn.Conv1d(8, 8, 3, dilation=2**i, padding=2**i)) for i in range(4)]
+    found = opscope.summary(nn.Sequential(*dilated), torch.ones(1, 8, 32)).to_dicts()
+    assert {row["blocks"] for row in found} == {1}
+
+    class Grows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.h = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), Mean()) for _ in range(4))
+
+        def forward(self, x):
+            return [block(x.repeat(2**i, 1)) for i, block in enumerate(self.h)]
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean()
+
+    found = opscope.summary(Grows(), X).to_dicts()
+    assert {row["blocks"] for row in found} == {1}
+
+
+def test_modules_made_on_the_way_do_not_part_blocks():
+    class Makes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return nn.ReLU()(self.fc(x))
+
+    found = opscope.summary(nn.Sequential(*[Makes() for _ in range(4)]), X).to_dicts()
+    assert [row["blocks"] for row in found if row["type"] == "Makes"] == [4]
+
+
+def test_a_list_of_blocks_is_opened_by_its_own_address():
+    model = InOrder(range(5), [Block() for _ in range(5)])
+    found = opscope.summary(model, X, expand=["h"]).to_dicts()
+
+    assert [row["blocks"] for row in found if row["type"] == "Block"] == [1] * 5

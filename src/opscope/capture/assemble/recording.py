@@ -211,7 +211,7 @@ def _parameters(
 
 def _storages(session: Session) -> Sequence[StorageLife] | None:
     found = session.find(StorageLives)
-    return None if found is None else found.records(session.tables)
+    return None if found is None else found.records(session.tables.op_count)
 
 
 def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:

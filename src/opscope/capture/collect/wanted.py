@@ -49,7 +49,7 @@ class Wanted:
         if self.gradients is not None:
             found.append(Gradients(self.gradients))
         if self.memory:
-            found.append(StorageLives(tables.log))
+            found.append(StorageLives(tables))
         if self.saved_for_backward or self.memory:
             found.append(SavedTensors(tables.values))
         if self.save is not None or self.replayable:

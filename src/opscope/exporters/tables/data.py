@@ -77,6 +77,7 @@ _ALWAYS: dict[str, Callable[[Row], Any]] = {
     "is_module": lambda row: row.is_module,
     "passes": lambda row: row.passes,
     "blocks": lambda row: row.blocks,
+    "last": lambda row: row.last,
     "unknown_ops": lambda row: row.work.unknown,
 }
 
@@ -85,7 +86,7 @@ class TableData:
     """What a table gives its rows as, besides printing them.
 
     Each of these has the table's columns, all of them if none were asked for, and for every row its
-    ``depth`` in the tree, whether it ``is_module``, how many ``passes`` and ``blocks`` it stands for,
+    ``depth`` in the tree, whether it ``is_module``, how many ``passes`` and ``blocks`` it stands for (to the ``last``),
     and of how many of its ops it is not known what they compute (``unknown_ops``).
     """
 
@@ -104,7 +105,7 @@ class TableData:
         >>> import torch, opscope
         >>> table = opscope.summary(torch.nn.Linear(4, 2), torch.ones(3, 4), columns=["name", "flops"])
         >>> table.to_dicts()[0]
-        {'name': 'Linear', 'flops': 48, 'depth': 0, 'is_module': True, 'passes': 1, 'blocks': 1, 'unknown_ops': 0}
+        {'name': 'Linear', 'flops': 48, 'depth': 0, 'is_module': True, 'passes': 1, 'blocks': 1, 'last': '', 'unknown_ops': 0}
         """
         fields = {name: _FIELDS[name] for name in self._chosen or _FIELDS} | _ALWAYS
         return [{name: read(row) for name, read in fields.items()} for row in self._rows]

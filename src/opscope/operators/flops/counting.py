@@ -21,6 +21,8 @@ from opscope.torch_api import (
     has_kernel_for,
 )
 
+_raw: list[Callable[..., int]] = []  # formulas that are given tensors
+
 
 def register_flops(
     op: Any, *, get_raw: bool = False
@@ -49,7 +51,8 @@ def register_flops(
     >>> trace.costs.flops
     48
     """
-    for one in op if isinstance(op, (list, tuple)) else [op]:
+    given = list(op) if isinstance(op, (list, tuple)) else [op]
+    for one in given:
         if isinstance(one, OpOverload):
             message = (
                 f"op: {one} is one overload (must be all of it: torch.ops.{_packet(str(one))})"
@@ -58,10 +61,17 @@ def register_flops(
         if not isinstance(one, (OpOverloadPacket, HigherOrderOperator)):
             message = f"op: {one!r} is no operator (must be one such as torch.ops.mylib.product)"
             raise OptionError(message)
-        if one in flop_counter.flop_registry:
+        if one in flop_counter.flop_registry or given.count(one) > 1:
             message = f"op: {one} has a formula already, in torch.utils.flop_counter.flop_registry"
             raise OptionError(message)
-    return flop_counter.register_flop_formula(op, get_raw=get_raw)
+    register = flop_counter.register_flop_formula(op, get_raw=get_raw)
+
+    def registered(formula: Callable[..., int]) -> Callable[..., int]:
+        if get_raw:
+            _raw.append(formula)
+        return register(formula)
+
+    return registered
 
 
 def flops_of(call: Call) -> int | None:
@@ -72,7 +82,8 @@ def flops_of(call: Call) -> int | None:
     """
     registered, own = _formulas(call.operator)
     if registered is not None:
-        return _by_registry(registered, call) if _are_strided(call) else None
+        is_torchs = getattr(registered, "__module__", "") == flop_counter.__name__
+        return None if is_torchs and not _are_strided(call) else _by_registry(registered, call)
     return _composed(call) if own is None else _by_formula(own, call)
 
 
@@ -132,14 +143,16 @@ def _by_registry(formula: Callable[..., int], call: Call) -> int | None:
 
     Most take shapes, for which torch wraps them; it does not say which of them.
     """
-    for stand_in in (_shape, _tensor) if hasattr(formula, "__wrapped__") else (_tensor,):
+    takes_shapes = hasattr(formula, "__wrapped__") and formula not in _raw
+    for stand_in in (_shape, _tensor) if takes_shapes else (_tensor,):
         try:
             args, kwargs = _arguments(call, stand_in)
             outputs = tuple(map(stand_in, call.outputs))
             given = outputs[0] if len(outputs) == 1 else outputs
-            return int(formula(*args, **kwargs, out_val=given))
-        except Exception:  # noqa: BLE001, PERF203, S112 (one of the user's may raise anything)
+            count = int(formula(*args, **kwargs, out_val=given))
+        except Exception:  # noqa: BLE001, S112 (one of the user's may raise anything)
             continue
+        return count if count >= 0 else None
     return None
 
 
@@ -181,7 +194,7 @@ def _tensor(form: TensorForm | None) -> torch.Tensor | None:
     """Return a tensor without data."""
     if form is None:
         return None
-    with disable_current_modes():
+    with disable_current_modes(), torch.inference_mode(False):
         return torch.empty(form.shape, dtype=getattr(torch, form.dtype), device="meta")
 
 

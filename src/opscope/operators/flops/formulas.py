@@ -65,7 +65,7 @@ def _by_rows(*first: str) -> Formula:
 
     def formula(call: Call) -> int:
         row = call.shape(*first)
-        return 2 * prod(call.gave()) * (row[-1] if row else 1)
+        return 2 * prod(call.gave()) * row[-1]  # a nested tensor has no shape
 
     return formula
 
@@ -121,7 +121,7 @@ def _weight(call: Call) -> Shape:
 def _convolution(call: Call) -> int:
     """Count what each element of the weight is multiplied with."""
     image = call.gave()
-    return 2 * image[0] * prod(image[2:]) * prod(call.shape("weight"))
+    return 2 * image[0] * prod(image[2:]) * prod(call.shape("weight", "W"))
 
 
 def _transposed(call: Call) -> int:
@@ -144,7 +144,8 @@ def _attention_of(query: Shape, key: Shape, value: Shape) -> int:
 
 
 def _attention(call: Call) -> int:
-    return _attention_of(*(call.shape(name) for name in ("query", "key", "value")))
+    query, key, value = (call.shape(name) for name in ("query", "key", "value"))
+    return _attention_of((*call.gave()[:-2], *query[-2:]), key, value)  # one may be broadcast
 
 
 def _attention_backward(call: Call) -> int:
@@ -191,7 +192,7 @@ FORMULAS: dict[str, Formula] = {
          "aten._weight_int4pack_mm_for_cpu", "aten._weight_int8pack_mm", "aten.mkldnn_linear",
          "aten.linear", "aten._mixed_dtypes_linear", "aten._dyn_quant_matmul_4bit",
          "mkldnn._linear_pointwise", "aten._scaled_mm_v2"),
-        _by_rows("self", "input", "inp"),
+        _by_rows("self", "input", "inp", "X"),
     ),
     "aten.addmv": _by_rows("mat"),
     "aten._addmm_activation": _by_rows("mat1"),

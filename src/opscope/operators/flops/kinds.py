@@ -21,20 +21,21 @@ Kind = Literal["moves", "elementwise", "product"]
 
 # Words in the names of operators that make, move, choose or look at numbers.
 _MOVES = frozenset({
-    "alias", "arange", "as", "assert", "bernoulli", "binomial", "block", "bucketize", "cat",
-    "cauchy", "channel", "choice", "clone", "coalesce", "coalesced", "col2im", "constant",
-    "contiguous", "convert", "copy", "dequantize", "detach", "diag", "diagonal", "dim",
-    "embedding", "empty", "expand", "exponential", "eye", "fftfreq", "file", "fill", "flatten",
-    "flip", "full", "gather", "geometric", "im2col", "index", "indices", "int", "is", "lift",
-    "linspace", "local", "logspace", "masked", "multinomial", "nbytes", "nested", "new", "nnz",
-    "nonzero", "normal", "one", "ones", "pack", "pad", "params", "permute", "philox", "pin",
-    "pixel", "poisson", "prepack", "print", "ptr", "put", "q", "qscheme", "quantize", "rand",
-    "randint", "randn", "random", "randperm", "range", "record", "reorder", "repeat", "reshape",
-    "resize", "rfftfreq", "roll", "rot", "rot90", "scalar", "scatter", "searchsorted", "segment",
-    "select", "serialized", "set", "size", "slice", "sort", "split", "squeeze", "stack",
-    "storage", "stride", "sym", "t", "take", "tile", "to", "token", "topk", "transpose", "tril",
-    "triu", "unbind", "unfold", "uniform", "unique", "unpack", "unshuffle", "unsqueeze", "values",
-    "view", "wait", "window", "zero", "zeros",
+    "alias", "arange", "as", "assert", "atleast", "bernoulli", "binomial", "block", "bucketize",
+    "cat", "cauchy", "channel", "choice", "clone", "coalesce", "coalesced", "col2im", "concat",
+    "concatenate", "constant", "contiguous", "convert", "coo", "copy", "dequantize", "detach",
+    "diag", "diagonal", "dim", "dstack", "efficientzerotensor", "embedding", "empty", "errors",
+    "expand", "exponential", "eye", "fftfreq", "file", "fill", "flatten", "flip", "full",
+    "gather", "geometric", "hstack", "im2col", "index", "indices", "int", "is", "item", "lift",
+    "linspace", "local", "logspace", "mask", "masked", "multinomial", "nbytes", "nested", "new",
+    "nnz", "nonzero", "normal", "one", "ones", "pack", "pad", "params", "permute", "philox",
+    "pin", "pixel", "poisson", "prepack", "print", "ptr", "put", "q", "qscheme", "quantize",
+    "rand", "randint", "randn", "random", "randperm", "range", "record", "reorder", "repeat",
+    "reshape", "resize", "rfftfreq", "roll", "rot", "rot90", "scalar", "scatter", "searchsorted",
+    "segment", "select", "serialized", "set", "size", "slice", "sort", "split", "squeeze",
+    "stack", "storage", "stride", "sym", "t", "take", "tensor", "tile", "to", "token", "topk",
+    "transpose", "tril", "triu", "unbind", "unfold", "uniform", "unique", "unpack", "unshuffle",
+    "unsqueeze", "values", "view", "vstack", "wait", "window", "zero", "zeros",
 })  # fmt: skip
 # Words in the names of those that take each number by itself, or a sum, a mean or a largest one.
 _ELEMENTWISE = frozenset({
@@ -76,6 +77,8 @@ def kind_of(operator: str) -> Kind:
     name = name_of(operator)
     if name.removeprefix("_foreach").strip("_") in ("clone", "copy", "zero"):
         return "moves"
+    if name in ("linalg_norm", "linalg_matrix_norm"):  # some of them are of singular values
+        return "product"
     if name.startswith("_thnn_"):  # what a recurrent cell does after its products
         return "elementwise"
     if (takes_lists_in_step(operator) and name != "_foreach_mm") or _is_pointwise(space, name):

@@ -23,8 +23,8 @@ class Share:
         calls: How many they are.
         time_ns: How long they took, under the dispatch mode.
         work: What they compute.
-        read: Bytes of the tensors that they were given.
-        given: Bytes of the tensors that they gave or wrote.
+        read: Bytes of the tensors that they were given, views aside.
+        given: Bytes of the memory that they filled: a view fills none.
     """
 
     name: str
@@ -65,7 +65,7 @@ def breakdown(recording: Recording, work: OpWork, by: By, phase: str = "all") ->
         phase: Which part of a training step.
     """
     ops = recording.ops
-    nbytes = value_bytes(recording.values)
+    nbytes, origins = value_bytes(recording.values), column(recording.values, "origin")
     names = ("phase", "duration_ns", "outputs", "writes", "reads")
     rows = zip(_keys(recording, by), *(column(ops, name) for name in names), strict=True)
     sums: dict[str, _Sum] = {}
@@ -81,8 +81,10 @@ def breakdown(recording: Recording, work: OpWork, by: By, phase: str = "all") ->
         found.unknown += flops == UNKNOWN
         found.flops += max(flops, 0)
         found.elements += work.elements[op]
-        found.read += sum(nbytes[read.value] for read in reads if not read.overwritten)
-        found.given += sum(nbytes[v] for v in {*outputs, *writes} if v is not None)
+        fresh = {v for v in outputs if v is not None and origins[v] == "fresh"}
+        if fresh or writes or not outputs:  # a view reads nothing, and gives nothing new
+            found.read += sum(nbytes[read.value] for read in reads if not read.overwritten)
+        found.given += sum(nbytes[v] for v in fresh.union(writes))
     shares = (found.share(name) for name, found in sums.items())
     return sorted(shares, key=lambda share: -share.time_ns)
 

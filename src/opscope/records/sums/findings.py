@@ -76,6 +76,8 @@ def _unread(recording: Recording, passes: Sequence[LayerPass]) -> Finding | None
         call = None if item.call is None else recording.layer_calls[item.call]
         if call is None or call.failed or call.phase != "forward" or not call.ops:
             continue
+        if recording.alive is None and call.module_call is None:
+            continue  # outside of a model it is not known what is left of it
         made = {value for op in call.ops for value in outputs[op] if value is not None}
         made.update(item.values)
         is_read = any(last_reader.get(value, -1) >= call.ops.stop for value in made)

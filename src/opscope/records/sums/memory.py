@@ -145,7 +145,7 @@ class Memory:
     def _name_from_outside(self, life: StorageLife) -> str:
         parameters = self.recording.parameters
         if life.parameter is not None:
-            return parameters[life.parameter].name
+            return parameters[life.parameter].name + ".grad" * life.is_gradient
         return self._names.get(life.number, "")
 
     @cached_property
@@ -176,7 +176,9 @@ class _Kinds:
 
     def of(self, life: StorageLife) -> Category:
         """Return the category of a storage."""
-        number = self._parameter_of.get(life.number) if life.number is not None else life.parameter
+        if life.is_gradient:
+            return "gradients"
+        number = life.parameter if life.parameter is not None else self._of(life.number)
         if number is not None:
             return "parameters" if self._parameters[number].kind == "parameter" else "buffers"
         if life.number in self._gradients:
@@ -186,6 +188,9 @@ class _Kinds:
         if life.number in self._saved:
             return "activations"
         return "inputs" if life.born is None else "temporaries"
+
+    def _of(self, storage: int | None) -> int | None:
+        return None if storage is None else self._parameter_of.get(storage)
 
     def _by_phase(self, recording: Recording) -> tuple[set[int | None], set[int | None], list[int]]:
         """Return the storages of gradients, those that optimizers wrote, and where steps end."""

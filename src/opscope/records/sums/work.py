@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -69,8 +68,8 @@ class OpWork:
         share_unknown: Their share of the time of all ops.
     """
 
-    flops: array[int]
-    elements: array[int]
+    flops: Sequence[int]
+    elements: Sequence[int]
     kinds: int = 0
     unknown: tuple[Unknown, ...] = ()
     share_unknown: float = 0.0
@@ -91,9 +90,9 @@ class OpWork:
         """Say of how many kinds of operators it is known, and of which it is not, in phrases.
 
         >>> unknown = (Unknown("mylib.product.default", 3, 100),)
-        >>> OpWork(array("q"), array("q"), 98, unknown, 0.02).known_kinds()
+        >>> OpWork([], [], 98, unknown, 0.02).known_kinds()
         ['97 of 98 kinds of op known,', 'not mylib.product.default ×3', '(2.0% of the time of all ops)']
-        >>> OpWork(array("q"), array("q"), 12).known_kinds()
+        >>> OpWork([], [], 12).known_kinds()
         ['all 12 kinds of op known']
         """
         if not self.unknown:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from itertools import groupby
 from typing import Protocol, TypeVar
 
 _FEWEST = 3  # blocks that are worth folding
+_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
 class Entry(Protocol):
@@ -57,23 +59,37 @@ class Forms:
 
 
 def grouped(
-    entries: Sequence[T], form: Callable[[T], int | None], opened: Collection[int]
+    entries: Sequence[T],
+    form: Callable[[T], int | None],
+    name: Callable[[T], str],
+    detail: Callable[[T], Hashable],
+    opened: Collection[int],
 ) -> Iterator[list[T]]:
     """Yield entries in groups: of several where they repeat, else each alone.
 
     Args:
         entries: Beside one another, in order.
         form: What those that are made alike share; None for one that is never folded.
+        name: Of those that are folded, names that end in numbers which follow one another.
+        detail: More that they share, which takes longer to tell.
         opened: Places of entries that stay alone.
     """
-    places = iter(range(len(entries)))
-    keyed = (
-        (None if place in opened else form(entry), entry)
-        for place, entry in zip(places, entries, strict=True)
-    )
-    for key, group in groupby(keyed, key=lambda pair: pair[0]):
+
+    def key(place: int, entry: T) -> Hashable:
+        known = None if place in opened else form(entry)
+        numbered = None if known is None else _NUMBERED.fullmatch(name(entry))
+        if numbered is None:
+            return None
+        return known, numbered[1], int(numbered[2]) - place
+
+    for same, group in groupby(enumerate(entries), key=lambda pair: key(*pair)):
         found = [entry for _, entry in group]
-        if key is not None and len(found) >= _FEWEST:
-            yield found
-        else:
+        if same is None or len(found) < _FEWEST:
             yield from ([entry] for entry in found)
+            continue
+        for _, alike in groupby(found, key=detail):
+            blocks = list(alike)
+            if len(blocks) >= _FEWEST:
+                yield blocks
+            else:
+                yield from ([entry] for entry in blocks)

@@ -111,31 +111,49 @@ class ModuleRows:
         if forms is None:
             return ([entry] for entry in entries)
         opened = {at for at, entry in enumerate(entries) if self._is_opened(entry)}
-        return grouped(entries, lambda e: forms.of(e) if e.is_container else None, opened)
+        return grouped(
+            entries, lambda e: forms.of(e) if e.is_container else None, self._name, self._detail,
+            opened,
+        )  # fmt: skip
+
+    def _name(self, entry: _Entry) -> str:
+        return self._addresses[entry.runs[0].index]
+
+    def _detail(self, entry: _Entry) -> Hashable:
+        """Return what the ops of a block were set to: dilations, say, that differ."""
+        ops = self.recording.ops
+        return tuple(repr(ops[op].settings()) for op in entry.runs[0].ops)
 
     def _is_opened(self, entry: _Entry) -> bool:
         """Whether a module, or one below it, was asked for by its address."""
         if not entry.runs or not self._expand:
             return False
         address = self._addresses[entry.runs[0].index]
-        return any(name == address or name.startswith(f"{address}.") for name in self._expand)
+        return any(
+            name == address or name.startswith(f"{address}.") or address.startswith(f"{name}.")
+            for name in self._expand
+        )
 
     def _form(self, entry: Entry) -> Hashable | None:
         """Return what tells a row from others, but for what is below it; None for a failure."""
         assert isinstance(entry, _Entry)
         if not entry.runs:
             row = self._layers.layer(self.passes[entry.layers[0]])
-            return row.kind, len(entry.layers), tuple(value.shape for value in row.outputs)
+            given = tuple((value.shape, value.dtype) for value in row.outputs)
+            return row.kind, len(entry.layers), given, row.work
         first = entry.runs[0]
         module = self.recording.modules[first.module]
         if any(run.failed for run in entry.runs):
             return None
-        is_block = entry.parent is None or entry.parent.module is None or entry.is_container
+        around = "" if entry.parent is None or not entry.parent.runs else self._name(entry.parent)
+        is_block = entry.is_container or not module.address.startswith(f"{around}.")
         name = "" if is_block else module.address.rpartition(".")[2]
-        shapes = tuple(self.recording.values[leaf.value].shape for leaf in first.outputs)
+        values = (self.recording.values[leaf.value] for leaf in first.outputs)
+        given = tuple((value.shape, value.dtype) for value in values)
         held = [self.recording.parameters[n] for n in self._held.get(module.address, ())]
         params = tuple((item.shape, item.dtype, item.trainable) for item in held)
-        return module.class_name, name, len(entry.runs), shapes, params
+        work = self._layers.work(first.ops)
+        return module.class_name, name, len(entry.runs), given, params, work
 
     def _row(self, group: Sequence[_Entry]) -> Row | None:
         """Return the row of an entry, or of several blocks that repeat."""

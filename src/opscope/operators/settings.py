@@ -1,0 +1,32 @@
+"""Which arguments of an operator tell what was asked for."""
+
+from __future__ import annotations
+
+from opscope.operators.known import InWords
+
+# Arguments that say nothing of a call: its sizes show, or where and how fast it ran.
+_SAY_NOTHING = frozenset({
+    "size", "sizes", "shape", "split_size", "split_sizes", "dtype", "layout", "device", "pin_memory",
+    "memory_format", "non_blocking", "copy", "benchmark", "deterministic", "cudnn_enabled",
+    "cudnn_enable", "allow_tf32", "implicit", "input_sizes", "output_mask", "half_to_float", "cudnn",
+    "transposed", "training", "train", "requires_grad", "normalized_shape", "N", "C", "HxW",
+    "count_include_pad", "self", "other", "index",
+})  # fmt: skip
+# What an argument is where nobody gave it.
+_USUAL: dict[str, object] = {
+    "stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0, "alpha": 1, "beta": 1,
+    "momentum": 0.1, "approximate": "none", "step": 1,
+}  # fmt: skip
+
+
+def says_something(argument: str, value: object) -> bool:
+    """Whether an argument of an operator that is no tensor tells of what was asked for.
+
+    >>> says_something("stride", [2, 2]), says_something("stride", [1, 1]), says_something("p", 0.5)
+    (True, False, True)
+    """
+    if argument in _SAY_NOTHING or value is None or value is False or isinstance(value, InWords):
+        return False
+    items = value if isinstance(value, (list, tuple)) else [value]
+    usual = _USUAL.get(argument)
+    return bool(items) and not (argument in _USUAL and all(item == usual for item in items))
