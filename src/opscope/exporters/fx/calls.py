@@ -99,7 +99,8 @@ class Calls:
 
     def _check(self, op: Op, func: Any, given: dict[str, Any]) -> None:
         """Raise if a record does not hold an argument as it was."""
-        objects = {a.name for a in func._schema.arguments if "torch.classes" in str(a.type)}
+        kinds = {argument.name: str(argument.type) for argument in func._schema.arguments}
+        objects = {name for name, kind in kinds.items() if "torch.classes" in kind}
         for name, item in given.items():
             message = f"op {op.index}, {op.operator}, "
             if isinstance(item, torch.Generator):
@@ -112,8 +113,8 @@ class Calls:
                     f"was given an object of C++, {item}, such as packed weights, which no record "
                     "holds; make the program of the model before it is packed"
                 )
-            elif not _is_plain(item):
-                kind = type(item).__name__
+            elif not _is_plain(item) or "Storage" in kinds.get(name, ""):
+                kind = "UntypedStorage" if isinstance(item, str) else type(item).__name__
                 message += f"was given a {kind} as {name!r}, which a program cannot hold"
             else:
                 continue
