@@ -264,3 +264,15 @@ def test_what_forward_makes_itself_is_on_meta_too():
             return x + torch.arange(3)
 
     assert str(opscope.summary(Makes(), X, device="meta")).startswith("Makes\n")
+
+
+@pytest.mark.slow
+def test_buffers_that_a_compiled_region_writes_are_put_back_too():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
+    compiled = torch.compile(model)
+    compiled(torch.rand(4, 3))
+    before = model[1].running_mean.clone()
+    opscope.summary(compiled, torch.rand(4, 3))
+
+    assert torch.equal(model[1].running_mean, before)
+    assert model[1].num_batches_tracked.item() == 1

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from opscope.capture.log.hooks import RunningOp
+from opscope.capture.watch.compiled import wrapped
 
 
 class Contents:
@@ -29,18 +30,28 @@ class Contents:
         held = (*model.parameters(), *model.buffers(), *inputs)
         self._storages = {key: tensor for tensor in held if (key := _key(tensor)) is not None}
         self._copies: dict[int, torch.UntypedStorage] = {}
+        if any(map(_is_compiled, model.modules())):  # of a compiled region no op is seen
+            for buffer in model.buffers():
+                self._copy(buffer)
 
     def before_op(self, op: RunningOp) -> None:
         """Copy what it is about to write, the first time."""
         for tensor in op.written():
-            key = _key(tensor)
-            if key in self._storages and key not in self._copies:
-                self._copies[key] = tensor.untyped_storage().clone()
+            self._copy(tensor)
+
+    def _copy(self, tensor: torch.Tensor) -> None:
+        key = _key(tensor)
+        if key in self._storages and key not in self._copies:
+            self._copies[key] = tensor.untyped_storage().clone()
 
     def put_back(self) -> None:
         """Write back what was written."""
         for key, contents in self._copies.items():
             self._storages[key].untyped_storage().copy_(contents)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return wrapped(module) is not module or module._compiled_call_impl is not None
 
 
 def _key(tensor: torch.Tensor) -> int | None:
