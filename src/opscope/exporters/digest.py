@@ -98,7 +98,7 @@ def _structure(rows: Callable[[int | None], Sequence[Row]], room: int) -> list[s
 
 
 def _line(row: Row) -> str:
-    name = f"{row.name}–{row.last}" if row.blocks > 1 else row.name
+    name = f"{row.name}–{row.last}" if row.blocks > 1 and row.is_module else row.name
     many = " × ".join(f"{n}" for n in (row.blocks, row.passes) if n > 1)
     output = notation.listed(
         notation.tensors([v.dtype for v in row.outputs], [v.shape for v in row.outputs], ())[:1]

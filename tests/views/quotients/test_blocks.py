@@ -176,29 +176,69 @@ def test_a_gpt2_of_twelve_blocks_fits_a_screen():
 class One:
     inside = ()
 
-    def __init__(self, form, name):
-        self.form, self.name = form, name
+    def __init__(self, form, name, *, is_block):
+        self.form, self.name, self.is_block = form, name, is_block
+
+    def __str__(self):
+        return "alike"
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("aab") | st.none(), st.integers(0, 3))),
+    st.lists(st.tuples(st.sampled_from("aab"), st.integers(0, 3), st.booleans())),
     st.sets(st.integers(0, 8)),
 )
-def test_groups_keep_all_entries_in_order(drawn, opened):
-    names, number = [], 0
-    for _, step in drawn:
+def test_groups_have_each_entry_once_and_blocks_in_a_range(drawn, opened):
+    entries, number = [], 0
+    for form, step, is_block in drawn:
         number += min(step, 1)
-        names.append(f"h.{number}")
-    entries = [One(form, name) for (form, _), name in zip(drawn, names, strict=True)]
-    groups = list(grouped(entries, lambda e: e.form, lambda e: e.name, lambda e: e.form, opened))
+        entries.append(One(form + str(is_block), f"h.{number}", is_block=is_block))
+    groups = list(
+        grouped(entries, lambda e: e.form, lambda e: e.name if e.is_block else None, str, opened)
+    )
 
-    assert [entry for group in groups for entry in group] == entries
+    assert sorted(map(id, (entry for group in groups for entry in group))) == sorted(
+        map(id, entries)
+    )
     for group in groups:
         assert len(group) == 1 or len(group) >= 3
-        if len(group) > 1:
-            assert len({one.form for one in group}) == 1
+        assert len({one.form for one in group}) == 1
+        if len(group) > 1 and group[0].is_block:
             numbers = [int(one.name.removeprefix("h.")) for one in group]
             assert numbers == list(range(numbers[0], numbers[0] + len(group)))
+        if len(group) > 1:
+            assert not {entries.index(one) for one in group} & opened
+
+
+class Residual(nn.Module):
+    def __init__(self, count=12, skipped=()):
+        super().__init__()
+        self.h, self.skipped = nn.ModuleList(Block() for _ in range(count)), skipped
+
+    def forward(self, x):
+        for at, block in enumerate(self.h):
+            x = x + block(x) if at not in self.skipped else x + 1
+        return x
+
+
+def test_blocks_with_what_goes_around_them_are_two_rows():
+    model = Residual()
+    with opscope.trace(model) as trace:
+        model(X)
+    folded, opened = (trace.summary(expand=way).to_dicts() for way in ((), "all"))
+    shown = [(row["type"], row["blocks"]) for row in folded if row["depth"] == 1]
+
+    assert shown == [("Block", 12), ("add", 12)]
+    assert sum(row["flops"] for row in folded[1:]) == opened[0]["flops"]
+    assert "h.0–h.11 (×12) Block" in str(trace.summary())
+    assert "add_1 (×12)" in str(trace.summary())
+
+
+def test_a_block_that_was_skipped_parts_those_around_it():
+    found = opscope.summary(Residual(9, skipped=[4]), X).to_dicts()
+
+    assert [(r["name"], r["last"]) for r in found if r["type"] == "Block"] == [
+        ("h.0", "h.3"), ("h.5", "h.8"),
+    ]  # fmt: skip
 
 
 class InOrder(nn.Module):

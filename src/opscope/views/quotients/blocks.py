@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from itertools import groupby
 from typing import Protocol, TypeVar
 
 _FEWEST = 3  # blocks that are worth folding
+_LONGEST = 4  # entries that repeat together
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
@@ -60,36 +60,72 @@ class Forms:
 
 def grouped(
     entries: Sequence[T],
-    form: Callable[[T], int | None],
-    name: Callable[[T], str],
+    form: Callable[[T], int],
+    name: Callable[[T], str | None],
     detail: Callable[[T], Hashable],
     opened: Collection[int],
 ) -> Iterator[list[T]]:
     """Yield entries in groups: of several where they repeat, else each alone.
 
+    What lies between blocks, such as the addition of what went around each, repeats with them.
+
     Args:
         entries: Beside one another, in order.
-        form: What those that are made alike share; None for one that is never folded.
-        name: Of those that are folded, names that end in numbers which follow one another.
-        detail: More that they share, which takes longer to tell.
+        form: What those that are made alike share.
+        name: Of blocks, names that end in numbers which follow one another; None for what is none.
+        detail: More that blocks share, which takes longer to tell.
         opened: Places of entries that stay alone.
     """
-
-    def key(place: int, entry: T) -> Hashable:
-        known = None if place in opened else form(entry)
-        numbered = None if known is None else _NUMBERED.fullmatch(name(entry))
-        if numbered is None:
-            return None
-        return known, numbered[1], int(numbered[2]) - place
-
-    for same, group in groupby(enumerate(entries), key=lambda pair: key(*pair)):
-        found = [entry for _, entry in group]
-        if same is None or len(found) < _FEWEST:
-            yield from ([entry] for entry in found)
+    forms = list(map(form, entries))
+    numbered = [
+        None if name_of is None else _NUMBERED.fullmatch(name_of) for name_of in map(name, entries)
+    ]
+    at = 0
+    while at < len(entries):
+        period, count = next(
+            (
+                (length, found)
+                for length in range(1, _LONGEST + 1)
+                if (found := _repeats(at, length, forms, numbered, opened)) >= _FEWEST
+            ),
+            (1, 1),
+        )
+        if count > 1:
+            blocks = [place for place in range(at, at + period) if numbered[place]]
+            count = min(_alike(entries[place::period][:count], detail) for place in blocks)
+        if count < _FEWEST:
+            yield [entries[at]]
+            at += 1
             continue
-        for _, alike in groupby(found, key=detail):
-            blocks = list(alike)
-            if len(blocks) >= _FEWEST:
-                yield blocks
-            else:
-                yield from ([entry] for entry in blocks)
+        for place in range(at, at + period):
+            yield list(entries[place : at + count * period : period])
+        at += count * period
+
+
+def _repeats(
+    at: int,
+    period: int,
+    forms: Sequence[int],
+    numbered: Sequence[re.Match[str] | None],
+    opened: Collection[int],
+) -> int:
+    """Return how often so many entries from a place on follow one another, made alike."""
+    if at + period > len(forms) or not any(numbered[at : at + period]):
+        return 1
+    count = 0
+    while at + (count + 1) * period <= len(forms):
+        for place in range(at, at + period):
+            here = place + count * period
+            first, now = numbered[place], numbered[here]
+            if here in opened or forms[here] != forms[place] or (first is None) != (now is None):
+                return count
+            if first and now and (now[1] != first[1] or int(now[2]) != int(first[2]) + count):
+                return count
+        count += 1
+    return count
+
+
+def _alike(blocks: Sequence[T], detail: Callable[[T], Hashable]) -> int:
+    """Return how many blocks from the first on are alike in detail."""
+    first = detail(blocks[0])
+    return next((n for n, block in enumerate(blocks) if n and detail(block) != first), len(blocks))

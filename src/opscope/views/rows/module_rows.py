@@ -111,10 +111,11 @@ class ModuleRows:
         if forms is None:
             return ([entry] for entry in entries)
         opened = {at for at, entry in enumerate(entries) if self._is_opened(entry)}
-        return grouped(
-            entries, lambda e: forms.of(e) if e.is_container else None, self._name, self._detail,
-            opened,
-        )  # fmt: skip
+        return grouped(entries, forms.of, self._block_name, self._detail, opened)
+
+    def _block_name(self, entry: _Entry) -> str | None:
+        """Return the address of a module with modules inside, None for anything else."""
+        return self._name(entry) if entry.is_container else None
 
     def _name(self, entry: _Entry) -> str:
         return self._addresses[entry.runs[0].index]
@@ -164,6 +165,8 @@ class ModuleRows:
         first, last = known[0], known[-1]
         held = {number: None for row in known for number in self._held.get(row.module, ())}
         params, trainable = self._layers.count(held)
+        if not first.is_module:
+            params, trainable = sum(r.params for r in known), sum(r.trainable for r in known)
         return replace(
             first, last=last.name, blocks=len(known), params=params, trainable=trainable,
             memory=sum(row.memory for row in known), time_ns=sum(row.time_ns for row in known),

@@ -59,7 +59,7 @@ class Names:
         name = row.name
         if is_tree and row.is_module and row.depth and row.below:
             name = name.removeprefix(f"{row.below}.")
-        if row.blocks > 1:
+        if row.blocks > 1 and row.is_module:
             below = f"{row.below}." if is_tree and row.depth and row.below else ""
             name = _from_to(name, row.last.removeprefix(below))
         many = " × ".join(f"{n}" for n in (row.blocks, row.passes) if n > 1)
