@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opscope import notation
 from opscope.errors import NotSaved, OptionError, check_choice
@@ -15,7 +15,7 @@ from opscope.exporters.tables.fit.fitting import wrapped
 from opscope.records.columns.table import column
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
-from opscope.records.sums.memory import Category, Held, Memory
+from opscope.records.sums.memory import CATEGORIES, Category, Held, Memory
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -120,11 +120,8 @@ class MemoryUse(Printed):
 
     def by_category(self, op: int | None = None) -> dict[Category, int]:
         """Return bytes by category at the end of an op, by default at the peak."""
-        at = self._moment(op)
-        if at is None:
-            sums = self._sums(at, "category")
-            return {name: sums[name] for name in self._curves if name in sums}
-        return {name: curve[at] for name, curve in self._curves.items() if curve[at]}
+        sums = self._sums(self._moment(op), "category")
+        return {name: sums[name] for name in CATEGORIES if sums.get(name)}
 
     def by_layer(self, op: int | None = None) -> dict[str, int]:
         """Return bytes by what made them, a layer or a parameter's name, the largest first."""
@@ -145,10 +142,6 @@ class MemoryUse(Printed):
         for phase, nbytes in zip(phases, self.live, strict=True):
             found[phase] = max(nbytes, found.get(phase, 0))
         return found
-
-    @cached_property
-    def _curves(self) -> dict[Category, Sequence[int]]:
-        return self._memory.by_category()
 
     def _moment(self, op: int | None) -> int | None:
         if op is None:
@@ -172,9 +165,8 @@ class MemoryUse(Printed):
 
     def said(self) -> str:
         """Return the peak in a few words."""
-        near = " in ".join(filter(None, (self.layer, self.module)))
         when = f" in {self.phase}" if self.phase else ""
-        where = f", at {near}" if near else ""
+        where = f", at {self._near}" if self._near else ""
         return f"{notation.size(self.peak)} at most on {self.device}{when}{where}"
 
     def draw(self, path: str | PathLike[str]) -> Path:
@@ -188,13 +180,17 @@ class MemoryUse(Printed):
 
         place = check_place(path, (".svg",))
         text = memory_svg(
-            {str(name): curve for name, curve in self._curves.items()},
+            {str(name): curve for name, curve in self._memory.by_category().items()},
             list(column(self._memory.recording.ops, "phase")),
             title=notation.foreign(self._title()),
             peak=f"peak {notation.size(self.peak)}",
         )
         write_whole(place, notation.encodable(text, "utf-8").encode())
         return place
+
+    @property
+    def _near(self) -> str:
+        return " in ".join(filter(None, (self.layer, self.module)))
 
     def _title(self) -> str:
         return f"{self._memory.recording.model_name or 'program'}: memory on {self.device}"
@@ -211,20 +207,24 @@ class MemoryUse(Printed):
         where = "before the first op"
         if self.op is not None:
             op = self._memory.recording.ops[self.op]
-            near = " in ".join(filter(None, (self.layer, self.module)))
-            where = f"after op {self.op:,}, {op.name} ({op.phase})" + f" of {near}" * bool(near)
-        sizes = [f"{name} {notation.size(size)}," for name, size in self.by_category().items()]
-        most = [f"{name} {notation.size(size)}," for name, size in self.by_phase().items()]
+            near = f" of {self._near}" if self._near else ""
+            where = f"after op {self.op:,}, {op.name} ({op.phase}){near}"
         lines = {
             "peak": notation.foreign(where).split(),
-            "made of": [*sizes[:-1], *(item[:-1] for item in sizes[-1:])],
-            "most in": [*most[:-1], *(item[:-1] for item in most[-1:])],
+            "made of": _listed(self.by_category()),
+            "most in": _listed(self.by_phase()),
         }
         if self.source:
             lines["line"] = [notation.foreign(notation.file_name(self.source))]
         return Text("\n").join(
             wrapped(name, phrases, width, writer) for name, phrases in lines.items() if phrases
         )
+
+
+def _listed(sizes: Mapping[Any, int]) -> list[str]:
+    """Return sizes by name as phrases."""
+    texts = [f"{name} {notation.size(size)}" for name, size in sizes.items()]
+    return [*(f"{text}," for text in texts[:-1]), *texts[-1:]]
 
 
 def memory_use(recording: Recording, passes: Sequence[LayerPass]) -> MemoryUse:

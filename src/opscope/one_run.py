@@ -106,19 +106,13 @@ def summary(
     args, kwargs = _inputs(inputs, named, input_data, input_size, dtypes, where or _home(model))
     if where is not None:
         args, kwargs = _taken(args, where), _taken(kwargs, where)
-    lazy = UninitializedParameter, UninitializedBuffer
-    is_lazy = any(isinstance(item, lazy) for item in (*model.parameters(), *model.buffers()))
-    if is_lazy:
-        message = (
-            "model: it has lazy modules, which get their shapes as they run, and it is to stay as it "
-            "is: run it once before, `model(x)`, or trace it"
-        )
-        raise OptionError(message)
-    if where is not None and where.type == "meta":
+    _check_shapes(model)
+    on_meta = where is not None and where.type == "meta"
+    if on_meta:
         model = _without_data(model)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        if where is not None and where.type == "meta":
+        if on_meta:
             stack.enter_context(torch.device("meta"))  # for what forward makes itself
         contents = stack.enter_context(untouched(model, tensors_of((args, kwargs))))
         with trace(model, collectors=[contents]) as traced:  # type: ignore[list-item]
@@ -126,6 +120,17 @@ def summary(
     return traced.summary(
         level, depth, columns=columns, sort_by=sort_by, row_limit=row_limit, expand=expand
     )
+
+
+def _check_shapes(model: nn.Module) -> None:
+    """Raise an `OptionError` if a model has lazy modules, which running it would change."""
+    lazy = UninitializedParameter, UninitializedBuffer
+    if any(isinstance(item, lazy) for item in (*model.parameters(), *model.buffers())):
+        message = (
+            "model: it has lazy modules, which get their shapes as they run, and it is to stay as it "
+            "is: run it once before, `model(x)`, or trace it"
+        )
+        raise OptionError(message)
 
 
 def _home(model: nn.Module) -> torch.device:

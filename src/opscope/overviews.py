@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from opscope.errors import check_choice, check_row_limit
 from opscope.exporters.digest import check_budget, digest
 from opscope.exporters.tables.breakdown import Breakdown
@@ -14,9 +11,6 @@ from opscope.records.sums.breakdown import BY, By, breakdown
 from opscope.records.sums.findings import findings
 from opscope.views.rows.table_rows import table_rows
 from opscope.views.select import PHASES, Phase
-
-if TYPE_CHECKING:
-    from opscope.views.rows.row import Row
 
 
 def breakdown_of(reading: Reading, by: By, phase: Phase, row_limit: int | None) -> Breakdown:
@@ -36,10 +30,7 @@ def text_of(reading: Reading, budget: int) -> str:
     """Return a record in so many characters, see `Record.text`."""
     check_budget(budget)
     recording, passes, work = reading.recording, reading.passes, reading.costs.ops
-
-    def rows(depth: int | None) -> Sequence[Row]:
-        return table_rows(recording, passes, "module", depth, "forward", work, frozenset())
-
+    rows = table_rows(recording, passes, "module", None, "forward", work, expand=())
     memory = "" if recording.storages is None else memory_use(recording, passes).said()
     return digest(
         recording, reading.totals, reading.costs.parts, findings(recording, passes),

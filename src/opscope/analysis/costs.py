@@ -15,6 +15,7 @@ from opscope.records.columns.columns import Coded, Column
 from opscope.records.columns.table import column, read_values
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass
+from opscope.records.passes.runs import is_within_itself
 from opscope.records.recording import Recording
 from opscope.records.sums.work import UNKNOWN, OpWork, PartWork, Unknown, Work
 from opscope.records.values import Value
@@ -132,7 +133,7 @@ class Costs:
         sums: dict[str, dict[str, list[int]]] = {}
         for run, parts in enumerate(whole):
             found = sums.setdefault(self._address(run), {})
-            if not self._is_within_itself(run):
+            if not is_within_itself(self._recording, run):
                 _merge(found, parts)
         return {address: _part_work(parts) for address, parts in sums.items()}
 
@@ -155,15 +156,6 @@ class Costs:
 
     def _address(self, run: int) -> str:
         return self._recording.modules[self._recording.module_calls[run].module].address
-
-    def _is_within_itself(self, run: int) -> bool:
-        runs = self._recording.module_calls
-        around = runs[run].parent
-        while around is not None:
-            if runs[around].module == runs[run].module:
-                return True
-            around = runs[around].parent
-        return False
 
     def __str__(self) -> str:
         lines = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from opscope import notation
 from opscope.errors import OptionError
@@ -35,7 +35,7 @@ def digest(
     costs: PartWork,
     found: Sequence[Finding],
     shares: Sequence[Share],
-    rows: Callable[[int | None], Sequence[Row]],
+    rows: Sequence[Row],
     *,
     memory: str,
     budget: int,
@@ -48,7 +48,7 @@ def digest(
         costs: What is computed.
         found: What is worth a look.
         shares: Ops added up by operator, the longest first.
-        rows: Makes the rows of modules down to a depth, those that repeat as one.
+        rows: The tree of modules, blocks that repeat as one row.
         memory: The peak of memory in words, empty if it was not noted.
         budget: How many characters there may be at most.
     """
@@ -84,17 +84,16 @@ def _size(recording: Recording, sums: Totals, costs: PartWork, memory: str) -> l
     ]
 
 
-def _structure(rows: Callable[[int | None], Sequence[Row]], room: int) -> list[str]:
+def _structure(rows: Sequence[Row], room: int) -> list[str]:
     """Return the tree of modules, as deep as there is room for."""
-    shown = rows(None)
-    deepest = max((row.depth for row in shown), default=0)
+    deepest = max((row.depth for row in rows), default=0)
     for depth in range(deepest, -1, -1):
-        lines = [_line(row) for row in shown if row.depth <= depth]
+        lines = [_line(row) for row in rows if row.depth <= depth]
         if depth < deepest:
             lines.append(f"… deeper than {depth}: trace.summary()")
         if sum(len(line) + 1 for line in lines) <= room:
             return lines
-    return _fitting([_line(row) for row in shown if row.depth <= 1], room)
+    return _fitting([_line(row) for row in rows if row.depth <= 1], room)
 
 
 def _line(row: Row) -> str:

@@ -80,8 +80,7 @@ def test_parameters_that_are_not_used_are_there_too_and_a_shared_one_once():
     model.register_buffer("table", torch.ones(64))
     trace = traced(lambda: model["used"](torch.ones(1, 16)), model)
 
-    # `forward` of the model itself was not called: its parameters are those of the first that ran.
-    assert trace.memory.by_category()["parameters"] in (16 * 17 * 4, 16 * 33 * 4)
+    assert trace.memory.by_category()["parameters"] == 16 * 33 * 4
     whole = nn.Sequential(model["used"])
     whole.unused, whole.again = model["not"], model["not"]
     trace = traced(lambda: whole(torch.ones(1, 16)), whole)

@@ -71,13 +71,20 @@ def test_a_failure_comes_first():
 
 
 def test_of_many_a_few_are_shown():
-    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(9)])
-    seen = found(lambda: model[0](X), model)
-    with opscope.trace(model) as trace:
-        model(X)
-    assert not findings(trace.recording, trace.passes)
-    if "unused" in seen:
-        assert seen["unused"].said.endswith("more")
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.all = nn.ModuleList(nn.Linear(3, 3) for _ in range(9))
+
+        def forward(self, x):
+            return self.all[0](x)
+
+    model = First()
+    seen = found(lambda: model(X), model)
+
+    assert len(seen["unused"].names) == 16
+    assert seen["unused"].said.startswith("16 parameters that no op was given: all.1.weight, ")
+    assert seen["unused"].said.endswith(" and 12 more")
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
@@ -64,31 +65,25 @@ class Wanted:
 
 def check_editors(editors: object) -> tuple[Editor, ...]:
     """Return the editors that were given, checked."""
-    if editors.__class__ is tuple and not editors:  # nearly always
-        return ()
-    if not isinstance(editors, Sequence) or isinstance(editors, (str, bytes)):
-        message = f"editors: {editors!r} (must be a list of editors)"
-        raise OptionError(message)
-    for editor in editors:
-        if isinstance(editor, type) or not callable(getattr(editor, "replace", None)):
-            message = f"editors: {editor!r} is no editor (an object with a method `replace(call)`)"
-            raise OptionError(message)
-    return tuple(editors)
+    return _checked("editor", editors, ("replace",), "an object with a method `replace(call)`")
 
 
 def check_collectors(collectors: object) -> tuple[Collector, ...]:
     """Return the collectors that were given, checked."""
-    if collectors.__class__ is tuple and not collectors:  # nearly always
+    said = f"an object with some of the methods {', '.join(MOMENTS)}"
+    return _checked("collector", collectors, MOMENTS, said)
+
+
+def _checked(noun: str, given: object, methods: Sequence[str], said: str) -> tuple[Any, ...]:
+    """Return objects each of which has one of some methods, else raise an `OptionError`."""
+    if given.__class__ is tuple and not given:  # nearly always
         return ()
-    if not isinstance(collectors, Sequence) or isinstance(collectors, (str, bytes)):
-        message = f"collectors: {collectors!r} (must be a list of collectors)"
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        message = f"{noun}s: {given!r} (must be a list of {noun}s)"
         raise OptionError(message)
-    for collector in collectors:
-        has_any = any(callable(getattr(collector, moment, None)) for moment in MOMENTS)
-        if isinstance(collector, type) or not has_any:
-            message = (
-                f"collectors: {collector!r} is no collector (an object with some of the methods "
-                f"{', '.join(MOMENTS)})"
-            )
+    for one in given:
+        has_any = any(callable(getattr(one, method, None)) for method in methods)
+        if isinstance(one, type) or not has_any:
+            message = f"{noun}s: {one!r} is no {noun} ({said})"
             raise OptionError(message)
-    return tuple(collectors)
+    return tuple(given)

@@ -41,22 +41,19 @@ class Span(NamedTuple):
 def spans(recording: Recording, passes: Sequence[LayerPass]) -> list[Span]:
     """Return what ran, each inside what it ran in, in the order of beginning."""
     found = [
-        Span(call.started_ns, call.started_ns + call.duration_ns, 0, _module(recording, call.module), "module", call.index)
-        for call in recording.module_calls
-    ]  # fmt: skip
+        Span(run.started_ns, run.started_ns + run.duration_ns, 0, name, "module", run.index)
+        for run in recording.module_calls
+        if (name := _module(recording, run.module))
+    ]
     labels = {item.call: item.label for item in passes}
-    calls = recording.layer_calls
-    rows = zip(column(calls, "started_ns"), column(calls, "duration_ns"), column(calls, "kind"), strict=True)  # fmt: skip
     found += [
         Span(start, start + took, 1, labels.get(index, ""), "layer", index)
-        for index, (start, took, kind) in enumerate(rows)
+        for index, (start, took, kind) in _columns(recording.layer_calls, "kind")
         if kind == "function"
     ]
-    ops = recording.ops
-    rows = zip(column(ops, "started_ns"), column(ops, "duration_ns"), column(ops, "operator"), strict=True)  # fmt: skip
     found += [
         Span(start, start + took, 2, operator, "op", index)
-        for index, (start, took, operator) in enumerate(rows)
+        for index, (start, took, operator) in _columns(recording.ops, "operator")
     ]
     found.sort(key=lambda span: (span.start, span.rank, -span.end))
     return list(_nested(found))
@@ -86,12 +83,12 @@ def chrome_trace(
         }
         for span in spans(recording, passes)
     ]  # fmt: skip
-    if memory:
-        ops = recording.ops
-        ends = map(sum, zip(column(ops, "started_ns"), column(ops, "duration_ns"), strict=True))
-        for at, end in enumerate(ends):
-            sizes = {name: curve[at] for name, curve in memory.items() if any(curve)}
-            events.append({"ph": "C", "pid": 1, "ts": end / 1000, "name": "memory", "args": sizes})
+    curves = {name: curve for name, curve in (memory or {}).items() if any(curve)}
+    ops = recording.ops
+    ends = map(sum, zip(column(ops, "started_ns"), column(ops, "duration_ns"), strict=True))
+    for at, end in enumerate(ends if curves else ()):
+        sizes = {name: curve[at] for name, curve in curves.items()}
+        events.append({"ph": "C", "pid": 1, "ts": end / 1000, "name": "memory", "args": sizes})
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
@@ -153,6 +150,12 @@ def write_timeline(
 
 def _cpu_last(device: str) -> tuple[bool, str]:
     return device == "cpu", device
+
+
+def _columns(records: Sequence[Any], name: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield when each record began, how long it took, and one field more."""
+    names = ("started_ns", "duration_ns", name)
+    return enumerate(zip(*(column(records, one) for one in names), strict=True))
 
 
 def _nested(found: Sequence[Span]) -> Iterator[Span]:

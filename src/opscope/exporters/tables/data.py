@@ -86,8 +86,9 @@ class TableData:
     """What a table gives its rows as, besides printing them.
 
     Each of these has the table's columns, all of them if none were asked for, and for every row its
-    ``depth`` in the tree, whether it ``is_module``, how many ``passes`` and ``blocks`` it stands for (to the ``last``),
-    and of how many of its ops it is not known what they compute (``unknown_ops``).
+    ``depth`` in the tree, whether it ``is_module``, how many ``passes`` it stands for, how many
+    ``blocks`` (to the ``last``), and of how many of its ops it is not known what they compute
+    (``unknown_ops``).
     """
 
     _rows: list[Row]

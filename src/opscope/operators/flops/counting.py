@@ -82,8 +82,9 @@ def flops_of(call: Call) -> int | None:
     """
     registered, own = _formulas(call.operator)
     if registered is not None:
-        is_torchs = getattr(registered, "__module__", "") == flop_counter.__name__
-        return None if is_torchs and not _are_strided(call) else _by_registry(registered, call)
+        if _is_torchs(registered) and not _are_strided(call):
+            return None
+        return _by_registry(registered, call)
     return _composed(call) if own is None else _by_formula(own, call)
 
 
@@ -99,10 +100,15 @@ def _formulas(
     packet = _packet(operator)
     names = (packet, packet.removesuffix("_"))  # in place, as `addmm_`
     registered = next(filter(None, map(_registered().get, names)), None)
-    is_torchs = getattr(registered, "__module__", "") == flop_counter.__name__
-    if registered is not None and not (is_torchs and packet in WRONG_IN_TORCH):
+    is_wrong = _is_torchs(registered) and packet in WRONG_IN_TORCH
+    if registered is not None and not is_wrong:
         return registered, None
     return None, next(filter(None, map(FORMULAS.get, names)), None)
+
+
+def _is_torchs(formula: object) -> bool:
+    """Whether a formula came with torch, and not from a user."""
+    return getattr(formula, "__module__", "") == flop_counter.__name__
 
 
 def _packet(operator: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from opscope.operators.known import name_of, takes_lists_in_step
+from opscope.operators.known import is_collective, name_of, takes_lists_in_step
 from opscope.operators.plans import overload
 from opscope.torch_api import OpOverload
 
@@ -57,9 +57,7 @@ _PRODUCTS = frozenset({
     "nuclear", "rnn",
 })  # fmt: skip
 _NO_PRODUCTS = frozenset({"flatten", "convert", "prepack", "reorder", "params"})
-# Other processes take part in these.
-_COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
-_OWN = ("aten", "prims", "quantized", "quantized_decomposed", "mkldnn", "onednn", *_COLLECTIVES)
+_OWN = ("aten", "prims", "quantized", "quantized_decomposed", "mkldnn", "onednn")
 _SIZED = re.compile(r"\d+d?$")  # `avg_pool2d`
 
 
@@ -70,7 +68,7 @@ def kind_of(operator: str) -> Kind:
     What is called ``"product"`` may be anything: a product, or unknown.
     """
     space = operator.partition(".")[0]
-    if space in _COLLECTIVES:
+    if is_collective(operator):
         return "moves"
     if space not in _OWN:
         return "product"

@@ -58,3 +58,14 @@ def _standing_for(recording: Recording, run: ModuleCall, address: str, used: set
     module = recording.modules[run.module]
     others = [name for name in (module.address, *module.aliases) if name not in used]
     return [name for name in (address, *others) if name]
+
+
+def is_within_itself(recording: Recording, run: int) -> bool:
+    """Whether a run of a module is within another run of the same module."""
+    runs = recording.module_calls
+    around = runs[run].parent
+    while around is not None:
+        if runs[around].module == runs[run].module:
+            return True
+        around = runs[around].parent
+    return False

@@ -9,7 +9,7 @@ from functools import partial
 
 from opscope.records.calls import ModuleCall
 from opscope.records.columns.table import column
-from opscope.records.passes.runs import run_addresses
+from opscope.records.passes.runs import is_within_itself, run_addresses
 from opscope.records.recording import Recording
 from opscope.records.sums.work import Work
 from opscope.views.quotients.blocks import Entry, Forms, grouped
@@ -129,7 +129,7 @@ class ModuleRows:
         """Whether a module, or one below it, was asked for by its address."""
         if not entry.runs or not self._expand:
             return False
-        address = self._addresses[entry.runs[0].index]
+        address = self._name(entry)
         return any(
             name == address or name.startswith(f"{address}.") or address.startswith(f"{name}.")
             for name in self._expand
@@ -163,9 +163,10 @@ class ModuleRows:
         if len(known) <= 1:
             return known[0] if known else None
         first, last = known[0], known[-1]
-        held = {number: None for row in known for number in self._held.get(row.module, ())}
-        params, trainable = self._layers.count(held)
-        if not first.is_module:
+        if first.is_module:  # which may share some
+            held = {number: None for row in known for number in self._held.get(row.module, ())}
+            params, trainable = self._layers.count(held)
+        else:
             params, trainable = sum(r.params for r in known), sum(r.trainable for r in known)
         return replace(
             first, last=last.name, blocks=len(known), params=params, trainable=trainable,
@@ -214,7 +215,7 @@ class ModuleRows:
         if self.phase not in ("forward", "backward", "all"):
             return None
         runs = entry.runs
-        outermost = [run for run in runs if not self._is_inside(run, entry)]
+        outermost = [run for run in runs if not is_within_itself(self.recording, run.index)]
         backward = [op for run in outermost for op in self._backward.of_run.at(run.index)]
         whole = self._whole(runs, outermost)
         if not entry.is_container:
@@ -222,16 +223,6 @@ class ModuleRows:
         if self.phase == "backward":
             return self._layers.in_backward(whole, backward) if backward else None
         return replace(whole, backward_ns=self._layers.time_of(backward))
-
-    def _is_inside(self, run: ModuleCall, entry: _Entry) -> bool:
-        """Whether a run of a row's module is within another run of it."""
-        around = run.parent
-        while around is not None:
-            outer = self.recording.module_calls[around]
-            if outer.module == entry.module:
-                return True
-            around = outer.parent
-        return False
 
     def _whole(self, runs: Sequence[ModuleCall], outermost: Sequence[ModuleCall]) -> Row:
         call = runs[0]
