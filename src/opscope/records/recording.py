@@ -6,7 +6,7 @@ refer to one another by index into the tuples of the one `Recording`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
@@ -15,7 +15,7 @@ from opscope.notation import foreign, sentence
 from opscope.records.calls import Frame, LayerCall, ModuleCall
 from opscope.records.ops import Op
 from opscope.records.storages import StorageLife
-from opscope.records.values import Value
+from opscope.records.values import Digest, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,8 @@ class Recording:
     ``call_sites`` holds each calling context's frames, the innermost first; ``alive`` the values that
     the tensors were that were there when the block ended, None where that is not known; and
     ``gradient_flow`` where gradients had flowed when the recording was copied. ``grad_enabled`` and
-    ``inference`` are those of the first time that the block was entered.
+    ``inference`` are those of the first time that the block was entered. ``digests`` are those of
+    values by their index, None where none were asked for.
     """
 
     model_name: str = ""
@@ -196,6 +197,7 @@ class Recording:
     failure: Failure | None = None
     saved_tensors: tuple[SavedTensor, ...] | None = None
     storages: Sequence[StorageLife] | None = None
+    digests: Mapping[int, Digest] | None = None
     parameter_of_value: dict[int, int] = field(default_factory=dict)
     alive: tuple[int, ...] | None = None
     gradient_flow: GradientFlow = GradientFlow()

@@ -59,6 +59,38 @@ class Value:
         return self.numel * self.itemsize
 
 
+SAMPLES = 64
+"""How many elements of a value are kept at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A tensor at one moment, in a few numbers.
+
+    Two values of one hash are the same bit for bit, of the same sizes and type. What else is here
+    tells how far apart two are that are not. NaN and infinities are counted, and left out of the numbers.
+
+    Attributes:
+        hash: Of its sizes, type and elements in their order, whatever its strides; 32 hex digits,
+            the same on every machine and device.
+        norm: Square root of the sum of the squares.
+        mean: Mean of the elements.
+        minimum: The least of them.
+        maximum: The greatest.
+        nonfinite: How many are NaN or infinite.
+        sample: Elements at places spread evenly over it, the first and the last among them: all where
+            there are at most `SAMPLES`. Complex ones are each two numbers.
+    """
+
+    hash: str
+    norm: float = 0.0
+    mean: float = 0.0
+    minimum: float = 0.0
+    maximum: float = 0.0
+    nonfinite: int = 0
+    sample: tuple[float, ...] = ()
+
+
 def before_writes(values: Sequence[Value], index: int) -> Value:
     """Return the value that a tensor was before it was written through another tensor.
 
