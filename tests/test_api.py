@@ -28,6 +28,7 @@ PUBLIC = [
     "UnsupportedTorch",
     "Watch",
     "log_forward_pass",
+    "measure_peaks",
     "register_flops",
     "summary",
     "trace",
@@ -87,7 +88,8 @@ SIGNATURES = {
     "Trace.graph": (["self", "level", "depth"], [*VIEW, "flat"]),
     "Trace.timeline": (["self", "path"], []),
     "Trace.text": (["self", "budget"], []),
-    "Trace.breakdown": (["self", "by"], ["phase", "row_limit"]),
+    "Trace.breakdown": (["self", "by"], ["phase", "row_limit", "peak_flops", "bandwidth"]),
+    "measure_peaks": (["device", "dtype"], []),
     "Trace.summary": (
         ["self", "level", "depth"],
         ["phase", "columns", "sort_by", "row_limit", "expand"],

@@ -12,7 +12,7 @@ MOST = {
 }  # each of these is one thing in parts
 # What runs for each op and each function; parting it would cost each a call.
 HOT = ("_run", "__torch_function__")
-LINES = {"record.py": 500}  # all that a record can be asked, with its arguments
+LINES = {"record.py": 520}  # all that a record can be asked, with its arguments
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 

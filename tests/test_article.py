@@ -52,6 +52,7 @@ CONV_TEXT = r"""Layer conv2d_3_7, operation 8/24:
     Function: conv2d \(gradfunc=ConvolutionBackward0\) ?
     Computed inside module: features.6
     Time elapsed:  \d\.\d{3}E[-+]\d\ds
+    Arguments: kernel_size=3, padding=1
 (    Source: .*alexnet\.py:\d+, in forward
 )?    Output of modules: features.6
     Output of bottom-level module: features.6

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from tests import invariants
@@ -166,3 +168,23 @@ def test_a_layer_has_the_arguments_that_tell_what_was_asked_for():
     assert trace["leakyrelu"].arguments == {"negative_slope": 0.2}
     assert trace["softmax"].arguments == {"dim": 1}
     assert trace["output"].arguments == {}
+    assert "    Arguments: kernel_size=3, stride=2, padding=1\n" in str(trace["conv2d"])
+    assert "Arguments" not in str(trace["output"])
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+@pytest.mark.parametrize("level", ["op", "layer", "module"])
+def test_nodes_of_the_graph_have_the_same_arguments(level, rolled):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Sequential(nn.LayerNorm(3), nn.ELU(0.3)))
+    with opscope.trace(model) as trace:
+        model(torch.ones(1, 3, 7, 7)).sum((1, 2)).mean().backward()
+    graph = trace.graph(level, rolled=rolled)
+    found = [data["arguments"] for _, data in graph.nodes(data=True) if data["arguments"]]
+
+    assert {"kernel_size": [3, 3], "stride": [2, 2]} in found
+    assert {"eps": 1e-5} in found
+    assert {"alpha": 0.3} in found
+    assert {"dim": [1, 2]} in found
+    assert trace.graph(level, depth=1).nodes["@1"]["arguments"] == {}  # of two layers
+    every = trace.graph(level, rolled=rolled, phase="all").nodes(data=True)
+    json.dumps([data for _, data in every])

@@ -111,8 +111,8 @@ class Layer:
         return self.record.type
 
     @property
-    def arguments(self) -> dict[str, object]:
-        """What its ops were set to: stride, padding, eps, dimensions; what is usual is left out."""
+    def arguments(self) -> dict[str, Any]:
+        """What it was set to: stride, padding, eps, dimensions; what is usual is left out."""
         known, call = self._recording, self.record.call
         return {} if call is None else known.settings_of(known.layer_calls[call].ops)
 
@@ -268,8 +268,8 @@ class Layer:
 
     @property
     def duration_ns(self) -> int:
-        """How long it took under the trace, in nanoseconds."""
-        return 0 if self._ran is None else self._ran.duration_ns
+        """How long its ops took, in nanoseconds; what Python, and the trace, do between is not in it."""
+        return sum(op.duration_ns for op in self.ops)
 
     @property
     def parents(self) -> tuple[Layer, ...]:

@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from opscope.errors import check_choice, check_row_limit
+from math import isfinite
+
+from opscope.errors import OptionError, check_choice, check_row_limit
 from opscope.exporters.digest import check_budget, digest
+from opscope.exporters.progress import waiting
 from opscope.exporters.tables.breakdown import Breakdown
 from opscope.memory_use import memory_use
 from opscope.reading import Reading
-from opscope.records.sums.breakdown import BY, By, breakdown
+from opscope.records.sums.breakdown import BY, By, Limits, breakdown
 from opscope.records.sums.findings import findings
 from opscope.views.rows.table_rows import table_rows
 from opscope.views.select import PHASES, Phase
 
 
-def breakdown_of(reading: Reading, by: By, phase: Phase, row_limit: int | None) -> Breakdown:
+def breakdown_of(
+    reading: Reading,
+    by: By,
+    phase: Phase,
+    row_limit: int | None,
+    peak_flops: float | None,
+    bandwidth: float | None,
+) -> Breakdown:
     """Return a record's ops added up, see `Record.breakdown`."""
     check_choice("by", by, BY)
     check_choice("phase", phase, PHASES)
     check_row_limit(row_limit)
+    limits = _limits(peak_flops, bandwidth)
     recording = reading.recording
+    work = reading.costs.ops
+    with waiting("adding up") as track:
+        shares = breakdown(recording, reading.passes, work, by, phase, limits, track)
     return Breakdown(
-        breakdown(recording, reading.costs.ops, by, phase), by,
-        title=recording.model_name or "program", block_ns=recording.duration_ns,
+        shares, by, title=recording.model_name or "program", block_ns=recording.duration_ns,
         row_limit=row_limit,
     )  # fmt: skip
+
+
+def _limits(peak_flops: float | None, bandwidth: float | None) -> Limits | None:
+    """Return what a device can do, None if that was not said."""
+    if peak_flops is None and bandwidth is None:
+        return None
+    return Limits(
+        _rate("peak_flops", peak_flops, "floating-point operations"),
+        _rate("bandwidth", bandwidth, "bytes"),
+    )
+
+
+def _rate(name: str, number: float | None, what: str) -> float:
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if number is not None and is_number and isfinite(number) and number > 0:
+        return number
+    message = (
+        f"{name}: {number!r} (must be a number of {what} per second above 0, and given with the "
+        "other of peak_flops and bandwidth; opscope.measure_peaks() measures both)"
+    )
+    raise OptionError(message)
 
 
 def text_of(reading: Reading, budget: int) -> str:
@@ -32,7 +66,9 @@ def text_of(reading: Reading, budget: int) -> str:
     recording, passes, work = reading.recording, reading.passes, reading.costs.ops
     rows = table_rows(recording, passes, "module", None, "forward", work, expand=())
     memory = "" if recording.storages is None else memory_use(recording, passes).said()
+    with waiting("adding up") as track:
+        shares = breakdown(recording, passes, work, "operator", track=track)
     return digest(
         recording, reading.totals, reading.costs.parts, findings(recording, passes),
-        breakdown(recording, work, "operator"), rows, memory=memory, budget=budget,
+        shares, rows, memory=memory, budget=budget,
     )  # fmt: skip

@@ -71,8 +71,9 @@ class Reading:
     def costs(self) -> Costs:
         """What all of it computes."""
         from opscope.analysis.costs import Costs
+        from opscope.exporters.progress import waiting
 
-        return Costs(self.recording, self.passes)
+        return Costs(self.recording, self.passes, waiting)
 
     @cached_property
     def backward_ops(self) -> BackwardOps:

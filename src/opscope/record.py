@@ -260,7 +260,7 @@ class Record:
             columns: Which columns, of ``name``, ``type``, ``module``, ``op``, ``input``, ``output``,
                 ``params``, ``trainable``, ``share`` (of the model's parameters), ``kernel``,
                 ``arguments``, ``flops``, ``macs``, ``elements`` (see `costs`), ``memory`` (bytes given),
-                ``time`` (under the trace), ``backward`` and ``source``; or a set of them,
+                ``time`` (of their ops), ``backward`` and ``source``; or a set of them,
                 ``"torchinfo"``, ``"shapes"``, ``"costs"`` or ``"memory"``.
             sort_by: A column to sort by, the largest number first; ``"-time"`` for the
                 smallest first.
@@ -297,18 +297,27 @@ class Record:
         )
 
     def breakdown(
-        self, by: By = "operator", *, phase: Phase = "all", row_limit: int | None = 20
+        self,
+        by: By = "operator",
+        *,
+        phase: Phase = "all",
+        row_limit: int | None = 20,
+        peak_flops: float | None = None,
+        bandwidth: float | None = None,
     ) -> Breakdown:
         """Return what ops took and did, added up: calls, time, FLOPs, bytes; the longest first.
 
         Args:
-            by: What is added up: ``"operator"``, ``"line"`` (of code), ``"class"`` (of modules),
-                ``"module"`` or ``"phase"``.
+            by: What is added up: ``"operator"``, ``"layer"``, ``"line"`` (of code), ``"class"`` (of
+                modules), ``"module"`` or ``"phase"``.
             phase: Of which part of a training step, see `graph`.
             row_limit: How many rows to print at most.
+            peak_flops: Floating-point operations per second of the device, and
+            bandwidth: bytes of memory per second, if it is to be said which of the two ops wait
+                for, and how near they come; `opscope.measure_peaks` measures both.
 
         Raises:
-            OptionError: For a value that is not one of those.
+            OptionError: For a value that is not one of those, or one of the last two alone.
 
         >>> import torch, opscope
         >>> with opscope.trace() as trace:
@@ -318,7 +327,7 @@ class Record:
         """
         from opscope.overviews import breakdown_of
 
-        return breakdown_of(self._reading, by, phase, row_limit)
+        return breakdown_of(self._reading, by, phase, row_limit, peak_flops, bandwidth)
 
     def text(self, budget: int = 4000) -> str:
         """Return the trace in so many characters: its size, findings, structure and top costs.

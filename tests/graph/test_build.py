@@ -120,7 +120,7 @@ def test_an_op_knows_its_layer_its_modules_and_its_parameters():
     node = Exhibit(nested()).ops.nodes["op_1"]
 
     assert node | {"source": None} == {
-        "kind": "op", "label": "linear", "step": 1, "index": 4, "operator": "aten.linear.default",
+        "kind": "op", "label": "linear", "step": 1, "index": 4, "operator": "aten.linear.default", "arguments": {},
         "layer": "linear_1_1", "layer_type": "linear", "pass": 1, "passes": 1,
         "module": "blocks.0.fc", "module_pass": 1, "module_class": "Linear",
         "module_stack": [["", 1, "Nested"], ["blocks.0", 1, "Block"], ["blocks.0.fc", 1, "Linear"]],

@@ -19,6 +19,7 @@ from opscope.records.passes.runs import is_within_itself
 from opscope.records.recording import Recording
 from opscope.records.sums.work import UNKNOWN, OpWork, PartWork, Unknown, Work
 from opscope.records.values import Value
+from opscope.waiting import Track, Waiting, silent, untracked
 
 
 class Costs:
@@ -38,14 +39,18 @@ class Costs:
     Work(flops=48, elements=0, unknown=0)
     """
 
-    def __init__(self, recording: Recording, passes: Sequence[LayerPass]) -> None:
+    def __init__(
+        self, recording: Recording, passes: Sequence[LayerPass], waiting: Waiting = silent
+    ) -> None:
         self._recording = recording
         self._passes = passes
+        self._waiting = waiting
 
     @cached_property
     def ops(self) -> OpWork:
         """What each op computes."""
-        return op_work(self._recording)
+        with self._waiting("counting FLOPs") as track:
+            return op_work(self._recording, track)
 
     @cached_property
     def parts(self) -> PartWork:
@@ -171,8 +176,8 @@ class Costs:
         return f"<opscope.Costs: {notation.amount(total.flops, total.unknown)} FLOPs>"
 
 
-def op_work(recording: Recording) -> OpWork:
-    """Return what each op of a recording computes."""
+def op_work(recording: Recording, track: Track = untracked) -> OpWork:
+    """Return what each op of a recording computes; ``track`` tracks the loop over them."""
     ops, values = recording.ops, recording.values
     operators, failures = column(ops, "operator"), column(ops, "failed")
     sizes = _sizes(values)
@@ -180,8 +185,9 @@ def op_work(recording: Recording) -> OpWork:
     flops, elements = [0] * len(ops), [0] * len(ops)
     known: dict[Hashable, int | None] = {}
     given = zip(read_values(ops), column(ops, "outputs"), strict=True)
-    for at, (operator, failed, (reads, outputs)) in enumerate(
-        zip(operators, failures, given, strict=True)
+    every = track(range(len(ops)))
+    for at, operator, failed, (reads, outputs) in zip(
+        every, operators, failures, given, strict=True
     ):
         kind = kinds[operator]
         if failed or kind == "moves":

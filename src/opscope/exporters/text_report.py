@@ -9,6 +9,7 @@ from opscope import notation
 from opscope.notation import foreign, listed
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Module, Recording
+from opscope.records.sums.times import OpTimes
 from opscope.records.sums.totals import Totals
 
 _LAYERS = 2000  # that are listed
@@ -127,7 +128,10 @@ def layer_text(
         module = None if call.module_call is None else recording.module_calls[call.module_call]
         address = "" if module is None else recording.modules[module.module].address
         lines.append(f"    Computed inside module: {foreign(address) or 'none'}")
-        lines.append(f"    Time elapsed: {call.duration_ns / 1e9: .3E}s")
+        lines.append(f"    Time elapsed: {OpTimes(recording).of(call.ops) / 1e9: .3E}s")
+        given = notation.settings(recording.settings_of(call.ops))
+        if given:
+            lines.append(f"    Arguments: {listed(given)}")
         frames = () if call.call_site is None else recording.call_sites[call.call_site]
         if frames:
             lines.append(f"    Source: {frames[0]}, in {foreign(frames[0].function)}")

@@ -89,6 +89,7 @@ class NodeAttributes:
         values = values or [self.recording.values[v] for v in op.writes]
         attributes = self._blank("op", op.name, values)
         attributes["operator"] = op.operator
+        attributes["arguments"] = self.recording.settings_of([op.index])
         attributes["duration_ns"] = op.duration_ns
         attributes["failed"] = op.failed
         attributes["phase"] = op.phase
@@ -127,7 +128,6 @@ class NodeAttributes:
         kind = call.kind if call.kind in ("input", "output") else "passed_through"
         attributes = self._blank(kind, call.function, values)
         attributes["phase"] = call.phase
-        attributes["duration_ns"] = call.duration_ns
         self._add_layer(attributes, self._layer_of_call(index))
         self._add_module(attributes, call.module_call)
         site = call.call_site
@@ -143,6 +143,7 @@ class NodeAttributes:
             "step": 0,
             "index": 0,
             "operator": None,
+            "arguments": {},
             "layer": None,
             "layer_type": None,
             "pass": 1,

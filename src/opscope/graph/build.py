@@ -27,7 +27,8 @@ Node attributes, all of them JSON-compatible:
 ``buffers``        ``[name, shape]`` of the buffers that it uses itself
 ``path``           of an input or output: where among them it was, such as ``"attention_mask"``
 ``source``         ``"file.py:12"``, the innermost line outside torch
-``duration_ns``    how long it took
+``duration_ns``    how long its ops took
+``arguments``      what its ops were set to: stride, eps, dimensions; what is usual is left out
 ``phase``          ``"forward"``, ``"backward"``, ``"optimizer"`` or ``"other"``; ``layer`` and
                    ``module`` of an op of backward are those of the forward op it belongs to
 ``forward``        of an op of backward: the node of that forward op

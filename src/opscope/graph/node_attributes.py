@@ -12,6 +12,7 @@ from typing import Any
 from opscope.records.columns.table import column, value_bytes
 from opscope.records.passes.layers import LayerPass, labels
 from opscope.records.recording import Recording
+from opscope.records.sums.times import OpTimes
 
 
 def layer_attributes(
@@ -31,14 +32,14 @@ def layer_attributes(
             given.setdefault(leaf.value, []).append(entry)
     values = _Values(recording)
     calls = recording.layer_calls
-    durations, failures = column(calls, "duration_ns"), column(calls, "failed")
+    times, ops, failures = OpTimes(recording), column(calls, "ops"), column(calls, "failed")
     rows = zip(
         labels(passes), *[column(passes, name) for name in ("call", "values", "path")], strict=True
     )
     return {
         label: {
             **values.known(indices),
-            "duration_ns": durations[call],
+            "duration_ns": times.of(ops[call]),
             "failed": failures[call],
             "exits": [entry for value in indices for entry in given.get(value, ())],
             "path": path,
@@ -59,7 +60,7 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
     runs: dict[int, int] = {}
     for run in recording.module_calls:
         runs[run.module] = max(runs.get(run.module, 0), run.number)
-    values = _Values(recording)
+    values, times = _Values(recording), OpTimes(recording)
     result = {}
     for run in recording.module_calls:
         module = recording.modules[run.module]
@@ -71,7 +72,7 @@ def module_attributes(recording: Recording) -> dict[str, dict[str, Any]]:
             **values.known([leaf.value for leaf in run.outputs]),
             "paths": [leaf.path for leaf in run.outputs],
             "input_shapes": [list(recording.values[x.value].shape) for x in run.inputs],
-            "duration_ns": run.duration_ns,
+            "duration_ns": times.of(run.ops),
             "failed": run.failed,
         }
     return result

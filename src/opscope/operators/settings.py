@@ -1,6 +1,8 @@
-"""Which arguments of an operator tell what was asked for."""
+"""Which arguments of an operator tell what was asked for, and how they are told."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from opscope.operators.known import InWords
 
@@ -30,3 +32,14 @@ def says_something(argument: str, value: object) -> bool:
     items = value if isinstance(value, (list, tuple)) else [value]
     usual = _USUAL.get(argument)
     return bool(items) and not (argument in _USUAL and all(item == usual for item in items))
+
+
+def plain(value: object) -> Any:
+    """Return an argument as JSON has it: a number, a text, a bool, None or a list of these.
+
+    >>> plain((1, 2.5)), plain(complex(1, 2))
+    ([1, 2.5], '(1+2j)')
+    """
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from opscope.operators.known import name_of
-from opscope.operators.settings import says_something
+from opscope.operators.settings import plain, says_something
 
 T = TypeVar("T")
 
@@ -104,12 +104,12 @@ class Op:
         found.update({base: [items[i] for i in sorted(items)] for base, items in lists.items()})
         return found
 
-    def settings(self) -> dict[str, object]:
-        """Return what it was set to: arguments that are no tensors and tell what was asked for."""
+    def settings(self) -> dict[str, Any]:
+        """Return what it was set to, as JSON has it: arguments that tell what was asked for."""
         # A dropout is made of numbers that say what is kept, by a probability of its own.
         kept = {"p": "keep"} if self.name.startswith("bernoulli") else {}
         pairs = ((kept.get(name, name), value) for name, value in self.arguments)
-        return {name: value for name, value in pairs if says_something(name, value)}
+        return {name: plain(value) for name, value in pairs if says_something(name, value)}
 
     @property
     def name(self) -> str:

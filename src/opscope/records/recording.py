@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 from opscope.notation import foreign, sentence
 from opscope.records.calls import Frame, LayerCall, ModuleCall
@@ -220,9 +220,9 @@ class Recording:
             return self.ops[op.forward_op].layer_call
         return op.layer_call
 
-    def settings_of(self, ops: Iterable[int]) -> dict[str, object]:
+    def settings_of(self, ops: Iterable[int]) -> dict[str, Any]:
         """Return what some ops were set to, the kernel of a convolution among it; the first counts."""
-        found: dict[str, object] = {}
+        found: dict[str, Any] = {}
         for number in ops:
             op = self.ops[number]
             if "conv" in op.name:

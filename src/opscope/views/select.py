@@ -164,7 +164,7 @@ def _from_outside(attributes: dict[str, Any]) -> dict[str, Any]:
     label = attributes["layer"] or attributes["label"]
     return {
         **attributes, "kind": "external", "label": label, "layer": None, "module_stack": [],
-        "operator": None, "fed_by": label, "layer_type": None, "module": None, "parameters": [],
+        "operator": None, "arguments": {}, "fed_by": label, "layer_type": None, "module": None, "parameters": [],
         "buffers": [],
     }  # fmt: skip
 

@@ -30,13 +30,6 @@ def _tensors(values: Sequence[Value], paths: Sequence[str]) -> list[dict[str, An
     ]
 
 
-def _plain(value: object) -> Any:
-    """Return a setting as JSON has it."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
 def _seconds(nanoseconds: int) -> float:
     return round(nanoseconds * 1e-9, 9)
 
@@ -61,8 +54,8 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "params": lambda row: row.params,
     "trainable": lambda row: row.trainable,
     "share": lambda row: round(row.share, 6),
-    "kernel": lambda row: _plain(row.settings().get("kernel_size")),
-    "arguments": lambda row: {name: _plain(value) for name, value in row.settings().items()},
+    "kernel": lambda row: row.settings().get("kernel_size"),
+    "arguments": lambda row: row.settings(),
     "flops": _known("flops"),
     "macs": _known("macs"),
     "elements": lambda row: row.work.elements,

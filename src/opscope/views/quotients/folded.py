@@ -19,6 +19,7 @@ from opscope.graph.build import OpGraph, edge_attributes
 from opscope.graph.skeleton import OVERWRITE, Skeleton
 from opscope.records.columns.columns import NONE
 from opscope.records.columns.table import column
+from opscope.records.sums.times import OpTimes
 from opscope.views.quotients.levels import Rule
 from opscope.views.quotients.quotient import Attributes, Merged
 
@@ -126,7 +127,8 @@ class _Visits:
         self._layers = column(ops.passes, "layer")
         self._pass_numbers = column(ops.passes, "number")
         self._layer_labels: dict[int, str] = {}
-        self._durations = column(ops.recording.layer_calls, "duration_ns")
+        self._times = OpTimes(ops.recording)
+        self._call_ops = column(ops.recording.layer_calls, "ops")
         self._calls = column(ops.passes, "call")
         self._fill(ops)
 
@@ -221,7 +223,7 @@ class _Visits:
             label = self._layer_labels.get(layer)
             if label is None:
                 label = self._layer_labels[layer] = self._passes[at].layer_label
-            duration = 0 if call is None else self._durations[call]
+            duration = 0 if call is None else self._times.of(self._call_ops[call])
             visit = self._add(at, label, None, self._pass_numbers[at], duration)
         return visit
 

@@ -126,6 +126,7 @@ class Rule:
             "kind": first["kind"] if first["kind"] in ("input", "output") else "layer",
             "label": name,
             "operator": ", ".join(m["operator"] for m in members if m["operator"]) or None,
+            "arguments": _arguments(members),
             "parameters": unique(p for m in members for p in m["parameters"]),
             "buffers": unique(p for m in members for p in m["buffers"]),
             "failed": any(m["failed"] for m in members),
@@ -151,6 +152,7 @@ class Rule:
             **{key: members[-1][key] for key in ("shapes", "dtypes", "bytes")},
             "label": whole["label"] + ".backward" if name.startswith("@") else name,
             "operator": ", ".join(m["operator"] for m in members),
+            "arguments": _arguments(members),
             "duration_ns": sum(m["duration_ns"] for m in members),
             "recomputed": any(m["recomputed"] for m in members),
             "failed": any(m["failed"] for m in members),
@@ -169,6 +171,7 @@ class Rule:
             "kind": "module",
             "label": f"@{address}",
             "operator": None,
+            "arguments": _arguments(members) if known["leaf"] else {},
             "layer": None,
             "layer_type": None,
             "pass": run,
@@ -208,6 +211,14 @@ class Rule:
         if self.depth is None or depth < self.depth:
             return False
         return not (self.level == "layer" and known["layers"] <= 1)
+
+
+def _arguments(members: list[Attributes]) -> Attributes:
+    """Return what several ops were set to; the first that names an argument counts."""
+    found: Attributes = {}
+    for member in members:
+        found = {**member["arguments"], **found} if found else member["arguments"]
+    return found
 
 
 def _check_addresses(option: str, choice: Choice, ran: Collection[str]) -> None:

@@ -15,6 +15,7 @@ from opscope.records.columns.columns import Column
 from opscope.records.columns.table import column, read_values, value_bytes
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
+from opscope.records.sums.times import OpTimes
 from opscope.records.sums.work import OpWork, Work
 from opscope.records.values import Value
 from opscope.views.rows.backward_ops import BackwardOps
@@ -49,7 +50,7 @@ class LayerRows:
         self._calls = column(passes, "call")
         self._reads = read_values(recording.ops)
         self._operators = column(recording.ops, "operator")
-        self._times = column(recording.ops, "duration_ns")
+        self._times = OpTimes(recording)
         self._failures = column(recording.ops, "failed")
 
     def ops(self, depth: int | None) -> Rows:
@@ -119,11 +120,11 @@ class LayerRows:
     def _numbers(self) -> dict[str, Callable[[int], Any]]:
         """Return how to read fields of the row of a pass without making it."""
         calls, values, nbytes = self._calls, column(self.passes, "values"), self._bytes
-        durations = column(self.recording.layer_calls, "duration_ns")
+        ops = column(self.recording.layer_calls, "ops")
 
         def time(index: int) -> int:
             call = calls[index]
-            return 0 if call is None else durations[call]
+            return 0 if call is None else self.time_of(ops[call])
 
         def memory(index: int) -> int:
             return sum(map(nbytes.__getitem__, values[index]))
@@ -229,7 +230,7 @@ class LayerRows:
             of_params=self.of_params,
             trainable=trainable,
             memory=sum(value.nbytes for value in outputs),
-            time_ns=call.duration_ns,
+            time_ns=self.time_of(call.ops),
             backward_ns=self.time_of(self.backward.of_call.at(item.call)),
             work=self.work(call.ops),
             settings=partial(self.recording.settings_of, call.ops),
@@ -247,7 +248,7 @@ class LayerRows:
 
     def time_of(self, ops: Iterable[int]) -> int:
         """Return how long ops took together."""
-        return sum(map(self._times.__getitem__, ops))
+        return self._times.of(ops)
 
     def work(self, ops: Iterable[int]) -> Work:
         """Return what ops compute together; nothing, if rows are not to tell of it."""

@@ -243,7 +243,7 @@ class ModuleRows:
             of_params=self._layers.of_params,
             trainable=trainable,
             memory=sum(value.nbytes for given in outputs for value in given),
-            time_ns=sum(run.duration_ns for run in outermost),
+            time_ns=sum(self._layers.time_of(run.ops) for run in outermost),
             work=sum((self._layers.work(run.ops) for run in outermost), Work()),
             passes=len(runs),
             source=self._layers.source(call.call_site),

@@ -29,8 +29,8 @@ class Row:
         of_params: How many the whole model has.
         trainable: How many of these require a gradient.
         memory: Bytes of the tensors that it gave, over all passes of the row.
-        time_ns: How long it took, over all passes of the row.
-        backward_ns: How long its ops took in backward, likewise.
+        time_ns: How long its ops took, see `Op.duration_ns`, over all passes of the row.
+        backward_ns: How long those took that ran for it in backward, likewise.
         work: What it computes, over all passes of the row; in backward, what ran for it then.
         passes: How many passes the row stands for.
         source: Where in the code it was called.
