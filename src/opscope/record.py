@@ -272,6 +272,7 @@ class Record:
             OptionError: For a level, depth, column, limit or address that there is not.
         """
         from opscope.exporters.tables.console import Summary, check_table
+        from opscope.records.sums.findings import parameter_findings
         from opscope.views.rows.table_rows import table_rows
 
         check_table(level, depth, phase, columns, sort_by, row_limit)
@@ -291,6 +292,7 @@ class Record:
             title=self.recording.model_name or "program",
             level=level,
             costs=(costs.parts, costs.ops.known_kinds()),
+            found=parameter_findings(self.recording),
             columns=columns,
             sort_by=sort_by,
             row_limit=row_limit,

@@ -2,6 +2,7 @@ import io
 import re
 
 import pytest
+import torch
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
@@ -380,7 +381,9 @@ def test_a_set_of_columns_is_the_columns_by_their_names(name):
         for columns in (name, COLUMN_SETS[name])
     )
 
-    assert named == listed
+    without_size = [line for line in named.splitlines() if not line.startswith("size ")]
+    assert without_size == listed.splitlines()
+    assert (named != listed) == (name == "torchinfo")
     assert set(COLUMN_SETS[name]) <= set(COLUMNS)
 
 
@@ -404,3 +407,94 @@ def test_torchinfo_s_columns_have_kernels_shares_and_macs():
 def test_a_set_that_there_is_not_is_refused_with_those_there_are():
     with pytest.raises(OptionError, match="torchinfo"):
         opscope.summary(nn.ReLU(), input_size=(1,), columns="torchinf")
+
+
+class Tied(nn.Module):
+    """Its first and last layers share a weight, one is frozen, one is half frozen, one unused."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(requires_grad=False)
+        self.partly = nn.Linear(4, 4)
+        self.partly.bias.requires_grad_(requires_grad=False)
+        self.unused = nn.Linear(4, 1)
+        self.head = nn.Linear(4, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.partly(self.frozen(self.embed(x))))
+
+
+@pytest.fixture(scope="module")
+def tied():
+    model = Tied()
+    with opscope.trace(model) as trace:
+        model(torch.arange(3)).sum().backward()
+    return trace
+
+
+def cells(text, *names):
+    """Return, for the row of each name, the last cell."""
+    rows = (re.sub("[├└│─]", " ", line).split() for line in text.splitlines())
+    last = {words[0]: words[-1] for words in rows if words}
+    return [last[name] for name in names]
+
+
+def test_parameters_that_are_frozen_or_tied_are_marked(tied):
+    text = tied.summary(columns=["name", "params"]).as_text(100)
+
+    found = cells(text, "Tied", "embed", "frozen", "partly", "head")
+    assert found == ["85", "*40", "(20)", "20", "*40"]
+    assert "24 frozen (in brackets)" in text
+    assert "tied (*)   1 parameter with several names: embed.weight = head.weight" in text
+    assert "unused     2 parameters that no op was given: unused.weight, unused.bias" in text
+
+
+@pytest.mark.parametrize("level", ["layer", "op"])
+def test_they_are_in_tables_of_layers_and_ops(tied, level):
+    rows = tied.summary(level, columns=["name", "params"]).as_text(100).split("parameters")[0]
+
+    assert rows.count("*40") == 2
+    assert rows.count("(20)") == (level == "layer")
+    assert "*" not in rows.replace("*40", "")
+
+
+def test_a_trained_parameter_without_a_gradient_is_said_below():
+    model = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    with opscope.trace(model) as trace:
+        y = model[0](torch.ones(1, 2)) + model[1](torch.ones(1, 2)).detach()
+        y.sum().backward()
+
+    text = str(trace.summary())
+    assert "no gradient 2 trained parameters without a gradient: 1.weight, 1.bias" in text
+    assert "tied" not in text
+    assert "unused" not in text
+    assert "brackets" not in text
+
+
+def test_blocks_that_are_one_row_are_marked_if_one_is_tied():
+    blocks = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)]
+    blocks[2][0].weight = blocks[0][0].weight
+    model = nn.Sequential(*blocks)
+    with opscope.trace(model) as trace:
+        model(torch.ones(1, 4))
+
+    rows = trace.summary(columns=["name", "params"]).as_text(100).split("parameters")[0]
+    assert "*44" in rows
+    assert [row["params"] for row in trace.summary().to_dicts() if row["blocks"] == 3] == [44]
+
+
+def test_the_size_that_torchinfo_estimates_is_there_with_its_columns(tied):
+    totals = tied.totals
+    size = next(
+        line
+        for line in tied.summary(columns="torchinfo").as_text(200).splitlines()
+        if line.startswith("size")
+    )
+    whole = totals.input_bytes + totals.tensor_bytes + totals.param_bytes
+
+    assert totals.input_bytes == 3 * 8
+    assert f"24 B of inputs + {totals.tensor_bytes} B computed + {totals.param_bytes} B of" in size
+    assert f"= {whole} B if nothing is freed" in size
+    assert "size " not in str(tied.summary())

@@ -16,8 +16,10 @@ from opscope.exporters.tables.data import TableData
 from opscope.exporters.tables.fit.column import Cells, Column, Lists, Numbers, Words, plain
 from opscope.exporters.tables.fit.fitted import Fitted, Printed
 from opscope.exporters.tables.fit.fitting import fit_table, wrapped
+from opscope.exporters.tables.fit.footer import cost_lines, found_lines, size_line, total_lines
 from opscope.exporters.tables.fit.names import Names
 from opscope.exporters.tables.fit.writer import Writer
+from opscope.records.sums.findings import Finding
 from opscope.records.sums.totals import Totals
 from opscope.records.sums.work import PartWork
 from opscope.views.quotients.levels import LEVELS
@@ -92,6 +94,21 @@ def _percent(row: Row, writer: Writer) -> str:
     return f"{row.share:.1%}" if row.params else writer("–")
 
 
+def is_frozen(row: Row) -> bool:
+    """Whether a row has parameters, and none that is trained."""
+    return row.params > 0 and not row.trainable
+
+
+def _params(rows: Sequence[Row], writer: Writer) -> Cells:
+    """Write how many parameters each has: in brackets if all are frozen, with a star if tied."""
+
+    def write(row: Row) -> str:
+        text = notation.count(row.params)
+        return "*" * row.is_tied + (f"({text})" if is_frozen(row) else text)
+
+    return Numbers([write(row) if row.params else writer("–") for row in rows])
+
+
 def _or_dash(write: Callable[[int], str]) -> Callable[[int], str]:
     return lambda number: write(number) if number else "–"
 
@@ -133,7 +150,9 @@ _COLUMNS: dict[str, _Column] = {
     "op": _lists("aten ops", _operators, 11, "dim", enough=14),
     "input": _lists("input", _inputs, 12),
     "output": _lists("output", _outputs, 2, "green", enough=40),
-    "params": _numbers("params", "params", _or_dash(notation.count), 3, "magenta"),
+    "params": _Column(
+        "params", attrgetter("params"), _params, 3, numeric=True, style="magenta", field="params"
+    ),
     "trainable": _numbers("trainable", "trainable", _or_dash(notation.count), 4),
     "share": _Column(
         "params %",
@@ -214,13 +233,6 @@ def check_columns(columns: Sequence[str] | str | None, sort_by: str | None) -> N
         check_choice("sort_by", name, COLUMNS)
 
 
-def _by_phase(sums: Totals) -> list[str]:
-    if len(sums.ops_by_phase) < 2:
-        return []
-    counts = [f"{count:,} {phase}," for phase, count in sums.ops_by_phase.items()]
-    return [f"({counts[0]}", *counts[1:-1], f"{counts[-1][:-1]})"]
-
-
 def _sorted(rows: Sequence[Row], sort_by: str) -> list[int]:
     """Return the places of rows as a column sorts them."""
     column = _COLUMNS[sort_by.removeprefix("-")]
@@ -247,11 +259,14 @@ class Summary(Printed, TableData):
         title: str,
         level: str,
         costs: tuple[PartWork, Sequence[str]] = (PartWork(), ()),
+        found: Sequence[Finding] = (),
         columns: Sequence[str] | str | None = None,
         sort_by: str | None = None,
         row_limit: int | None = None,
     ) -> None:
         self._costs = costs
+        self._found = found
+        self._tells_size = columns == "torchinfo"
         check_columns(columns, sort_by)
         check_row_limit(row_limit)
         named = COLUMN_SETS.get(columns) if isinstance(columns, str) else columns
@@ -308,32 +323,12 @@ class Summary(Printed, TableData):
         return [column.title for column in columns], rows, [column.is_number for column in columns]
 
     def _footer(self, width: int, writer: Writer) -> Text:
-        sums = self._sums
-        frozen = sums.params - sums.trainable
-        phases = _by_phase(sums)
-        lines = {
-            "parameters": [
-                f"{notation.count(sums.params)} ({notation.size(sums.param_bytes)}),",
-                f"{notation.count(sums.trainable)} trainable,",
-                f"{notation.count(frozen)} frozen{',' * bool(sums.other_params)}",
-                *([f"and {notation.count(sums.other_params)} of other modules"] if sums.other_params else ()),
-            ],
-            "buffers": [f"{sums.buffers} ({notation.size(sums.buffer_bytes)})"],
-            "computed": [
-                f"{notation.plural(sums.tensors, 'tensor')} ({notation.size(sums.tensor_bytes)} newly allocated)",
-                f"by {notation.plural(sums.layers, 'layer')},",
-                f"{notation.plural(sums.ops, 'aten op')}",
-                *phases,
-            ],
-        }  # fmt: skip
-        costs, known = self._costs
-        parts = [
-            f"{notation.amount(work.flops, work.unknown)} {part},"
-            for part, work in costs
-            if work.flops or work.unknown
-        ]
-        if parts:
-            lines["FLOPs"] = [*parts[:-1], f"{parts[-1][:-1]} (a multiply-add is 2);", *known]
+        parts, known = self._costs
+        lines = total_lines(self._sums, brackets=any(map(is_frozen, self._rows)))
+        if self._tells_size:
+            lines["size"] = size_line(self._sums)
+        lines |= {name: writer(said).split(" ") for name, said in found_lines(self._found)}
+        lines |= cost_lines(parts, known)
         return Text("\n").join(
             wrapped(name, phrases, width, writer) for name, phrases in lines.items()
         )

@@ -31,8 +31,9 @@ class Finding:
 
 def findings(recording: Recording, passes: Sequence[LayerPass]) -> list[Finding]:
     """Return what is worth a look, the gravest first."""
-    found = (_failed(recording), *_parameters(recording), _unread(recording, passes))
-    return [one for one in found if one is not None]
+    found = (_failed(recording), _unread(recording, passes))
+    first, last = ([one] if one is not None else [] for one in found)
+    return [*first, *parameter_findings(recording), *last]
 
 
 def _failed(recording: Recording) -> Finding | None:
@@ -43,6 +44,11 @@ def _failed(recording: Recording) -> Finding | None:
     if failure.module_call is not None:
         names = (recording.modules[recording.module_calls[failure.module_call].module].address,)
     return Finding("failed", names, f"the block ended with {failure}")
+
+
+def parameter_findings(recording: Recording) -> list[Finding]:
+    """Return what is worth a look in the parameters of the model."""
+    return [one for one in _parameters(recording) if one is not None]
 
 
 def _parameters(recording: Recording) -> Iterator[Finding | None]:

@@ -28,6 +28,7 @@ class Totals:
         tensor_bytes: Bytes that were newly allocated for them, each once: a view, what was
             written in place or passed through, and an input are none.
         given_bytes: Their size together, as if each had memory of its own.
+        input_bytes: Size of the tensors that the model was given.
         parameter_tensors: Parameters of the model, a shared one once.
         params: Their elements.
         param_bytes: Their size together.
@@ -46,6 +47,7 @@ class Totals:
     tensors: int
     tensor_bytes: int
     given_bytes: int
+    input_bytes: int
     parameter_tensors: int
     params: int
     param_bytes: int
@@ -74,6 +76,7 @@ def totals(recording: Recording, passes: Sequence[LayerPass]) -> Totals:
         tensors=len(given),
         tensor_bytes=_allocated(recording, given, nbytes),
         given_bytes=sum(map(nbytes.__getitem__, given)),
+        input_bytes=_entered(recording, passes, nbytes),
         parameter_tensors=len(parameters),
         params=sum(p.numel for p in parameters),
         param_bytes=sum(p.nbytes for p in parameters),
@@ -97,6 +100,11 @@ def _forward(
             layers.append(layer)
             given.extend(values)
     return layers, given
+
+
+def _entered(recording: Recording, passes: Sequence[LayerPass], nbytes: Column[int]) -> int:
+    kinds = zip(column(passes, "kind"), column(passes, "values"), strict=True)
+    return sum(nbytes[value] for kind, values in kinds if kind == "input" for value in values)
 
 
 def _allocated(recording: Recording, given: Sequence[int], nbytes: Column[int]) -> int:

@@ -42,6 +42,7 @@ class LayerRows:
     ) -> None:
         self._work = work
         parameters = recording.parameters
+        self._tied = {p.index: (p.name, *p.aliases) for p in parameters if p.aliases}
         self.of_params = sum(p.numel for p in parameters if p.kind == "parameter" and p.of_model)
         self.recording = recording
         self.passes = passes
@@ -185,6 +186,7 @@ class LayerRows:
             params=params,
             of_params=self.of_params,
             trainable=trainable,
+            is_tied=self.is_tied(used),
             memory=sum(value.nbytes for value in outputs),
             time_ns=op.duration_ns,
             work=self.work([op.index]),
@@ -229,6 +231,7 @@ class LayerRows:
             params=params,
             of_params=self.of_params,
             trainable=trainable,
+            is_tied=self.is_tied(item.parameters),
             memory=sum(value.nbytes for value in outputs),
             time_ns=self.time_of(call.ops),
             backward_ns=self.time_of(self.backward.of_call.at(item.call)),
@@ -264,6 +267,14 @@ class LayerRows:
         chosen = [parameter for parameter in chosen if parameter.kind == "parameter"]
         trainable = sum(parameter.numel for parameter in chosen if parameter.trainable)
         return sum(parameter.numel for parameter in chosen), trainable
+
+    def is_tied(self, indices: Iterable[int], below: str = "") -> bool:
+        """Return whether one of these parameters has a name, of several, that is not below a module."""
+        around = f"{below}."
+        if not self._tied:
+            return False
+        names = (self._tied[index] for index in indices if index in self._tied)
+        return any(not below or not all(n.startswith(around) for n in each) for each in names)
 
     def address(self, call: int | None) -> str:
         """Return the address of the module of a run."""

@@ -170,6 +170,7 @@ class ModuleRows:
             params, trainable = sum(r.params for r in known), sum(r.trainable for r in known)
         return replace(
             first, last=last.name, blocks=len(known), params=params, trainable=trainable,
+            is_tied=any(row.is_tied for row in known),
             memory=sum(row.memory for row in known), time_ns=sum(row.time_ns for row in known),
             backward_ns=sum(row.backward_ns for row in known),
             work=sum((row.work for row in known), Work()),
@@ -227,7 +228,8 @@ class ModuleRows:
     def _whole(self, runs: Sequence[ModuleCall], outermost: Sequence[ModuleCall]) -> Row:
         call = runs[0]
         module = self.recording.modules[call.module]
-        params, trainable = self._layers.count(self._held.get(module.address, ()))
+        held = self._held.get(module.address, ())
+        params, trainable = self._layers.count(held)
         outputs = [self._layers.values(leaf.value for leaf in run.outputs) for run in runs]
         address = self._addresses[call.index]
         return Row(
@@ -242,6 +244,7 @@ class ModuleRows:
             params=params,
             of_params=self._layers.of_params,
             trainable=trainable,
+            is_tied=bool(module.address) and self._layers.is_tied(held, module.address),
             memory=sum(value.nbytes for given in outputs for value in given),
             time_ns=sum(self._layers.time_of(run.ops) for run in outermost),
             work=sum((self._layers.work(run.ops) for run in outermost), Work()),

@@ -28,6 +28,7 @@ class Row:
         params: Elements of the parameters that it has or used.
         of_params: How many the whole model has.
         trainable: How many of these require a gradient.
+        is_tied: Whether another module has one of them as well.
         memory: Bytes of the tensors that it gave, over all passes of the row.
         time_ns: How long its ops took, see `Op.duration_ns`, over all passes of the row.
         backward_ns: How long those took that ran for it in backward, likewise.
@@ -54,6 +55,7 @@ class Row:
     params: int = 0
     of_params: int = 0
     trainable: int = 0
+    is_tied: bool = False
     memory: int = 0
     time_ns: int = 0
     backward_ns: int = 0
