@@ -124,17 +124,17 @@ class Calls:
             began: When the trace did.
         """
         columns, count = self.columns, len(self._recorded)
-        extra = {self._number[number]: row for number, row in self._tables.extra_calls.items()}
-        failed = self._failed.union(index for index, row in extra.items() if row.failed)
+        passed = {self._number[call]: row for call, row in self._tables.pass_throughs.items()}
+        failed = self._failed.union(map(self._number.__getitem__, self._tables.raised))
         known: dict[str, Column[Any]] = {
             "index": range(count),
             "function": Coded(*codes_of(self._functions())),
-            "kind": Sparse("function", {i: row.kind for i, row in extra.items()}, count),
-            "path": Sparse("", {i: row.path for i, row in extra.items() if row.path}, count),
+            "kind": Sparse("function", {i: row.kind for i, row in passed.items()}, count),
+            "path": Sparse("", {i: row.path for i, row in passed.items() if row.path}, count),
             "module_call": Optional(columns.module),
             "call_site": Optional(columns.call_site),
             "ops": Ranges(columns.ops_start, columns.ops_end),
-            "received": Sparse((), {i: row.received for i, row in extra.items()}, count),
+            "received": Sparse((), {i: row.received for i, row in passed.items()}, count),
             "returned": Ragged(columns.returned_end, self._returned),
             "started_ns": Less(columns.started, Same(began, count)),
             "duration_ns": Less(columns.ended, columns.started),

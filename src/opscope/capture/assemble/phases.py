@@ -60,8 +60,8 @@ def phases(
         reads_at, made_at, wrote_at = reads_end, made_end, wrote_end
     of_calls: list[Phase] = []
     for call, (start, stop) in enumerate(zip(calls.ops_start, calls.ops_end, strict=True)):
-        extra = tables.extra_calls.get(call)
-        received = () if extra is None else extra.received
+        passed = tables.pass_throughs.get(call)
+        received = () if passed is None else passed.received
         of_calls.append(
             of_ops[start]
             if stop > start

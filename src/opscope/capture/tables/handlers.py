@@ -12,7 +12,7 @@ from opscope.capture.log import events
 from opscope.capture.log.contexts.call_sites import function_name
 from opscope.capture.log.events import WIDTHS, Chain, Live, Nested, Written
 from opscope.capture.log.grad_modes import Step
-from opscope.capture.tables.rows import CallRow, ModuleRun
+from opscope.capture.tables.rows import ModuleRun, PassThrough
 from opscope.capture.tables.tables import Tables
 from opscope.records.calls import CallKind
 from opscope.records.columns.columns import NONE
@@ -107,15 +107,11 @@ class Handlers:
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         if error is not None:
             tables.failed_calls.note(error, tables.call_count)
-            end = tables.op_count
-            tables.add_call(CallRow(name, run, site, op_start, end, started, ended, node, True))
-            return
-        if notes is not None or tables.hooks.called:
+            tables.raised.add(tables.call_count)
+        elif notes is not None or tables.hooks.called:
             is_one = notes is not None and not isinstance(notes, list)
             tables.tell_returned(returned, [notes] if is_one else notes)
-        tables.write_call(
-            name, node, returned, run, site, op_start, tables.op_count, started, ended
-        )
+        tables.write_call(name, node, returned, run, site, op_start, started, ended)
 
     def _passed_through(
         self,
@@ -131,11 +127,9 @@ class Handlers:
         """Append the call of a torch function that returned what it was given."""
         tables = self._tables
         rows = tuple(map(tables.values.current, items))
-        row = CallRow(
-            function_name(func), run, tables.site(chain, run), tables.op_count, tables.op_count,
-            started, ended, None if grad_fn is None else grad_fn.__name__, received=rows,
-        )  # fmt: skip
-        tables.pass_through(row, notes)
+        name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
+        site = tables.site(chain, run)
+        tables.pass_through(PassThrough(rows), notes, name, node, run, site, started, ended)
 
     def _enter(
         self,
@@ -197,12 +191,10 @@ class Handlers:
         return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
     def _identity(self, run: ModuleRun, notes: list[Any] | None) -> None:
-        op = self._tables.op_count
-        row = CallRow(
-            "identity", run.index, run.call_site, op, op, run.start, run.end, None,
-            kind="identity", received=tuple(row for _, row in run.outputs),
-        )  # fmt: skip
-        new = self._tables.pass_through(row, notes)
+        call = PassThrough(tuple(row for _, row in run.outputs), "identity")
+        new = self._tables.pass_through(
+            call, notes, "identity", None, run.index, run.call_site, run.start, run.end
+        )
         run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
 
     def _pass_border(
@@ -213,7 +205,7 @@ class Handlers:
         notes: list[Any] | None,
     ) -> list[tuple[str, int]]:
         """Record each tensor that enters or leaves the model as a call of its own."""
-        op, now = self._tables.op_count, run.start if kind == "input" else run.end
+        now = run.start if kind == "input" else run.end
         result = []
         taken: set[str] = set()
         for number, (written, row) in enumerate(leaves):
@@ -221,11 +213,11 @@ class Handlers:
             while path in taken:  # `{"a.b": x, "a": {"b": y}}` holds two tensors
                 path += "'"
             taken.add(path)
-            call = CallRow(
-                kind, run.parent, run.call_site, op, op, now, now, None,
-                received=(row,), kind=kind, path=path,
+            (new,) = self._tables.pass_through(
+                PassThrough((row,), kind, path), notes and [notes[number]], kind, None,
+                run.parent, run.call_site, now, now,
             )  # fmt: skip
-            result.append((path, self._tables.pass_through(call, notes and [notes[number]])[0]))
+            result.append((path, new))
         return result
 
 

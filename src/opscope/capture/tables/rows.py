@@ -21,20 +21,10 @@ PACK_OP = OP_NUMBERS.pack
 SITE = Struct("=i")  # the call site, the second number of an op and of a call
 
 
-class CallRow(NamedTuple):
-    """A layer call with more to tell than `CallColumns` hold."""
+class PassThrough(NamedTuple):
+    """What else there is to tell of a layer call that returned what it was given."""
 
-    function: str
-    module: int
-    call_site: int
-    ops_start: int
-    ops_end: int
-    started: int
-    ended: int
-    grad_fn: str | None
-    failed: bool = False
-    received: tuple[int, ...] = ()
-    returned: tuple[int, ...] = ()
+    received: tuple[int, ...]
     kind: CallKind = "function"
     path: str = ""
 

@@ -24,11 +24,11 @@ from opscope.capture.tables.rows import (
     PACK_CALL,
     SITE,
     CallColumns,
-    CallRow,
     FailureMark,
     ModuleRun,
     Numbers,
     OpColumns,
+    PassThrough,
     unpacked,
 )
 from opscope.capture.tables.values import PASSED_THROUGH, Values
@@ -62,7 +62,8 @@ class Tables:
         backward_runs: For each run of a module inside a backward, the module's number, NONE for
             one that is not known, and the number of the run around it.
         backward_run_of: For ops inside of those, the innermost one.
-        extra_calls: The layer calls that have more to tell than a row of `calls`.
+        pass_throughs: The layer calls that returned what they were given.
+        raised: The layer calls that returned nothing, but raised.
         grad_modes: Where the grad mode was set.
         unseen_calls: Calls that no op shows: the module run in which, the name of the function,
             and the row of its tensor.
@@ -97,7 +98,8 @@ class Tables:
         self.calls: list[Any] = []  # function and grad_fn
         self.call_numbers = bytearray()
         self.returned_rows = array("i")
-        self.extra_calls: dict[int, CallRow] = {}
+        self.pass_throughs: dict[int, PassThrough] = {}
+        self.raised: set[int] = set()
         self.root = NONE
         self.runs: list[ModuleRun] = []
         self.failed_ops = FailureMark()
@@ -122,14 +124,6 @@ class Tables:
         self.values.go_back(mark.values)
         self.grad_modes.go_back(mark.grad_modes)
 
-    def add_call(self, row: CallRow) -> None:
-        """Append a layer call."""
-        self.extra_calls[self.call_count] = row
-        self.write_call(
-            row.function, row.grad_fn, row.returned, row.module, row.call_site, row.ops_start,
-            row.ops_end, row.started, row.ended,
-        )  # fmt: skip
-
     def write_call(
         self,
         function: str,
@@ -138,15 +132,14 @@ class Tables:
         module: int,
         site: int,
         ops_start: int,
-        ops_end: int,
         started: int,
         ended: int,
     ) -> None:
-        """Append a layer call that ran ops and returned."""
+        """Append a layer call, whose ops are the last."""
         self.calls += (function, grad_fn)
         self.returned_rows.extend(returned)
         end = len(self.returned_rows)
-        self.call_numbers += PACK_CALL(module, site, ops_start, ops_end, end, started, ended)
+        self.call_numbers += PACK_CALL(module, site, ops_start, self.op_count, end, started, ended)
         self.call_count += 1
 
     def move_op(self, op: int, site: int) -> None:
@@ -156,9 +149,6 @@ class Tables:
     def move_call(self, call: int, site: int) -> None:
         """Have a layer call be at another call site."""
         SITE.pack_into(self.call_numbers, call * CALL_NUMBERS.size + SITE.size, site)
-        extra = self.extra_calls.get(call)
-        if extra is not None:
-            self.extra_calls[call] = extra._replace(call_site=site)
 
     def plan(self, op: int) -> Plan:
         """Return what is known of an op's operator."""
@@ -208,15 +198,26 @@ class Tables:
         """Return the row of a tensor before it entered a model, if it did so before."""
         values = self.values
         while values.origins[row] == PASSED_THROUGH:
-            call = self.extra_calls.get(values.makers[row])
+            call = self.pass_throughs.get(values.makers[row])
             if call is None or call.kind != "input":
                 break
             row = values.earlier[row]
         return row
 
-    def pass_through(self, row: CallRow, notes: Sequence[Any] | None) -> tuple[int, ...]:
-        """Append a call that only passed through what ``row.received`` says; return the new rows."""
-        new = tuple(self.values.passed_through(value, self.call_count) for value in row.received)
+    def pass_through(
+        self,
+        call: PassThrough,
+        notes: Sequence[Any] | None,
+        function: str,
+        grad_fn: str | None,
+        module: int,
+        site: int,
+        started: int,
+        ended: int,
+    ) -> tuple[int, ...]:
+        """Append a call that only passed through what it received; return the new rows."""
+        new = tuple(self.values.passed_through(value, self.call_count) for value in call.received)
         self.tell_returned(new, notes)
-        self.add_call(row._replace(returned=new))
+        self.pass_throughs[self.call_count] = call
+        self.write_call(function, grad_fn, new, module, site, self.op_count, started, ended)
         return new

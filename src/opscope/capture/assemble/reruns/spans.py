@@ -220,8 +220,8 @@ class Spans:
                 if value != NONE:
                     found[source(value), context] = op
             start = end
-        for call in self._tables.extra_calls.values():
+        for number, call in self._tables.pass_throughs.items():
             for value in call.received:
                 key = source(value), None
-                found[key] = max(found.get(key, -1), call.ops_start)
+                found[key] = max(found.get(key, -1), self._calls.ops_start[number])
         return found
