@@ -37,7 +37,8 @@ _Tensor = torch.Tensor
 _FEW = 512
 _EMPTY: dict[str, Any] = {}
 _ONE = TensorSlot()
-
+# What an op made and wrote that did not return, and what is noted of that.
+_NOTHING: tuple[Sequence[Any], Sequence[Any], Sequence[Any] | None] = ((), (), None)
 
 _grad_enabled = torch.is_grad_enabled
 _inference = torch.is_inference_mode_enabled
@@ -91,6 +92,10 @@ class Interceptor(TorchDispatchMode):
             chain = note_node(self._tables, sys._getframe().f_back)
         elif not flags:
             chain = log.chain(sys._getframe(1))
+        if _grad_enabled():
+            flags |= GRAD
+        elif _inference():
+            flags |= INFERENCE
         if not count_function_modes():
             return self._run(plan, plan.call, args, kwargs, chain, flags)
         # A function mode is on, and reading `tensor.shape` would be a call that it sees.
@@ -145,7 +150,7 @@ class Interceptor(TorchDispatchMode):
         chain: Chain | None,
         flags: int,
     ) -> Any:
-        tables, log = self._tables, self._log
+        log = self._log
         slots = plan.positional.get(len(args)) or plan.slots(len(args))
         reads = self._read_tensors(slots, args)
         constants = () if slots.constants is None else slots.constants(args)
@@ -156,17 +161,9 @@ class Interceptor(TorchDispatchMode):
             named: dict[str, Any] | None = self._read_named(numbered | (kwargs or {}), reads)
         else:
             named = self._read_named(kwargs, reads, plan.objects) if kwargs else None
-        if _grad_enabled():
-            flags |= GRAD
-        elif _inference():
-            flags |= INFERENCE
-        op = None
-        if log.has_before_op:
-            op = self._prepare(plan, args, kwargs, chain)
+        op = self._prepare(plan, args, kwargs, chain) if log.has_before_op else None
         sequence = next_sequence_number()
-        made: Sequence[Any] = ()
-        wrote: Sequence[Any] = ()
-        notes = None
+        made, wrote, notes = _NOTHING
         started = ended = perf_counter_ns()
         try:
             log.inside_op = True
@@ -179,7 +176,7 @@ class Interceptor(TorchDispatchMode):
         except BaseException as error:
             flags |= FAILED
             ended = perf_counter_ns()
-            tables.failed_ops.note(error, log.op_count)
+            self._tables.failed_ops.note(error, log.op_count)
             raise
         finally:
             log.inside_op = False
@@ -190,12 +187,8 @@ class Interceptor(TorchDispatchMode):
             log.op_count += 1
             if log.op_count >= log.ingest_at:
                 log.ingest()
-        if op is not None and tables.hooks.after_op:
-            op.result = result
-            bad = first_error(look_at(op) for look_at in tables.hooks.after_op)
-            if bad is not None:
-                tables.failed_ops.note(bad, log.op_count - 1)
-                raise bad
+        if op is not None:
+            self._look_back(op, result)
         return result
 
     def _read_tensors(self, slots: Slots, args: tuple[Any, ...]) -> list[Any]:
@@ -234,6 +227,14 @@ class Interceptor(TorchDispatchMode):
             for look_at in hooks.before_write:
                 look_at(plan.written(args, kwargs))
         return op
+
+    def _look_back(self, op: RunningOp, result: Any) -> None:
+        """Have collectors look at an op that returned."""
+        op.result = result
+        bad = first_error(look_at(op) for look_at in self._tables.hooks.after_op)
+        if bad is not None:
+            self._tables.failed_ops.note(bad, self._log.op_count - 1)
+            raise bad
 
     def _results(
         self,

@@ -36,10 +36,12 @@ _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
 # Results of which nobody hears what is read of them, if no argument has a class of its own.
 _UNHEARD = frozenset({_Tensor, torch.nn.Parameter, tuple, list, type(None)})
 _DATA = torch.Tensor.data
+# What asks whether a fused kernel can run, by `id`, as the hash of a code reads the bytecode.
+_ASKING = frozenset(map(id, (ATTENTION, LAYER, ENCODER)))
 _is_compiling = torch.compiler.is_dynamo_compiling
-# Where `backward` makes the gradient that it starts from.
 # Calls that run other code rather than compute: what runs inside has its own place.
 _TRANSPARENT = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
+# With `ones_like`, `backward` makes the gradient that it starts from.
 _SPECIAL = _TRANSPARENT | {torch.ones_like}
 # No op shows what these do: numbers become Python's, a gradient may become another.
 _UNSEEN = frozenset({torch.Tensor.tolist, torch.Tensor.register_hook})
@@ -70,25 +72,20 @@ class FunctionCalls(TorchFunctionMode):
             or (func in _SPECIAL and _has_no_place(func, sys._getframe(1)))
         ):
             return func(*args, **(kwargs or {}))
-        op = log.op_count
-        started = perf_counter_ns()
+        op, started = log.op_count, perf_counter_ns()
         try:
             log.in_call = True
             result = func(*args, **kwargs) if kwargs else func(*args)
             ended = perf_counter_ns()
         except BaseException as error:
             log.in_call = False
-            ended = perf_counter_ns()
-            chain = log.chain(_not_ours(sys._getframe(1)))
-            log.write_call(func, [], None, None, chain, op, started, ended, error)
-            log.ingest()  # and lets go of the error
+            self._write_failed(func, op, started, error, sys._getframe(1))
             raise
         log.in_call = False  # nothing can interrupt between this and the above
         frame = sys._getframe(1)
         if log.op_count == op:
             if result.__class__ in _PLAIN:
-                code = frame.f_code
-                if code is ATTENTION or code is LAYER or code is ENCODER:
+                if id(frame.f_code) in _ASKING:
                     wait_for_question(frame, FunctionCalls)
                 return result
         elif (
@@ -106,12 +103,9 @@ class FunctionCalls(TorchFunctionMode):
             if log.eager:
                 log.ingest()
             return self._told(func, result) if log.has_listeners else result
-        # Modes and classes of the user's are not to see what is read here.
-        if types or result.__class__ not in _UNHEARD or count_function_modes():
-            with DisableTorchFunction():
-                self._write(func, args, kwargs, op, started, ended, result, frame)
-        else:
-            self._write(func, args, kwargs, op, started, ended, result, frame)
+        is_heard = types or result.__class__ not in _UNHEARD or count_function_modes()
+        write = self._write_unheard if is_heard else self._write
+        write(func, args, kwargs, op, started, ended, result, frame)
         return self._told(func, result) if log.has_listeners else result
 
     def _told(self, func: Any, result: Any) -> Any:
@@ -122,6 +116,19 @@ class FunctionCalls(TorchFunctionMode):
             return result
         with self:  # torch takes the mode off while it is asked
             return log.edit(ReturnedCall("function", name, func, result))
+
+    def _write_failed(
+        self, func: Any, op: int, started: int, error: BaseException, frame: FrameType
+    ) -> None:
+        """Write a call that raised."""
+        log, ended = self._log, perf_counter_ns()
+        log.write_call(func, [], None, None, log.chain(_not_ours(frame)), op, started, ended, error)
+        log.ingest()  # and lets go of the error
+
+    def _write_unheard(self, *call: Any) -> None:
+        """Write one without modes and classes of the user's seeing what is read."""
+        with DisableTorchFunction():
+            self._write(*call)
 
     def _write(
         self,
