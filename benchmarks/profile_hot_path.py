@@ -26,7 +26,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opscope
-from opscope.capture.log.event_log import Log, LogRow, take_snapshot
+from opscope.capture.log.event_log import Log, LogRow
+from opscope.capture.log.snapshots import take_snapshot
 from opscope.capture.session import Session
 
 

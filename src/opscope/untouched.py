@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from opscope.capture.log.hooks import RunningOp
+from opscope.capture.log.snapshots import storage_of
 from opscope.capture.watch.compiled import wrapped
 
 
@@ -56,11 +57,8 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _key(tensor: torch.Tensor) -> int | None:
     """Return what tells the memory of a tensor from others; None where there is none to copy."""
-    try:
-        storage = tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError, ValueError):
-        return None
-    return None if storage.device.type == "meta" else storage._cdata
+    storage = storage_of(tensor)
+    return None if storage is None or storage.device.type == "meta" else storage._cdata
 
 
 @contextmanager

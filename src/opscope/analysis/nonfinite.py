@@ -12,7 +12,7 @@ from opscope.analysis.contents import Contents, ModuleInfo
 from opscope.capture.collect.nonfinite.came_in import input_name
 from opscope.capture.collect.nonfinite.looking import describe, kinds_of
 from opscope.errors import NonFiniteError
-from opscope.operators.known import SCRATCH, asks_for_form, is_uninitialised
+from opscope.operators.known import asks_for_form, is_scratch, is_uninitialised
 from opscope.records.calls import ModuleCall
 from opscope.records.flow.bad_numbers import (
     LOSS,
@@ -337,8 +337,8 @@ def _given(op: Op) -> Iterator[tuple[int | None, int]]:
     """Yield what an op gave, but for memory that nobody wrote: the number of the output, the value."""
     if is_uninitialised(op.operator):
         return
-    written, scratch = set(op.writes), SCRATCH.get(op.operator, ())
-    for output, value in enumerate(op.outputs):
-        if value is not None and value not in written and output not in scratch:
+    written = set(op.writes)
+    outputs = ((output, v) for output, v in enumerate(op.outputs) if v not in written)
+    for output, value in (*outputs, *((None, value) for value in op.writes)):
+        if value is not None and not is_scratch(op.operator, output):
             yield output, value
-    yield from ((None, value) for value in op.writes)

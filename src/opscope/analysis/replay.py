@@ -166,9 +166,10 @@ class _Replay:
             )
             raise _Stop(op, reason)
         made = dict(zip(op.writes, written, strict=True)) | dict(zip(op.outputs, flat, strict=True))
+        outputs = {index: output for output, index in enumerate(op.outputs)}
         for index, tensor in made.items():
             if index is not None and tensor is not None:
-                self._ingest(op, index, tensor)
+                self._ingest(op, index, outputs.get(index), tensor)
         for index in self.rewritten.get(op.index, ()):
             self._check(op, index)
         for index in self.last_use.get(op.index, ()):
@@ -184,8 +185,8 @@ class _Replay:
         plan = self.plans[op.operator] = plan_of(func)
         return plan
 
-    def _ingest(self, op: Op, index: int, tensor: torch.Tensor) -> None:
-        """Take a value as computed, and compare it with what it was."""
+    def _ingest(self, op: Op, index: int, output: int | None, tensor: torch.Tensor) -> None:
+        """Take a value as computed, an output or what was written, and compare it with what it was."""
         known = self.tensors.get(index)
         if known is None:
             self.tensors[index] = tensor
@@ -193,7 +194,7 @@ class _Replay:
         if storage is not None and storage in self.turn_up:
             self.storages.setdefault(storage, tensor.untyped_storage())
         expected = self.saved(index)
-        if is_uninitialised(op.operator) or is_scratch(op.operator, index, op.outputs, op.writes):
+        if is_uninitialised(op.operator) or is_scratch(op.operator, output):
             self.uninitialised += 1
             if expected is not None and can_fill(expected, tensor):
                 with torch.inference_mode(op.inference):

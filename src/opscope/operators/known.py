@@ -5,8 +5,6 @@ All that depends on which operator it is stands here: what it reads, writes, sho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 DETACH, LIFT, VIEW = "aten.detach.default", "aten.lift_fresh.default", "aten.view.default"
 # What a `GradScaler` looks for bad numbers with.
 SCALER = "aten._amp_foreach_non_finite_check_and_unscale_.default"
@@ -52,11 +50,12 @@ _UNINITIALISED = frozenset({
     "aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty",
     "aten.new_empty_strided", "aten.resize_", "aten.empty_permuted", "aten._efficientzerotensor",
 })  # fmt: skip
-# Outputs that are scratch memory, much of it never written.
-SCRATCH: dict[str, tuple[int, ...]] = {"aten.mkldnn_rnn_layer.default": (3,)}
-
-# oneDNN's LSTM returns its scratch memory, and its backward writes there.
-_WRITES_SCRATCH = "aten.mkldnn_rnn_layer_backward.default"
+# What is scratch memory, much of it never written, by operator: the number of the output, or None
+# for what it wrote. oneDNN's LSTM returns it, and its backward writes there.
+_SCRATCH: dict[str, int | None] = {
+    "aten.mkldnn_rnn_layer.default": 3,
+    "aten.mkldnn_rnn_layer_backward.default": None,
+}
 
 # The flag without which these leave the running statistics alone.
 TRAINING_FLAGS = ("training", "train", "use_input_stats")
@@ -107,14 +106,13 @@ def is_uninitialised(operator: str) -> bool:
     return operator.rpartition(".")[0] in _UNINITIALISED
 
 
-def is_scratch(
-    operator: str, value: int, outputs: Sequence[int | None], writes: Sequence[int]
-) -> bool:
-    """Whether one of the values that an op gave or wrote is scratch memory."""
-    places = SCRATCH.get(operator, ())
-    if any(outputs[place : place + 1] == (value,) for place in places):
-        return True
-    return operator == _WRITES_SCRATCH and value in writes
+def is_scratch(operator: str, output: int | None) -> bool:
+    """Whether an output of an operator, or with None what it writes, is scratch memory.
+
+    >>> is_scratch("aten.mkldnn_rnn_layer.default", 3)
+    True
+    """
+    return operator in _SCRATCH and _SCRATCH[operator] == output
 
 
 def is_copy(operator: str) -> bool:

@@ -11,35 +11,9 @@ from tests import witness, zoo
 from torch import nn
 
 import opscope
-from opscope.capture.log.event_log import FIRST, Log, take_snapshot
+from opscope.capture.log.event_log import FIRST, Log
 from opscope.capture.log.events import SNAPSHOT_SIZE, Seen
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torch.ones(3),
-        lambda: nn.Parameter(torch.ones(3)),
-        lambda: torch.ones(3).to_sparse(),
-        lambda: torch.ones(3).as_subclass(type("Own", (torch.Tensor,), {})),
-    ],
-    ids=["tensor", "parameter", "sparse", "subclass"],
-)
-def test_there_is_one_weak_reference_to_a_tensor(make):
-    tensor = make()
-    assert weakref.ref(tensor) is weakref.ref(tensor)
-    assert take_snapshot(tensor)[0] is weakref.ref(tensor)
-
-
-def test_it_is_the_same_after_only_autograd_held_the_tensor():
-    x = torch.ones(3, requires_grad=True) * 1
-    live = weakref.ref(x)
-    y = x * x
-    storage = weakref.ref(x.untyped_storage())
-    del x
-    saved = y.grad_fn._saved_self
-    assert weakref.ref(saved.untyped_storage()) is storage
-    assert weakref.ref(saved) is live
+from opscope.capture.log.snapshots import take_snapshot
 
 
 def test_a_tensor_is_looked_at_once_until_its_data_is_replaced():

@@ -15,8 +15,9 @@ from weakref import ref
 import torch
 
 from opscope.capture.collect.collector import InnerCollector
-from opscope.capture.log.event_log import Log, Snapshot
+from opscope.capture.log.event_log import Log
 from opscope.capture.log.hooks import RunningOp
+from opscope.capture.log.snapshots import Snapshot, storage_of
 from opscope.capture.tables.tables import Tables
 from opscope.operators.known import LIFT
 from opscope.operators.plans import results
@@ -157,12 +158,10 @@ class StorageLives(InnerCollector):
         """Take down the storage of a tensor; return what is known of it."""
         if tensor is None or is_wrapper_subclass(tensor):  # which has its memory in others
             return None
-        try:
-            storage = tensor.untyped_storage()
-            nbytes = storage.nbytes()
-        except (RuntimeError, NotImplementedError, ValueError):  # a sparse or an opaque one
+        storage = storage_of(tensor)
+        if storage is None:
             return None
-        live = ref(storage)
+        live, nbytes = ref(storage), storage.nbytes()
         known = self.lives.get(id(live))
         if known is None:
             return self._add(live, storage, tensor.device, op)

@@ -8,8 +8,9 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from opscope.capture.log.event_log import BATCH, LogRow, Snapshot
+from opscope.capture.log.event_log import BATCH, LogRow
 from opscope.capture.log.events import SNAPSHOT_SIZE, Live, Nested
+from opscope.capture.log.snapshots import Snapshot
 from opscope.capture.tables.handlers import HANDLERS, Handlers
 from opscope.capture.tables.rows import BACKWARD, IN_CALL, PACK_OP, ModuleRun
 from opscope.capture.tables.tables import Mark, Tables

@@ -17,8 +17,9 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.log.event_log import Log, Snapshot, hint
+from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Live
+from opscope.capture.log.snapshots import Snapshot, hint, storage_of
 from opscope.capture.tables.parameters import Parameters
 from opscope.records.columns.columns import NONE
 from opscope.records.flow.regions import Region, overlap, region
@@ -197,9 +198,8 @@ class Values:
 
     def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
         """Return the number of a tensor's storage, NONE if it is not known, and its bytes."""
-        try:
-            storage = tensor.untyped_storage()
-        except (RuntimeError, NotImplementedError):
+        storage = storage_of(tensor)
+        if storage is None:
             return NONE, tensor.numel() * tensor.element_size()
         return self._storage_rows.get(id(ref(storage)), NONE), storage.nbytes()
 

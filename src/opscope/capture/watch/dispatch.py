@@ -10,9 +10,9 @@ from weakref import ref
 
 import torch
 
-from opscope.capture.log.event_log import ABSENT
 from opscope.capture.log.events import Chain
 from opscope.capture.log.hooks import RunningOp, first_error
+from opscope.capture.log.snapshots import ABSENT
 from opscope.capture.tables.rows import BACKWARD, FAILED, GRAD, IN_CALL, INFERENCE, TensorSlot
 from opscope.capture.tables.tables import Tables
 from opscope.capture.unchanged.stacks import OnDispatchStack

@@ -14,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from opscope.capture.log.contexts.call_sites import function_name, is_custom_function
 from opscope.capture.log.contexts.custom_functions import with_applications
-from opscope.capture.log.event_log import Log, node_of
+from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Call, Live, PassedThrough, SetGradMode, UnseenCall, Written
 from opscope.capture.log.grad_modes import step_of
 from opscope.capture.log.hooks import ReturnedCall
+from opscope.capture.log.snapshots import node_of, storage_ref
 from opscope.capture.unchanged.fused_kernels import ATTENTION, ENCODER, LAYER, wait_for_question
 from opscope.capture.unchanged.stacks import OnStack
 from opscope.capture.unchanged.tracers import is_tracing
@@ -177,7 +178,7 @@ class FunctionCalls(TorchFunctionMode):
             if mark is not None
         }
         given = tensors_in((args, kwargs)) if marks else ()
-        found = {id(t): t for t in given if not marks.isdisjoint((id(ref(t)), _storage_id(t)))}
+        found = {id(t): t for t in given if not marks.isdisjoint((id(ref(t)), id(storage_ref(t))))}
         return list(found.values())
 
     def _write_without_ops(
@@ -234,13 +235,6 @@ def _not_ours(frame: FrameType | None) -> FrameType | None:
 def _has_no_place(func: Any, frame: FrameType) -> bool:
     """Whether a special function is to be passed over, called from this frame."""
     return func in _TRANSPARENT or frame.f_code is MAKE_GRADIENTS
-
-
-def _storage_id(tensor: torch.Tensor) -> int | None:
-    try:
-        return id(ref(tensor.untyped_storage()))
-    except (RuntimeError, NotImplementedError, ValueError):
-        return None
 
 
 def _first_node_class(tensors: Sequence[torch.Tensor]) -> type | None:

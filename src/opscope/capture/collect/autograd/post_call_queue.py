@@ -10,8 +10,8 @@ from weakref import ref
 import torch
 
 from opscope.capture.collect.collector import InnerCollector
-from opscope.capture.log.event_log import node_of
 from opscope.capture.log.hooks import RunningOp
+from opscope.capture.log.snapshots import node_of
 from opscope.operators.known import DETACH
 from opscope.torch_api import DisableTorchFunction, next_sequence_number
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from opscope.capture.collect.autograd.post_call_queue import PostCallQueue
-from opscope.capture.log.event_log import node_of
+from opscope.capture.log.snapshots import node_of
 from opscope.capture.tables.values import Values
 from opscope.records.columns.columns import NONE
 from opscope.torch_api import DisableTorchFunction

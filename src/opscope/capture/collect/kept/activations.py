@@ -12,8 +12,9 @@ from torch.overrides import enable_reentrant_dispatch
 
 from opscope.capture.collect.collector import NoteTaker
 from opscope.capture.collect.kept.transforms import SaveOptions, in_class_of, parts_of, saved_form
-from opscope.capture.log.event_log import Log, is_transformed, unwrap_functorch
+from opscope.capture.log.event_log import Log
 from opscope.capture.log.events import Live
+from opscope.capture.log.snapshots import is_transformed, storage_ref, unwrap_functorch
 from opscope.capture.unchanged.outside import has_own_dispatch, unseen
 from opscope.torch_api import DisableFuncTorch, DisableTorchDispatch, DisableTorchFunction
 
@@ -72,7 +73,7 @@ class Activations(NoteTaker):
         live, kept = self._last.get(id(ref(tensor)), (None, None))
         if live is not None and kept is not None and live() is tensor:
             with DisableTorchFunction():
-                storage = _storage_of(tensor)
+                storage = storage_ref(tensor)
             if storage is not None and self._writes.get(id(storage), 0) == kept.writes:
                 return kept
         return self.take(tensor)
@@ -85,7 +86,7 @@ class Activations(NoteTaker):
             is_written = False
             if tensor is not None:
                 with DisableTorchFunction():  # a mode of the user's is not to see it
-                    is_written = id(_storage_of(tensor)) in self._writes
+                    is_written = id(storage_ref(tensor)) in self._writes
             found.append(self.take_again(tensor) if is_written and tensor is not None else None)
         return found
 
@@ -100,12 +101,12 @@ class Activations(NoteTaker):
                 return self.take(unwrap_functorch(tensor))
         if self._is_as_it_is and tensor.__class__ in _PLAIN:  # nearly always
             with DisableTorchFunction(), DisableTorchDispatch():
-                storage = _storage_of(tensor)
+                storage = storage_ref(tensor)
                 if storage is not None:
                     return self._note(tensor, tensor.detach(), storage, shares=True)
         options = self.options
         with DisableTorchFunction():
-            storage = _storage_of(tensor)
+            storage = storage_ref(tensor)
         # That of a sparse tensor is none that a write can be told to be in.
         value = saved_form(tensor, options, options.transform, self._log(), copy=storage is None)
         with DisableTorchFunction():
@@ -142,7 +143,7 @@ class Activations(NoteTaker):
     def before_write(self, tensors: Iterable[torch.Tensor]) -> None:
         """Clone what shares memory with tensors that an op is about to write."""
         for tensor in _with_parts(tensors):
-            storage = id(_storage_of(tensor))
+            storage = id(storage_ref(tensor))
             self._writes[storage] = self._writes.get(storage, 0) + 1
             _, sharing = self._sharing.pop(storage, (None, ()))
             for kept in sharing:
@@ -172,14 +173,14 @@ class Activations(NoteTaker):
         the counter.
         """
         for buffer in buffers:
-            _, sharing = self._sharing.pop(id(_storage_of(buffer)), (None, ()))
+            _, sharing = self._sharing.pop(id(storage_ref(buffer)), (None, ()))
             for kept in sharing:
                 self._part(kept)
         for live in known:
             tensor = live()
             if tensor is None or tensor.is_inference():
                 continue
-            storage = id(_storage_of(tensor))
+            storage = id(storage_ref(tensor))
             if storage in self._sharing and storage not in self._versions:
                 self._versions[storage] = (live, tensor._version)
 
@@ -245,16 +246,8 @@ def _with_parts(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
             yield from _with_parts(parts_of(tensor))
 
 
-def _storage_of(tensor: torch.Tensor) -> ref[torch.UntypedStorage] | None:
-    """Return the weak reference to a tensor's storage, of which there is one while it is held."""
-    try:
-        return ref(tensor.untyped_storage())
-    except (RuntimeError, NotImplementedError, ValueError):
-        return None
-
-
 def _is_in(storage: ref[torch.UntypedStorage], value: object) -> bool:
-    return isinstance(value, torch.Tensor) and _storage_of(value) is storage
+    return isinstance(value, torch.Tensor) and storage_ref(value) is storage
 
 
 def _is_there(alias: torch.Tensor) -> bool:

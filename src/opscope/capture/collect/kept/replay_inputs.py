@@ -8,8 +8,9 @@ from weakref import ref
 import torch
 
 from opscope.capture.collect.collector import InnerCollector
-from opscope.capture.log.event_log import Log, Snapshot
+from opscope.capture.log.event_log import Log
 from opscope.capture.log.hooks import RunningOp
+from opscope.capture.log.snapshots import Snapshot
 from opscope.capture.tables.values import Values
 from opscope.capture.unchanged.outside import generators, has_own_dispatch, unseen
 from opscope.torch_api import DisableTorchFunction

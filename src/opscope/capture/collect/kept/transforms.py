@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from opscope.capture.log.event_log import Log
+from opscope.capture.log.snapshots import storage_of
 from opscope.capture.unchanged.outside import (
     applied,
     described,
@@ -138,10 +139,8 @@ def _converted(tensor: torch.Tensor, options: SaveOptions) -> torch.Tensor:
 def _shares_memory(found: torch.Tensor, tensor: torch.Tensor) -> bool:
     if has_own_dispatch(tensor) or found is tensor:
         return True
-    try:
-        return bool(found.untyped_storage()._cdata == tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError, ValueError):
-        return True
+    one, other = storage_of(found), storage_of(tensor)
+    return one is None or other is None or bool(one._cdata == other._cdata)
 
 
 def _failed(option: str | None, error: Exception) -> Failed:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from opscope.capture.collect.nonfinite.looking import describe
+from opscope.capture.log.snapshots import storage_ref
 from opscope.capture.tables.parameters import Kind
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import FRESH, VIEW
@@ -36,12 +37,12 @@ class CameIn:
     def parameter(self, tensor: torch.Tensor) -> tuple[Kind, str, torch.Tensor] | None:
         """Return the parameter or buffer that a tensor is, or lies in: its kind, name and self."""
         number = self._parameters.number(tensor)
-        storage = _storage(tensor)
+        storage = storage_ref(tensor)
         for place, row in enumerate(self._parameters.rows()):
             if place == number:
                 return row.kind, row.name, tensor
             held = row.live() if number == -1 and storage is not None else None
-            if held is not None and _storage(held) is storage:
+            if held is not None and storage_ref(held) is storage:
                 return row.kind, row.name, held
         return None
 
@@ -104,10 +105,3 @@ def input_name(path: str, forward: Callable[..., Any] | None) -> str:
     names = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
     place = int(head or 0)
     return f"{names[place]}{dot}{rest}" if place < len(names) else path or "0"
-
-
-def _storage(tensor: torch.Tensor) -> ref[torch.UntypedStorage] | None:
-    try:
-        return ref(tensor.untyped_storage())
-    except (RuntimeError, NotImplementedError, ValueError):
-        return None

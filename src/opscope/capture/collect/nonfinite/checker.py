@@ -32,15 +32,15 @@ from opscope.capture.collect.nonfinite.looking import (
 )
 from opscope.capture.collect.nonfinite.reads import (
     Watched,
+    given,
     gives_of,
     gives_only,
     only_shows,
-    outputs,
     reads,
-    storage_of,
+    storage_number,
 )
-from opscope.capture.log.event_log import unwrap_functorch
 from opscope.capture.log.hooks import RunningOp
+from opscope.capture.log.snapshots import unwrap_functorch
 from opscope.capture.tables.tables import Tables
 from opscope.errors import NonFiniteError
 from opscope.operators.known import asks_for_form
@@ -90,9 +90,9 @@ class NonFiniteChecker(InnerCollector):
             if error is not None:
                 return error
         if op.plan.writes:
-            written = set(map(storage_of, op.written()))
+            written = set(map(storage_number, op.written()))
             for _, tensor in reads(op):
-                if storage_of(tensor) in written:
+                if storage_number(tensor) in written:
                     self._before[id(tensor)] = measured(tensor)
         return None
 
@@ -105,7 +105,7 @@ class NonFiniteChecker(InnerCollector):
         with no_dispatch(), no_functions(), below_autograd():  # `unseen`, in a third of the time
             touched = bool(self._bad) and self._is_bad_memory((args, *op.kwargs.values()))
             if result.__class__ is _Tensor and not plan.writes and not touched:  # nearly always
-                if gives == "views" and args and storage_of(args[0]) == storage_of(result):
+                if gives == "views" and args and storage_number(args[0]) == storage_number(result):
                     return None
                 if not look(result):
                     return None
@@ -123,7 +123,7 @@ class NonFiniteChecker(InnerCollector):
         """Follow what an op did, if it gave bad numbers, or ``touched`` memory that holds some."""
         bad = [
             (output, Watched(tensor, self._came_in, kinds=kinds))
-            for output, tensor in (*outputs(op, wrote), *((None, tensor) for tensor in wrote))
+            for output, tensor in given(op, wrote)
             if (kinds := look(tensor))
         ]
         number = isinstance(op.result, (float, complex)) and not math.isfinite(abs(op.result))

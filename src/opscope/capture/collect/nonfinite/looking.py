@@ -10,6 +10,7 @@ from weakref import ref
 
 import torch
 
+from opscope.capture.log.snapshots import storage_of
 from opscope.capture.unchanged.outside import has_own_dispatch
 from opscope.records.flow.origins import Extent, Kinds
 from opscope.records.flow.regions import region
@@ -149,10 +150,8 @@ def is_wrapper(tensor: torch.Tensor) -> bool:
 
 def memory_of(tensor: torch.Tensor) -> ref[Any]:
     """Return the memory that a tensor lies in: its storage, else itself."""
-    try:
-        return ref(tensor) if is_wrapper(tensor) else ref(tensor.untyped_storage())
-    except (*_FAILURES, ValueError):  # sparse, oneDNN
-        return ref(tensor)
+    storage = None if is_wrapper(tensor) else storage_of(tensor)
+    return ref(tensor) if storage is None else ref(storage)
 
 
 def lying(tensor: torch.Tensor) -> tuple[Extent, Lying]:

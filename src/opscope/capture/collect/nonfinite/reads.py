@@ -10,7 +10,8 @@ import torch
 from opscope.capture.collect.nonfinite.came_in import CameIn
 from opscope.capture.collect.nonfinite.looking import Lying, describe, is_wrapper, look, lying
 from opscope.capture.log.hooks import RunningOp
-from opscope.operators.known import SCRATCH, UNDECLARED_VIEW, is_uninitialised
+from opscope.capture.log.snapshots import storage_of
+from opscope.operators.known import UNDECLARED_VIEW, is_scratch, is_uninitialised
 from opscope.operators.plans import Plan, results
 from opscope.records.flow.origins import Arrival, Extent, Kinds
 
@@ -55,11 +56,13 @@ def reads(op: RunningOp) -> Iterator[tuple[str, torch.Tensor]]:
                 yield from with_parts(f"{name}[{place}]" if several else name, tensor)
 
 
-def outputs(op: RunningOp, wrote: list[torch.Tensor]) -> Iterator[tuple[int | None, torch.Tensor]]:
-    """Yield what it made, with its number: not what it wrote or showed, nor scratch memory."""
-    known, scratch = set(map(id, wrote)), SCRATCH.get(op.plan.name, ())
-    for output, tensor in enumerate(() if only_shows(op) else results(op.result)):
-        if tensor is not None and id(tensor) not in known and output not in scratch:
+def given(op: RunningOp, wrote: list[torch.Tensor]) -> Iterator[tuple[int | None, torch.Tensor]]:
+    """Yield what it made, with its number, and wrote: not what it showed, nor scratch memory."""
+    known = set(map(id, wrote))
+    made = () if only_shows(op) else enumerate(results(op.result))
+    outputs = ((output, tensor) for output, tensor in made if id(tensor) not in known)
+    for output, tensor in (*outputs, *((None, tensor) for tensor in wrote)):
+        if tensor is not None and not is_scratch(op.plan.name, output):
             yield output, tensor
 
 
@@ -67,9 +70,9 @@ def only_shows(op: RunningOp) -> bool:
     """Whether all that it gave lies in the memory of what it was given."""
     if gives_of(op.plan) != "views":
         return False
-    known = {storage_of(tensor) for tensor in results(op.args) if tensor is not None}
+    known = {storage_number(tensor) for tensor in results(op.args) if tensor is not None}
     given = (tensor for tensor in results(op.result) if tensor is not None)
-    return all(storage_of(tensor) in known for tensor in given)
+    return all(storage_number(tensor) in known for tensor in given)
 
 
 def gives_only(op: RunningOp) -> Literal["whole numbers", "truths"] | None:
@@ -133,9 +136,7 @@ class Watched:
         return self._came_in.arrival(self.tensor)
 
 
-def storage_of(tensor: torch.Tensor) -> int:
+def storage_number(tensor: torch.Tensor) -> int:
     """Return the number of a tensor's storage, as long as that lives; of one without, its own."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError, ValueError):  # sparse, oneDNN, jagged
-        return id(tensor)
+    storage = storage_of(tensor)
+    return id(tensor) if storage is None else int(storage._cdata)
