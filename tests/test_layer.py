@@ -188,3 +188,46 @@ def test_nodes_of_the_graph_have_the_same_arguments(level, rolled):
     assert trace.graph(level, depth=1).nodes["@1"]["arguments"] == {}  # of two layers
     every = trace.graph(level, rolled=rolled, phase="all").nodes(data=True)
     json.dumps([data for _, data in every])
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda x: nn.functional.dropout(x, 0.3, training=False), {"p": 0.3}),
+        (lambda x: nn.functional.dropout(x, training=False, p=0.25), {"p": 0.25}),
+        (nn.Dropout(0.2).eval(), {"p": 0.2}),
+        (nn.AlphaDropout(0.1).eval(), {"p": 0.1}),
+        (lambda x: torch.dropout(x, 0.4, False), {"p": 0.4}),
+        (lambda x: x.to("cpu"), {}),
+        (lambda x: x.contiguous(), {}),
+        (nn.Identity(), {}),
+    ],
+)
+def test_a_call_that_dispatched_nothing_has_its_arguments_too(call, expected):
+    with opscope.trace() as trace:
+        call(torch.ones(2))
+    (layer,) = (one for one in trace if one.type not in ("ones", "input", "output"))
+
+    assert layer.ops == ()
+    assert layer.arguments == expected
+    assert trace.graph("layer").nodes[layer.label]["arguments"] == expected
+    rows = {row["name"]: row["arguments"] for row in trace.summary("layer").to_dicts()}
+    assert rows[layer.label] == expected
+
+
+def test_a_module_that_ran_no_op_has_them_in_the_table():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3)).eval()
+    with opscope.trace(model) as trace:
+        model(torch.ones(1, 2))
+
+    rows = {row["name"]: row["arguments"] for row in trace.summary().to_dicts()}
+    assert rows["1"] == {"p": 0.3}
+
+
+def test_no_tensor_and_nothing_of_the_user_s_is_kept_among_the_arguments():
+    class Number(float):
+        pass
+
+    with opscope.trace() as trace:
+        nn.functional.dropout(torch.ones(2), Number(0.5), training=False)
+    assert trace[1].arguments == {}

@@ -114,7 +114,7 @@ class Layer:
     def arguments(self) -> dict[str, Any]:
         """What it was set to: stride, padding, eps, dimensions; what is usual is left out."""
         known, call = self._recording, self.record.call
-        return {} if call is None else known.settings_of(known.layer_calls[call].ops)
+        return {} if call is None else known.settings_of(known.layer_calls[call].ops, [call])
 
     @property
     def index(self) -> int:

@@ -129,7 +129,7 @@ def layer_text(
         address = "" if module is None else recording.modules[module.module].address
         lines.append(f"    Computed inside module: {foreign(address) or 'none'}")
         lines.append(f"    Time elapsed: {OpTimes(recording).of(call.ops) / 1e9: .3E}s")
-        given = notation.settings(recording.settings_of(call.ops))
+        given = notation.settings(recording.settings_of(call.ops, [call.index]))
         if given:
             lines.append(f"    Arguments: {listed(given)}")
         frames = () if call.call_site is None else recording.call_sites[call.call_site]

@@ -128,6 +128,7 @@ class NodeAttributes:
         kind = call.kind if call.kind in ("input", "output") else "passed_through"
         attributes = self._blank(kind, call.function, values)
         attributes["phase"] = call.phase
+        attributes["arguments"] = self.recording.settings_of((), [index])
         self._add_layer(attributes, self._layer_of_call(index))
         self._add_module(attributes, call.module_call)
         site = call.call_site

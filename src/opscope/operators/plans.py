@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
 from operator import itemgetter
 from typing import Any
 
@@ -260,3 +261,25 @@ def overload(operator: str) -> Any:
         if found is None:
             return None
     return found if isinstance(found, OpOverload) else None
+
+
+def named_arguments(function: Any, given: Mapping[int | str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return arguments of a torch function by their names; those whose names it hides are left out.
+
+    Args:
+        function: Such as ``torch.nn.functional.dropout``, or a method of tensors.
+        given: Arguments by place or name.
+
+    >>> named_arguments(torch.dropout, {1: 0.5, "train": False})
+    (('p', 0.5), ('train', False))
+    """
+    try:
+        names = list(signature(function).parameters)
+    except (ValueError, TypeError):  # it is written in C++
+        operator = overload(f"aten.{getattr(function, '__name__', '')}.default")
+        names = [] if operator is None else [item.name for item in operator._schema.arguments]
+    places = dict(enumerate(names))
+    found = (
+        (key if isinstance(key, str) else places.get(key), item) for key, item in given.items()
+    )
+    return tuple((name, item) for name, item in found if name is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from opscope.operators.known import InWords
@@ -43,3 +44,12 @@ def plain(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def settings(arguments: Iterable[tuple[str, object]]) -> dict[str, Any]:
+    """Return those arguments that tell what was asked for, as JSON has them.
+
+    >>> settings([("p", 0.5), ("train", False), ("dims", (0, 2))])
+    {'p': 0.5, 'dims': [0, 2]}
+    """
+    return {name: plain(value) for name, value in arguments if says_something(name, value)}

@@ -39,6 +39,7 @@ class LayerCall:
         call_site: Number of the calling context.
         ops: Indices of its ops, which are contiguous; empty where it passed its input through.
         received: For a call without ops, the values it was given.
+        arguments: For a call without ops, the numbers and texts that it was given, by name.
         returned: The values that it returned.
         started_ns: Nanoseconds since the trace began.
         duration_ns: Nanoseconds it took.
@@ -55,6 +56,7 @@ class LayerCall:
     call_site: int | None = None
     ops: range = range(0)
     received: tuple[int, ...] = ()
+    arguments: tuple[tuple[str, object], ...] = ()
     returned: tuple[int, ...] = ()
     started_ns: int = 0
     duration_ns: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from opscope.operators.known import name_of
-from opscope.operators.settings import plain, says_something
+from opscope.operators.settings import settings
 
 T = TypeVar("T")
 
@@ -108,8 +108,7 @@ class Op:
         """Return what it was set to, as JSON has it: arguments that tell what was asked for."""
         # A dropout is made of numbers that say what is kept, by a probability of its own.
         kept = {"p": "keep"} if self.name.startswith("bernoulli") else {}
-        pairs = ((kept.get(name, name), value) for name, value in self.arguments)
-        return {name: plain(value) for name, value in pairs if says_something(name, value)}
+        return settings((kept.get(name, name), value) for name, value in self.arguments)
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any, Literal
 
 from opscope.notation import foreign, sentence
+from opscope.operators.settings import settings
 from opscope.records.calls import Frame, LayerCall, ModuleCall
 from opscope.records.ops import Op
 from opscope.records.storages import StorageLife
@@ -220,8 +221,13 @@ class Recording:
             return self.ops[op.forward_op].layer_call
         return op.layer_call
 
-    def settings_of(self, ops: Iterable[int]) -> dict[str, Any]:
-        """Return what some ops were set to, the kernel of a convolution among it; the first counts."""
+    def settings_of(self, ops: Iterable[int], calls: Iterable[int] = ()) -> dict[str, Any]:
+        """Return what some ops were set to, the kernel of a convolution among it; the first counts.
+
+        Args:
+            ops: Indices of ops.
+            calls: Indices of layer calls; those without ops have arguments of their own.
+        """
         found: dict[str, Any] = {}
         for number in ops:
             op = self.ops[number]
@@ -230,6 +236,9 @@ class Recording:
                 if weights:
                     found.setdefault("kernel_size", list(self.values[weights[0]].shape[2:]))
             for name, value in op.settings().items():
+                found.setdefault(name, value)
+        for number in calls:
+            for name, value in settings(self.layer_calls[number].arguments).items():
                 found.setdefault(name, value)
         return found
 

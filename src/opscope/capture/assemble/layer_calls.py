@@ -134,6 +134,9 @@ class Calls:
             "module_call": Optional(columns.module),
             "call_site": Optional(columns.call_site),
             "ops": Ranges(columns.ops_start, columns.ops_end),
+            "arguments": Sparse(
+                (), {i: row.arguments for i, row in passed.items() if row.arguments}, count
+            ),
             "received": Sparse((), {i: row.received for i, row in passed.items()}, count),
             "returned": Ragged(columns.returned_end, self._returned),
             "started_ns": Less(columns.started, Same(began, count)),

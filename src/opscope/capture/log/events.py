@@ -49,9 +49,10 @@ class Call(NamedTuple):
 
 
 class PassedThrough(NamedTuple):
-    """A torch function ran no op, and returned what it was given."""
+    """A torch function ran no op, and returned what it was given, numbers and texts besides."""
 
     function: Any
+    given: dict[int | str, Any]
     tensors: Sequence[Live]
     notes: Notes
     grad_fn: type | None

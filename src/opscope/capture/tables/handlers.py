@@ -14,6 +14,7 @@ from opscope.capture.log.events import WIDTHS, Chain, Live, Nested, Written
 from opscope.capture.log.grad_modes import Step
 from opscope.capture.tables.rows import ModuleRun, PassThrough
 from opscope.capture.tables.tables import Tables
+from opscope.operators.plans import named_arguments
 from opscope.records.calls import CallKind
 from opscope.records.columns.columns import NONE
 from opscope.records.containers import LONE, LONE_ARGUMENT, Structure, tensor_paths
@@ -116,6 +117,7 @@ class Handlers:
     def _passed_through(
         self,
         func: Any,
+        given: dict[int | str, Any],
         items: Sequence[Live],
         notes: list[Any] | None,
         grad_fn: type | None,
@@ -129,7 +131,8 @@ class Handlers:
         rows = tuple(map(tables.values.current, items))
         name, node = function_name(func), None if grad_fn is None else grad_fn.__name__
         site = tables.site(chain, run)
-        tables.pass_through(PassThrough(rows), notes, name, node, run, site, started, ended)
+        call = PassThrough(rows, arguments=named_arguments(func, given))
+        tables.pass_through(call, notes, name, node, run, site, started, ended)
 
     def _enter(
         self,

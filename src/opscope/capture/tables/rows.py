@@ -27,6 +27,7 @@ class PassThrough(NamedTuple):
     received: tuple[int, ...]
     kind: CallKind = "function"
     path: str = ""
+    arguments: tuple[tuple[str, Any], ...] = ()
 
 
 # Module, call site, where its ops start and end, where its returned rows end, start and end in time.

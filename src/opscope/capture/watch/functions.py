@@ -34,6 +34,8 @@ from opscope.torch_api import (
 _Tensor = torch.Tensor
 # What reading `.shape`, `.dim()`, `.device` or `.dtype` returns: no layer.
 _PLAIN = frozenset({torch.Size, int, bool, torch.device, torch.dtype})
+# Arguments that are noted where no op shows them.
+_GIVEN = frozenset({bool, int, float, str})
 # Results of which nobody hears what is read of them, if no argument has a class of its own.
 _UNHEARD = frozenset({_Tensor, torch.nn.Parameter, tuple, list, type(None)})
 _DATA = torch.Tensor.data
@@ -213,13 +215,22 @@ class FunctionCalls(TorchFunctionMode):
         items, node = list(map(log.read, tensors)), _first_node_class(tensors)
         notes = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
-        log.write(PassedThrough(func, items, notes, node, log.run, chain, started, ended))
+        plain = {key: item for key, item in _by_key(args, kwargs) if item.__class__ in _GIVEN}
+        log.write(PassedThrough(func, plain, items, notes, node, log.run, chain, started, ended))
 
     def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
         """Note a call that no op shows, of a tensor that the program has."""
         log, live = self._log, ref(tensor)
         if id(live) in log.known:
             log.write(UnseenCall(log.run, func, live))
+
+
+def _by_key(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> Iterator[tuple[int | str, Any]]:
+    """Yield the arguments of a call, each with its place or name."""
+    yield from enumerate(args)
+    yield from (kwargs or {}).items()
 
 
 _OWN = FunctionCalls.__torch_function__.__code__

@@ -236,7 +236,7 @@ class LayerRows:
             time_ns=self.time_of(call.ops),
             backward_ns=self.time_of(self.backward.of_call.at(item.call)),
             work=self.work(call.ops),
-            settings=partial(self.recording.settings_of, call.ops),
+            settings=partial(self.recording.settings_of, call.ops, [call.index]),
             source=self.source(call.call_site),
             failed=call.failed,
         )

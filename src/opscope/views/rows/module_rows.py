@@ -220,7 +220,10 @@ class ModuleRows:
         backward = [op for run in outermost for op in self._backward.of_run.at(run.index)]
         whole = self._whole(runs, outermost)
         if not entry.is_container:
-            whole = replace(whole, settings=partial(self.recording.settings_of, runs[0].ops))
+            whole = replace(
+                whole,
+                settings=partial(self.recording.settings_of, runs[0].ops, runs[0].layer_calls),
+            )
         if self.phase == "backward":
             return self._layers.in_backward(whole, backward) if backward else None
         return replace(whole, backward_ns=self._layers.time_of(backward))
