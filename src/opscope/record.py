@@ -264,7 +264,8 @@ class Record:
                 ``"torchinfo"``, ``"shapes"``, ``"costs"`` or ``"memory"``.
             sort_by: A column to sort by, the largest number first; ``"-time"`` for the
                 smallest first.
-            row_limit: How many rows to show at most.
+            row_limit: How many rows to show at most; if None, all where they are exported, and the
+                first thousand where they are printed.
             expand: Addresses of modules to show with what is in them, of blocks that are made alike
                 and are one row, ``h.0–h.11``, else; or ``"all"``.
 

@@ -498,3 +498,43 @@ def test_the_size_that_torchinfo_estimates_is_there_with_its_columns(tied):
     assert f"24 B of inputs + {totals.tensor_bytes} B computed + {totals.param_bytes} B of" in size
     assert f"= {whole} B if nothing is freed" in size
     assert "size " not in str(tied.summary())
+
+
+@pytest.fixture(scope="module")
+def long():
+    with opscope.trace() as trace:
+        x = torch.ones(1)
+        for _ in range(1500):
+            x = x + 1
+    return trace
+
+
+@pytest.mark.parametrize("level", ["layer", "op", "module"])
+def test_of_very_many_rows_a_page_is_printed_and_how_to_see_all(long, level):
+    count = len(long.summary(level).to_dicts())
+    lines = str(long.summary(level)).splitlines()
+
+    if count <= 1000:
+        assert not any(line.startswith("…") for line in lines)
+    else:
+        assert f"… {count - 1000:,} more rows: row_limit={count}" in lines
+        assert len([line for line in lines if line.startswith("…")]) == 1
+    every = str(long.summary(level, row_limit=count)).splitlines()
+    assert len(every) == len(lines) + max(0, count - 1000) - (count > 1000)
+
+
+def test_what_is_exported_is_all_but_for_a_limit(long):
+    assert len(long.summary("op").to_dicts()) == 1501
+    assert long.summary("op").to_csv().count("\n") == 1502
+    assert long.summary("op").to_markdown().count("\n") == 1503
+    assert len(long.summary("op", row_limit=3).to_dicts()) == 3
+    last = long.summary("op", sort_by="-name", row_limit=1200)
+    assert len(str(last).splitlines()) > 1200
+    assert "… 301 more rows" in str(last).splitlines()
+
+
+def test_a_page_of_a_sorted_table_is_its_first_rows(long):
+    times = [row["time"] for row in long.summary("op", sort_by="time").to_dicts()]
+
+    assert times == sorted(times, reverse=True)
+    assert "… 501 more rows: row_limit=1501" in str(long.summary("op", sort_by="time"))

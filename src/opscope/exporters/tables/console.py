@@ -175,6 +175,9 @@ _COLUMNS: dict[str, _Column] = {
 
 _EXTRA = 10
 
+PAGE = 1000
+"""How many rows are printed where it was not said."""
+
 ColumnName = Literal[
     "name", "type", "module", "op", "input", "output", "params", "trainable", "share", "kernel",
     "arguments", "flops", "macs", "elements", "memory", "time", "backward", "source",
@@ -248,7 +251,8 @@ class Summary(Printed, TableData):
     """A table that fits the console it is printed on.
 
     ``table()`` gives the `rich.table.Table` itself; ``to_dicts()``, ``to_pandas()``, ``to_csv()``,
-    ``to_json()``, ``to_markdown()`` and ``to_latex()`` its rows in other forms.
+    ``to_json()``, ``to_markdown()`` and ``to_latex()`` its rows in other forms, all of them where no
+    ``row_limit`` was given. Printed are `PAGE` then.
     """
 
     def __init__(
@@ -278,34 +282,44 @@ class Summary(Printed, TableData):
         order: Sequence[int] = range(len(rows))
         if sort_by is not None:
             order = _sorted(rows, sort_by)
-        self._left_out = max(0, len(rows) - row_limit) if row_limit else 0
-        self._rows = [rows[at] for at in order[: row_limit or len(rows)]]
+        self._every = rows
+        self._order = order[:row_limit]
+        self._is_page = row_limit is None
+        self._shown = [rows[at] for at in self._order[:PAGE]] if self._is_page else self._rows()
+
+    def _rows(self) -> list[Row]:
+        return [self._every[at] for at in self._order]
 
     def _table(self, width: int, writer: Writer) -> Fitted:
-        more = f"… {notation.plural(self._left_out, 'more row')}" if self._left_out else ""
+        left_out = len(self._every) - len(self._shown)
+        more = f"… {notation.plural(left_out, 'more row')}" if left_out else ""
+        if left_out and self._is_page:
+            more += f": row_limit={len(self._every)}"
         return fit_table(
-            self._columns(writer), width, writer, title=writer.foreign(self._title),
+            self._columns(self._shown, writer), width, writer, title=writer.foreign(self._title),
             more=more, names_missing=self._chosen is not None,
         )  # fmt: skip
 
-    def _columns(self, writer: Writer, *, is_tree: bool = True) -> list[Column]:
+    def _columns(
+        self, rows: Sequence[Row], writer: Writer, *, is_tree: bool = True
+    ) -> list[Column]:
         names = self._chosen
         if names is None:
             names = tuple(
                 name
                 for name in _DEFAULT[self._level]
-                if name not in _IF_ANY or any(map(_IF_ANY[name], self._rows))
+                if name not in _IF_ANY or any(map(_IF_ANY[name], rows))
             )
         columns = []
         for place, name in enumerate(names):
             column = _COLUMNS[name]
             # What was asked for has the rank in which it was.
             rank = column.rank if self._chosen is None or name == "name" else place + 1
-            title, cells = column.title, column.cells(self._rows, writer)
+            title, cells = column.title, column.cells(rows, writer)
             if name == "name":
                 title, cells = (
                     self._level,
-                    Names(self._rows, writer, is_tree=self._tree and is_tree),
+                    Names(rows, writer, is_tree=self._tree and is_tree),
                 )
             is_extra = self._chosen is None and rank >= _EXTRA
             columns.append(
@@ -317,14 +331,14 @@ class Summary(Printed, TableData):
         return columns
 
     def _texts(self) -> tuple[list[str], list[list[str]], list[bool]]:
-        columns = self._columns(Writer("utf-8"), is_tree=False)
+        columns = self._columns(self._rows(), Writer("utf-8"), is_tree=False)
         cells = [list(map(plain, column.fit(column.cells.natural))) for column in columns]
         rows = [list(row) for row in zip(*cells, strict=True)]
         return [column.title for column in columns], rows, [column.is_number for column in columns]
 
     def _footer(self, width: int, writer: Writer) -> Text:
         parts, known = self._costs
-        lines = total_lines(self._sums, brackets=any(map(is_frozen, self._rows)))
+        lines = total_lines(self._sums, brackets=any(map(is_frozen, self._shown)))
         if self._tells_size:
             lines["size"] = size_line(self._sums)
         lines |= {name: writer(said).split(" ") for name, said in found_lines(self._found)}

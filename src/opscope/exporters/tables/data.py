@@ -84,7 +84,6 @@ class TableData:
     (``unknown_ops``).
     """
 
-    _rows: list[Row]
     _chosen: tuple[str, ...] | None
     _sums: Totals
     _title: str
@@ -102,7 +101,7 @@ class TableData:
         {'name': 'Linear', 'flops': 48, 'depth': 0, 'is_module': True, 'passes': 1, 'blocks': 1, 'last': '', 'unknown_ops': 0}
         """
         fields = {name: _FIELDS[name] for name in self._chosen or _FIELDS} | _ALWAYS
-        return [{name: read(row) for name, read in fields.items()} for row in self._rows]
+        return [{name: read(row) for name, read in fields.items()} for row in self._rows()]
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame`, tensors as text: ``"f32[1, 64]"``.
@@ -181,6 +180,10 @@ class TableData:
                     )
                 )
         return rows
+
+    def _rows(self) -> list[Row]:
+        """Return the rows."""
+        raise NotImplementedError
 
     def _texts(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Return titles, the texts of each row, and which columns are numbers."""
