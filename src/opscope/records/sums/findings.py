@@ -77,18 +77,21 @@ def _unread(recording: Recording, passes: Sequence[LayerPass]) -> Finding | None
     for received in column(recording.layer_calls, "received"):
         kept.update(received)
     outputs, writes = column(recording.ops, "outputs"), column(recording.ops, "writes")
+    calls = recording.layer_calls
+    columns = [column(calls, name) for name in ("failed", "phase", "ops", "module_call")]
+    failed, phases, ops, runs = columns
     named: list[str] = []
-    for item in passes:
-        call = None if item.call is None else recording.layer_calls[item.call]
-        if call is None or call.failed or call.phase != "forward" or not call.ops:
+    rows = zip(column(passes, "call"), column(passes, "values"), strict=True)
+    for at, (call, values) in enumerate(rows):
+        if call is None or failed[call] or phases[call] != "forward" or not ops[call]:
             continue
-        if recording.alive is None and call.module_call is None:
+        if recording.alive is None and runs[call] is None:
             continue  # outside of a model it is not known what is left of it
-        made = {value for op in call.ops for value in outputs[op] if value is not None}
-        made.update(item.values)
-        is_read = any(last_reader.get(value, -1) >= call.ops.stop for value in made)
-        if made and not is_read and not made & kept and not any(writes[op] for op in call.ops):
-            named.append(item.label)
+        ran = ops[call]
+        made = {value for op in ran for value in outputs[op] if value is not None}.union(values)
+        is_read = any(last_reader.get(value, -1) >= ran.stop for value in made)
+        if made and not is_read and not made & kept and not any(writes[op] for op in ran):
+            named.append(passes[at].label)
     return _listed("unread", named, "layer", "whose results nobody read")
 
 
