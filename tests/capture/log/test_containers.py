@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import opscope
-from opscope.capture.log.containers import arguments, contents
+from opscope.capture.log.containers import arguments, contents, tensors_in, tensors_of
 from opscope.records.containers import (
     LONE,
     LONE_ARGUMENT,
@@ -140,6 +140,23 @@ class Odd:
 )
 def test_tensors_are_found_without_running_code_of_the_users(value, paths):
     assert tensor_paths(contents(value).structure) == paths
+
+
+@pytest.mark.parametrize(
+    "value",
+    [x, (x, [y]), {"a": x, 1: (y, None)}, Named(x, y), moved(), deque([x]), Computing(y=x),
+     ListLike([x, y]), torch.ones(2, 2).max(0), [[[y]]], 3.0, None],
+)  # fmt: skip
+def test_the_quick_look_into_built_in_containers_finds_the_same(value):
+    assert list(map(id, tensors_in(value))) == list(map(id, tensors_of(value)))
+
+
+def test_the_quick_look_goes_neither_into_objects_nor_deep():
+    endless = [x]
+    endless.append(endless)
+    assert tensors_in([Slotted(x, y), Liar(), y]) == [y]
+    assert tensors_in([[[[[x]]]]]) == []
+    assert [id(one) for one in tensors_in(endless)] == 4 * [id(x)]
 
 
 def test_what_cannot_be_looked_into_is_noted_as_such():

@@ -6,7 +6,7 @@ from tests import zoo
 from torch import nn
 
 import opscope
-from opscope.capture.watch.functions import tensors_in
+from opscope.capture.log.containers import tensors_in
 from opscope.errors import OptionError
 
 
@@ -209,11 +209,11 @@ def test_a_real_model_is_patched_as_by_a_hook(name, address):
     program = zoo.build(name)
     hook = program.module.get_submodule(address).register_forward_hook(lambda m, a, out: out * 0.5)
     with torch.no_grad():
-        expected = list(tensors_in(program.run()))
+        expected = tensors_in(program.run())
         hook.remove()
         editors = [At(address, lambda t: t * 0.5)]
         with opscope.trace(program.module, editors=editors, replayable=True) as t:
-            y = list(tensors_in(program.run()))
+            y = tensors_in(program.run())
     assert len(y) == len(expected)
     assert all(map(torch.equal, y, expected))
     assert bool(t.validate())

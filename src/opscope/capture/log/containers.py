@@ -7,7 +7,7 @@ containers hold them, as ``items()`` and ``__iter__`` may compute, or raise.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import islice
 from types import MemberDescriptorType, ModuleType
@@ -28,12 +28,17 @@ from opscope.records.containers import (
 )
 
 _DEEPEST = 8  # containers one inside the other
+_NEAR = 4  # so deep a look that is quick goes
 _DEEPEST_IN_OBJECTS, _MOST_IN_OBJECTS = 4, 1000  # one may refer to a whole data set
 _MOST_CONSTANTS = 1000  # what is longer and holds no tensor is data
 _NOT_DATA = (nn.Module, type, ModuleType)
 _CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _PLAIN = _CONSTANTS - {complex}
-_SEQUENCES = (tuple, list, deque)
+# The built-in containers, and what gives their items whatever a subclass says.
+_ITEMS: dict[type, Callable[[Any], Iterable[Any]]] = {
+    tuple: tuple.__iter__, list: list.__iter__, OrderedDict: OrderedDict.values, dict: dict.values,
+    deque: deque.__iter__,
+}  # fmt: skip
 
 
 class Contents(NamedTuple):
@@ -63,6 +68,24 @@ def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Conten
 def tensors_of(value: Any) -> list[torch.Tensor]:
     """Return the tensors in a value, in order."""
     return contents(value).tensors
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in built-in containers: much quicker than `tensors_of`, and not as far."""
+    tensors: list[torch.Tensor] = []
+    _gather((value,), tensors, _NEAR)
+    return tensors
+
+
+def _gather(items: Iterable[Any], tensors: list[torch.Tensor], depth: int) -> None:
+    for item in items:
+        kind = type(item)
+        if issubclass(kind, torch.Tensor):
+            tensors.append(item)
+        elif depth and kind not in _CONSTANTS:
+            base = _container_class(kind)
+            if base is not None:
+                _gather(_ITEMS[base](item), tensors, depth - 1)
 
 
 def _structure(
@@ -116,19 +139,29 @@ def _container(
 def _items(value: Any) -> tuple[ContainerKind | None, Iterable[tuple[Any, Any]]]:
     """Return what sort of container something is, None for no such thing, and its items."""
     kind = type(value)
-    for mapping in (OrderedDict, dict):
-        if issubclass(kind, mapping):
-            return "dict", mapping.items(value)
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return "named tuple", zip(kind._fields, tuple.__iter__(value), strict=True)
-    for base in _SEQUENCES:
-        if issubclass(kind, base):
-            return "tuple" if base is tuple else "list", enumerate(base.__iter__(value))
+    base = _container_class(kind)
+    if base is not None:
+        items = _ITEMS[base](value)
+        if issubclass(base, dict):
+            return "dict", zip(base.keys(value), items, strict=True)
+        if base is tuple and hasattr(kind, "_fields"):
+            return "named tuple", zip(kind._fields, items, strict=True)
+        return "tuple" if base is tuple else "list", enumerate(items)
     own = object.__getattribute__(value, "__dict__") if kind.__dictoffset__ else {}
     if is_dataclass(kind):
         names = [field.name for field in fields(kind)]
         return "object", [(name, own.get(name, _slot(value, name))) for name in names]
     return ("object", list(own.items())) if kind.__dictoffset__ else (None, ())
+
+
+def _container_class(kind: type) -> type | None:
+    """Return which of the built-in containers a class is."""
+    if kind in _ITEMS:
+        return kind
+    for base in _ITEMS:
+        if issubclass(kind, base):
+            return base
+    return None
 
 
 def _slot(value: Any, name: str) -> Any:
