@@ -195,7 +195,9 @@ class Log:
         snapshot = take_snapshot(tensor)
         for look_at in self.first_seen:
             look_at(tensor, snapshot)
-        self.write(Seen(*snapshot))
+        self.events += (Seen, self.op_count, *snapshot)  # what `write` does, without the call
+        if self.eager:
+            self.ingest()
         self._know(snapshot)  # last: what is interrupted before is seen once more
         return live
 

@@ -12,7 +12,7 @@ from opscope.capture.log import events
 from opscope.capture.log.contexts.call_sites import function_name
 from opscope.capture.log.events import WIDTHS, Chain, Live, Nested, Written
 from opscope.capture.log.grad_modes import Step
-from opscope.capture.tables.rows import ModuleRun, PassThrough
+from opscope.capture.tables.rows import Leaves, ModuleRun, PassThrough
 from opscope.capture.tables.tables import Tables
 from opscope.operators.plans import named_arguments
 from opscope.records.calls import CallKind
@@ -161,7 +161,7 @@ class Handlers:
             run.call_site = site
         run.inputs, run.given = self._leaves(items, LONE_ARGUMENT)
         if run.is_root:
-            run.inputs = [(path, tables.given_to_model(row)) for path, row in run.inputs]
+            run.inputs = tuple((path, tables.given_to_model(row)) for path, row in run.inputs)
             run.inputs = self._pass_border(run, "input", run.inputs, notes)
         run.call_start = tables.call_count
 
@@ -185,28 +185,29 @@ class Handlers:
         if run.is_root:
             self._pass_border(run, "output", run.outputs, notes)
 
-    def _leaves(self, items: Items, lone: Structure) -> tuple[list[tuple[str, int]], Structure]:
+    def _leaves(self, items: Items, lone: Structure) -> tuple[Leaves, Structure]:
         """Return the row of each tensor with its path, and the structure they are in."""
         current = self._tables.values.current
         if not isinstance(items, Nested):
-            return [("", current(items))], lone
+            return (("", current(items)),), lone
         rows = map(current, items.tensors)
-        return list(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
+        return tuple(zip(tensor_paths(items.structure), rows, strict=True)), items.structure
 
     def _identity(self, run: ModuleRun, notes: list[Any] | None) -> None:
         call = PassThrough(tuple(row for _, row in run.outputs), "identity")
         new = self._tables.pass_through(
             call, notes, "identity", None, run.index, run.call_site, run.start, run.end
         )
-        run.outputs = [(path, row) for (path, _), row in zip(run.outputs, new, strict=True)]
+        paths = (path for path, _ in run.outputs)
+        run.outputs = tuple(zip(paths, new, strict=True))
 
     def _pass_border(
         self,
         run: ModuleRun,
         kind: CallKind,
-        leaves: Sequence[tuple[str, int]],
+        leaves: Leaves,
         notes: list[Any] | None,
-    ) -> list[tuple[str, int]]:
+    ) -> Leaves:
         """Record each tensor that enters or leaves the model as a call of its own."""
         now = run.start if kind == "input" else run.end
         result = []
@@ -221,7 +222,7 @@ class Handlers:
                 run.parent, run.call_site, now, now,
             )  # fmt: skip
             result.append((path, new))
-        return result
+        return tuple(result)
 
 
 _EVENT_HANDLERS: dict[type, Callable[..., None]] = {

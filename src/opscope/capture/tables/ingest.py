@@ -71,7 +71,8 @@ class Ingest:
             start = end
             handle, width = HANDLERS[events[start]]
             end += width
-            at = self._ops(rows, at, events[start + 1])
+            if events[start + 1] > tables.op_count:
+                at = self._ops(rows, at, events[start + 1])
             handle(self._handlers, *events[start + 2 : end])
         self._ops(rows, at, tables.op_count + len(rows))
 

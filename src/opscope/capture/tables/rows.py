@@ -94,6 +94,11 @@ class FailureMark:
         self._error = None
 
 
+# The row of each tensor that a module was given or gave, with its path. Of tuples of tuples the
+# garbage collector lets go, of lists it does not.
+Leaves = tuple[tuple[str, int], ...]
+
+
 class ModuleRun:
     """One run of a module.
 
@@ -123,8 +128,8 @@ class ModuleRun:
         self.parent = parent
         self.call_site = self.called_from = NONE
         self.is_root = self.failed = self.grad_enabled = self.inference = False
-        self.inputs: list[tuple[str, int]] = []
-        self.outputs: list[tuple[str, int]] = []
+        self.inputs: Leaves = ()
+        self.outputs: Leaves = ()
         self.given: Structure = LONE_ARGUMENT
         self.gave: Structure = LONE
         self.op_start = self.op_end = self.call_start = self.call_end = 0

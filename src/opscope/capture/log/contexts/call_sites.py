@@ -33,25 +33,34 @@ class CallSites:
     """Numbers for calling contexts."""
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[int, ...], int] = {}
-        self._chains: dict[tuple[int, ...], int] = {}  # without the compiler's duplicates
+        # By chain as it was logged: the same without the compiler's duplicates, and the numbers
+        # that it has in modules at call sites.
+        self._known: dict[tuple[int, ...], tuple[tuple[int, ...], dict[tuple[int, int], int]]] = {}
+        self._chains: dict[tuple[int, ...], int] = {}
         # Code objects are keyed by id (their own hash reads the bytecode) and held here.
         self._codes: dict[int, CodeType] = {}
         self._site_of_root: dict[int, int] = {}
 
     def of(self, frames: Chain, parent: int, module: int) -> int:
         """Return the number of a chain of frames, see `Log.chain`, in a module at a call site."""
-        codes = frames[::2]
-        chain = (parent, module, *map(id, codes), *frames[1::2])
-        number = self._numbers.get(chain)
+        logged = (*map(id, frames[::2]), *frames[1::2])
+        known = self._known.get(logged)
+        if known is None:
+            known = self._known[logged] = self._written(frames), {}
+        chain, numbers = known
+        number = numbers.get((parent, module))
         if number is None:
-            written = [parent, module]
-            whole = with_applications(frames)
-            for code, lasti in zip(whole[::2], whole[1::2], strict=True):
-                self._codes[id(code)] = code
-                written += (id(code), _first_copies(code)[lasti // 2])
-            number = self._numbers[chain] = self._number(tuple(written))
+            number = numbers[parent, module] = self._number((parent, module, *chain))
         return number
+
+    def _written(self, frames: Chain) -> tuple[int, ...]:
+        """Return a chain as its codes, by number, and positions, without the compiler's duplicates."""
+        written: list[int] = []
+        whole = with_applications(frames)
+        for code, lasti in zip(whole[::2], whole[1::2], strict=True):
+            self._codes[id(code)] = code
+            written += (id(code), _first_copies(code)[lasti // 2])
+        return tuple(written)
 
     def _number(self, chain: tuple[int, ...]) -> int:
         return self._chains.setdefault(chain, len(self._chains))
