@@ -57,6 +57,7 @@ SIGNATURES = {
             "replayable",
             "saved_for_backward",
             "memory",
+            "digests",
             "stop_on_nonfinite",
             "collectors",
             "editors",

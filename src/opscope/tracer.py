@@ -55,6 +55,7 @@ def trace(
     replayable: bool = False,
     saved_for_backward: bool = False,
     memory: bool = False,
+    digests: bool = False,
     stop_on_nonfinite: bool = False,
     collectors: Sequence[Collector] = (),
     editors: Sequence[Editor] = (),
@@ -74,6 +75,7 @@ def trace(
             all that comes from outside, parameters included.
         saved_for_backward: Whether to note what `Trace.saved_for_backward` tells.
         memory: Whether to note what `Trace.memory` tells.
+        digests: Whether to note each value in a few numbers, see `Recording.digests`.
         stop_on_nonfinite: Whether to raise a `NonFiniteError` where the program gets to see a bad
             number: a NaN, or an infinity that no argument and no data put there. It names the op
             that made it out of good ones, or the parameter, buffer, input or data it came in with:
@@ -100,7 +102,7 @@ def trace(
         raise OptionError("trace takes the model alone" + CALL_IT)
     check_flags(
         layers=layers, replayable=replayable, saved_for_backward=saved_for_backward, memory=memory,
-        stop_on_nonfinite=stop_on_nonfinite,
+        digests=digests, stop_on_nonfinite=stop_on_nonfinite,
     )  # fmt: skip
     kept, kept_gradients = as_save(save, "save"), as_save(gradients, "gradients")
     if replayable:
@@ -112,6 +114,7 @@ def trace(
         replayable=replayable,
         saved_for_backward=saved_for_backward,
         memory=memory,
+        digests=digests,
         stop_on_nonfinite=stop_on_nonfinite,
         collectors=check_collectors(collectors),
     )

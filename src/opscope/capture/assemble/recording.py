@@ -13,6 +13,7 @@ from opscope.capture.assemble.layer_calls import Calls
 from opscope.capture.assemble.links import Links, links
 from opscope.capture.assemble.phases import phases
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
+from opscope.capture.collect.digests.digests import DigestCollector
 from opscope.capture.collect.storages import StorageLives
 from opscope.capture.session import Session
 from opscope.capture.tables.rows import FAILED, GRAD, INFERENCE, ModuleRun, OpColumns
@@ -38,7 +39,7 @@ from opscope.records.flow.several import borders, without_model
 from opscope.records.ops import Op, Phase
 from opscope.records.recording import Failure, Module, Parameter, Recording, SavedTensor, UnseenCall
 from opscope.records.storages import StorageLife
-from opscope.records.values import Origin, Value
+from opscope.records.values import Digest, Origin, Value
 from opscope.waiting import Track, untracked
 
 _ORIGINS: tuple[Origin, ...] = ("outside", "fresh", "view", "write", "passed_through", "rewritten")
@@ -79,6 +80,7 @@ def build_recording(session: Session, track: Track = untracked) -> Recording:
         failure=None if failure is None else _renumber_failure(failure, calls, ops),
         saved_tensors=_saved_tensors(session),
         storages=_storages(session),
+        digests=_digests(session),
         parameter_of_value=bound,
         alive=None if tables.alive is None else tuple(tables.alive),
         grad_regions=tables.grad_modes.records(tables.op_count),
@@ -212,6 +214,11 @@ def _parameters(
 def _storages(session: Session) -> Sequence[StorageLife] | None:
     found = session.find(StorageLives)
     return None if found is None else found.records(session.tables.op_count)
+
+
+def _digests(session: Session) -> Mapping[int, Digest] | None:
+    found = session.find(DigestCollector)
+    return None if found is None else found.digests(session.tables)
 
 
 def _saved_tensors(session: Session) -> tuple[SavedTensor, ...] | None:

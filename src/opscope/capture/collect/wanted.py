@@ -9,6 +9,7 @@ from typing import Any
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.autograd.saved_tensors import SavedTensors
 from opscope.capture.collect.collector import Collector, Editor, InnerCollector
+from opscope.capture.collect.digests.digests import DigestCollector
 from opscope.capture.collect.kept.activations import Activations
 from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 from opscope.capture.collect.kept.transforms import SaveOptions
@@ -31,6 +32,7 @@ class Wanted:
             all that comes from outside, with the state of the random number generators.
         saved_for_backward: Whether to note what autograd keeps.
         memory: Whether to note when memory is allocated and freed, and what autograd keeps of it.
+        digests: Whether to note each value in a few numbers.
         stop_on_nonfinite: Whether to raise where the program sees a NaN or an infinity.
         collectors: The user's own.
     """
@@ -41,6 +43,7 @@ class Wanted:
     replayable: bool
     saved_for_backward: bool
     memory: bool
+    digests: bool
     stop_on_nonfinite: bool
     collectors: tuple[Collector, ...]
 
@@ -58,6 +61,8 @@ class Wanted:
             found.append(Activations(tables.log, every_op=self.every_op, options=options))
         if self.replayable:
             found.append(ReplayInputs(tables.log))
+        if self.digests:
+            found.append(DigestCollector(tables.log))
         if self.stop_on_nonfinite:
             found.append(NonFiniteChecker(tables))
         return [*found, *(UserCollector(collector, tables.log) for collector in self.collectors)]

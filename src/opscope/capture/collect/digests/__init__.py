@@ -1,0 +1,1 @@
+"""Each value in a few numbers, taken as it comes to be."""
