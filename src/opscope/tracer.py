@@ -100,10 +100,11 @@ def trace(
     check_model(model, (nn.Module, type(None)), hint)
     if inputs:
         raise OptionError("trace takes the model alone" + CALL_IT)
-    check_flags(
-        layers=layers, replayable=replayable, saved_for_backward=saved_for_backward, memory=memory,
-        digests=digests, stop_on_nonfinite=stop_on_nonfinite,
-    )  # fmt: skip
+    flags = {
+        "replayable": replayable, "saved_for_backward": saved_for_backward, "memory": memory,
+        "digests": digests, "stop_on_nonfinite": stop_on_nonfinite,
+    }  # fmt: skip
+    check_flags(layers=layers, **flags)
     kept, kept_gradients = as_save(save, "save"), as_save(gradients, "gradients")
     if replayable:
         check_plain(kept)
@@ -111,12 +112,8 @@ def trace(
         save=kept.options if kept.keys else None,
         every_op=replayable or not layers,
         gradients=kept_gradients.options if kept_gradients.keys else None,
-        replayable=replayable,
-        saved_for_backward=saved_for_backward,
-        memory=memory,
-        digests=digests,
-        stop_on_nonfinite=stop_on_nonfinite,
         collectors=check_collectors(collectors),
+        **flags,
     )
     makes = partial(Session, model, layers, wanted.make, check_editors(editors))
     return Trace(Block(makes), kept, kept_gradients)

@@ -69,11 +69,12 @@ def sums_of(words: torch.Tensor) -> list[int]:
     if words.device.type != "cpu":
         return sums_on_device(words)
     weights = weights_on("cpu")
-    firsts, seconds = [], []
+    firsts: list[int] = []
+    seconds: list[int] = []
     for chunk in (words,) if count <= CHUNK else words.split(CHUNK):
         of_chunk = weights if chunk.numel() == CHUNK else weights[: chunk.numel()]
-        firsts.append(torch.dot(chunk, of_chunk).item())
-        seconds.append(torch.dot(chunk >> 32, of_chunk).item())
+        firsts.append(int(torch.dot(chunk, of_chunk).item()))
+        seconds.append(int(torch.dot(chunk >> 32, of_chunk).item()))
     return [*firsts, *seconds]
 
 

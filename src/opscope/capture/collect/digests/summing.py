@@ -137,7 +137,7 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.resolve_conj().resolve_neg()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.contiguous())
-    flat = tensor.reshape(-1)
+    flat = tensor.contiguous().view(-1)
     return flat.clone() if flat.storage_offset() * flat.itemsize % 8 else flat
 
 
