@@ -27,6 +27,7 @@ PUBLIC = [
     "TraceStateError",
     "UnsupportedTorch",
     "Watch",
+    "fingerprint",
     "log_forward_pass",
     "measure_peaks",
     "register_flops",

@@ -37,6 +37,7 @@ from opscope.layer import Layer
 from opscope.one_run import summary
 from opscope.operators.flops.counting import register_flops
 from opscope.operators.flops.peaks import measure_peaks
+from opscope.pinning import fingerprint
 from opscope.record import Record
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
@@ -65,6 +66,7 @@ __all__ = [
     "TraceStateError",
     "UnsupportedTorch",
     "Watch",
+    "fingerprint",
     "log_forward_pass",
     "measure_peaks",
     "register_flops",

@@ -1,0 +1,1 @@
+"""The structure of what ran, without its tensors, numbers and places: what a fingerprint is of."""
