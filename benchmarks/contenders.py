@@ -123,6 +123,7 @@ def options() -> dict[str, Contender]:
         "saved for backward": {"saved_for_backward": True},
         "stop on nonfinite": {"stop_on_nonfinite": True},
         "replayable": {"replayable": True},
+        "digests": {"digests": True},
     }
     found = {"bare": Contender(Case.step)}
     for name, chosen in every.items():

@@ -182,7 +182,9 @@ class Recording:
     the tensors were that were there when the block ended, None where that is not known; and
     ``gradient_flow`` where gradients had flowed when the recording was copied. ``grad_enabled`` and
     ``inference`` are those of the first time that the block was entered. ``digests`` are those of
-    values by their index, None where none were asked for.
+    values by their index, None where none were asked for: of what ops computed or wrote and of
+    what came from outside. There is none of a view, whose bytes are those of what it shows; of what was
+    ``"rewritten"`` through another tensor, as what was written has one; nor of memory that nobody wrote.
     """
 
     model_name: str = ""

@@ -67,8 +67,10 @@ SAMPLES = 64
 class Digest:
     """A tensor at one moment, in a few numbers.
 
-    Two values of one hash are the same bit for bit, of the same sizes and type. What else is here
-    tells how far apart two are that are not. NaN and infinities are counted, and left out of the numbers.
+    Two values that differ in a bit, in sizes or in type have different hashes: by chance two of them
+    have one at most once in 2³³ pairs, and far less often for nearly all; `exact_hash` says when.
+    What else is here tells how far apart two are. NaN and infinities are counted, and left out of
+    the numbers, not of the sample. Complex elements are two numbers each throughout.
 
     Attributes:
         hash: Of its sizes, type and elements in their order, whatever its strides; 32 hex digits,
@@ -79,7 +81,7 @@ class Digest:
         maximum: The greatest.
         nonfinite: How many are NaN or infinite.
         sample: Elements at places spread evenly over it, the first and the last among them: all where
-            there are at most `SAMPLES`. Complex ones are each two numbers.
+            there are at most `SAMPLES`.
     """
 
     hash: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from opscope.records.calls import LayerCall
 from opscope.records.flow.regions import Region, overlap, region
 from opscope.records.ops import Op
+from opscope.records.passes.layers import lifted
 from opscope.records.recording import Parameter, Recording
 from opscope.records.values import Value
 
@@ -73,6 +75,8 @@ class Wiring:
         version of torch may make other ops of it.
         """
         recording = self._recording
+        # A tensor that was made of a number for `x[0] = 5` is that number: not all devices make one.
+        numbers = lifted(recording)
         for call in recording.layer_calls:
             if call.phase != "forward":
                 self._made_elsewhere(call.ops)
@@ -80,9 +84,9 @@ class Wiring:
             ops = [recording.ops[number] for number in call.ops]
             made = {value for op in ops for value in _given(op)}
             read = [("", value) for value in call.received if not ops]
-            seen: set[int] = set()
+            seen = made.union(numbers)
             for op in ops:
-                of_op = [r.value for r in op.reads if r.value not in made and r.value not in seen]
+                of_op = [r.value for r in op.reads if r.value not in seen]
                 read += [("", value) for value in of_op]
                 seen.update(of_op)
             self._add(self._form_of_call(call, ops), read, [*call.returned, *sorted(made)])
@@ -150,10 +154,11 @@ class Wiring:
     def _written_between(self, value: Value) -> Iterator[int]:
         """Yield what ops wrote into the memory of a value since it was the earlier one."""
         own = _region(value)
-        for wrote in self._writes.get(value.storage, ()):
+        writes = self._writes.get(value.storage, [])
+        since = bisect_right(writes, value.index if value.earlier is None else value.earlier)
+        for wrote in writes[since : bisect_left(writes, value.index)]:
             other = _region(self._recording.values[wrote])
-            since = value.earlier is not None and value.earlier < wrote < value.index
-            if since and own is not None and other is not None and overlap(own, other):
+            if own is not None and other is not None and overlap(own, other):
                 yield wrote
 
     def _made_elsewhere(self, ops: range) -> None:
