@@ -56,6 +56,7 @@ OPTIONS = {
     "without a name": {"is_named": False},
     "edited": {"editors": [Halve()]},
     "memory": {"memory": True},
+    "digests": {"digests": True},
 }
 
 

@@ -209,7 +209,7 @@ SMALL = [
 REGNETS = [f"regnet_{kind}_{size}" for kind in "xy" for size in ("400mf", "800mf", "1_6gf")]
 
 
-def on_meta(name, rows=1):
+def on_meta(name, rows=2):
     models = zoo._torchvision()[0]
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     with torch.device("cpu" if name in REGNETS else "meta"):

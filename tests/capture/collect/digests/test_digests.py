@@ -203,3 +203,16 @@ def test_a_block_that_is_entered_again_goes_on():
     recording = trace.recording
     assert [recording.digests[op.outputs[0]].mean for op in recording.ops] == [2.0, 3.0]
     assert [recording.digests[op.reads[0].value].mean for op in recording.ops] == [1.0, 2.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_what_a_compiled_region_gives_has_one(backend):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    x = torch.rand(9, 8)
+    compiled = torch.compile(model, backend=backend)
+    with torch.no_grad():
+        expected = compiled(x)
+        recording = traced(lambda: compiled(x), model)
+    (output,) = recording.module_calls[0].outputs
+    assert recording.digests[output.value].hash == digest_of(expected).hash
