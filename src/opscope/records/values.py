@@ -68,7 +68,7 @@ class Digest:
     """A tensor at one moment, in a few numbers.
 
     Two values that differ in a bit, in sizes or in type have different hashes: by chance two of them
-    have one at most once in 2³³ pairs, and far less often for nearly all; `exact_hash` says when.
+    have one at most once in 2³² pairs, and far less often for nearly all; `exact_hash` says when.
     What else is here tells how far apart two are. NaN and infinities are counted, and left out of
     the numbers, not of the sample. Complex elements are two numbers each throughout.
 

@@ -25,7 +25,7 @@ def canonical_order(steps: Sequence[Step]) -> list[int]:
     readers: list[list[int]] = [[] for _ in steps]
     missing = [0] * len(steps)
     for number, step in enumerate(steps):
-        before = {source.step for _, sources in step.inputs for source in sources}
+        before = {source.step for _, source in step.inputs}
         missing[number] = len(before)
         for source in before:
             readers[source].append(number)
@@ -53,13 +53,12 @@ def _colours(steps: Sequence[Step]) -> list[bytes]:
     """Return a hash of each step with all that leads to it and all that follows from it."""
     above: list[bytes] = []
     for form, inputs in steps:
-        read = [(name, [(above[at], output) for at, output in found]) for name, found in inputs]
+        read = [(name, above[source.step], source.output) for name, source in inputs]
         above.append(hashed(form, read))
     below = [b""] * len(steps)
     heard: list[list[bytes]] = [[] for _ in steps]
     for number in reversed(range(len(steps))):
         below[number] = hashed(above[number], sorted(heard[number]))
-        for place, (name, sources) in enumerate(steps[number].inputs):
-            for source in sources:
-                heard[source.step].append(hashed(below[number], place, name, source.output))
+        for place, (name, source) in enumerate(steps[number].inputs):
+            heard[source.step].append(hashed(below[number], place, name, source.output))
     return below

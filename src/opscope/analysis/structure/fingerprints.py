@@ -36,10 +36,7 @@ def fingerprint_of(recording: Recording, level: FingerprintLevel, parts: Iterabl
     told = []
     for number in order:
         form, inputs = steps[number]
-        wires = [
-            (name, sorted((place[source.step], source.output) for source in sources))
-            for name, sources in inputs
-        ]
+        wires = [(name, place[source.step], source.output) for name, source in inputs]
         told.append((form, wires))
     held = sorted(
         (wiring.parameter(item) for item in recording.parameters if item.of_model), key=repr

@@ -43,13 +43,14 @@ class Step(NamedTuple):
     """
 
     form: Form
-    inputs: tuple[tuple[str, tuple[Source, ...]], ...]
+    inputs: tuple[tuple[str, Source], ...]
 
 
 class Wiring:
     """The steps of a program: its layers, or its ops.
 
-    Tensors from outside are steps too, before the first that reads them.
+    Tensors from outside are steps too, before the first that reads them, and so is what a tensor has
+    become once it was written through others, such as slices of it.
 
     Args:
         recording: What happened.
@@ -59,7 +60,7 @@ class Wiring:
     def __init__(self, recording: Recording, parts: Iterable[Part]) -> None:
         self._recording = recording
         self._parts = frozenset(parts)
-        self._sources: dict[int, tuple[Source, ...]] = {}
+        self._sources: dict[int, Source] = {}
         self.steps: list[Step] = []
         self._writes: dict[int | None, list[int]] = {}
         for value in recording.values:
@@ -122,7 +123,7 @@ class Wiring:
         """Add a step with what it was given; parameters are part of what it is."""
         recording = self._recording
         used: list[tuple[str, Form]] = []
-        inputs: list[tuple[str, tuple[Source, ...]]] = []
+        inputs: list[tuple[str, Source]] = []
         for argument, value in read:
             number = recording.parameter_of_value.get(value)
             if number is not None:
@@ -132,24 +133,25 @@ class Wiring:
         step = len(self.steps)
         self.steps.append(Step((*form, *sorted(used, key=repr)), tuple(inputs)))
         for output, value in enumerate(dict.fromkeys(gives)):
-            self._sources[value] = (Source(step, output),)
+            self._sources[value] = Source(step, output)
 
-    def _source(self, value: int) -> tuple[Source, ...]:
-        """Return what a value came from: several steps, where it was written through others."""
-        known = self._sources.get(value)
-        if known is not None:
-            return known
-        record = self._recording.values[value]
-        if record.origin == "rewritten" and record.earlier is not None:
-            found = self._source(record.earlier)
-            for wrote in self._written_between(record):
-                found += self._sources.get(wrote, ())
-            found = tuple(dict.fromkeys(found))
-        else:
-            found = (Source(len(self.steps), 0),)
-            self.steps.append(Step(("outside", *self._sizes([value])), ()))
-        self._sources[value] = found
-        return found
+    def _source(self, value: int) -> Source:
+        """Return what a value came from; one from outside, or written through others, is a step."""
+        earlier: list[Value] = []
+        at = self._recording.values[value]
+        while at.index not in self._sources and at.origin == "rewritten" and at.earlier is not None:
+            earlier.append(at)
+            at = self._recording.values[at.earlier]
+        if at.index not in self._sources:
+            self._sources[at.index] = Source(len(self.steps), 0)
+            self.steps.append(Step(("outside", *self._sizes([at.index])), ()))
+        before = self._sources[at.index]
+        for record in reversed(earlier):
+            wrote = [self._sources[v] for v in self._written_between(record) if v in self._sources]
+            inputs = tuple(("", source) for source in dict.fromkeys([before, *wrote]))
+            before = self._sources[record.index] = Source(len(self.steps), 0)
+            self.steps.append(Step(("rewritten",), inputs))
+        return before
 
     def _written_between(self, value: Value) -> Iterator[int]:
         """Yield what ops wrote into the memory of a value since it was the earlier one."""
@@ -166,7 +168,7 @@ class Wiring:
         for number in ops:
             op = self._recording.ops[number]
             for value in _given(op):
-                self._sources[value] = (Source(len(self.steps), 0),)
+                self._sources[value] = Source(len(self.steps), 0)
                 self.steps.append(Step((op.phase, op.operator, *self._sizes([value])), ()))
 
     # ----------------------------------------------------------------------------- forms

@@ -8,9 +8,10 @@ words goes through it as it is.
 
 How good it is: two sums tell as much as the sums of the lower and upper halves apart. Were the
 weights drawn afresh, two chunks that differ would agree in a sum of halves that differ with a
-chance of at most 2⁻³³ (differences in the sign bits of float32 alone), and of 2⁻⁶⁴ where any of the
+chance of at most 2⁻³² (differences in the sign bits of float32 alone), and of 2⁻⁶³ where any of the
 halves differ in their last bits; both at once where both halves differ. (Multiply-shift hashing of
-Dietzfelbinger; the bound is that of a sum ``Σ w·d`` modulo 2⁶⁴ where 2ᵗ, t < 32, divides all ``d``.)
+Dietzfelbinger; a sum ``Σ w·d`` modulo 2⁶⁴ with odd ``w``, where 2ᵗ divides all ``d``, t < 32, is 0 with
+a chance of at most 2ᵗ⁻⁶³.)
 One word that differs always shows. The weights are known: it tells runs apart, and is no
 protection against one who makes two tensors that agree on purpose.
 """
