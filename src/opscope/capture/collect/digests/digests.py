@@ -12,11 +12,12 @@ import torch
 from opscope.capture.collect.collector import InnerCollector
 from opscope.capture.collect.digests.summing import FAILURES, digest_of
 from opscope.capture.collect.nonfinite.looking import below_autograd, no_dispatch, no_functions
-from opscope.capture.collect.nonfinite.reads import gives_of, outputs
-from opscope.capture.log.event_log import Log, Snapshot
-from opscope.capture.log.hooks import RunningOp
+from opscope.capture.collect.nonfinite.reads import given, gives_of
+from opscope.capture.log.event_log import Log
+from opscope.capture.log.hooks import RunningOp, Snapshot
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import FRESH, OUTSIDE, PASSED_THROUGH, WRITE
+from opscope.operators.known import is_scratch
 from opscope.records.columns.columns import NONE
 from opscope.records.columns.digests import Digests, packed
 
@@ -98,10 +99,11 @@ class DigestCollector(InnerCollector):
 
 def _computed(op: RunningOp, wrote: list[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield what an op wrote and made, with its place among these, see `_KEY`."""
-    for place, tensor in enumerate(wrote):
-        yield -1 - place, tensor
+    if not is_scratch(op.plan.name, None):
+        for place, tensor in enumerate(wrote):
+            yield -1 - place, tensor
     if gives_of(op.plan) != "unwritten memory":
-        for output, tensor in outputs(op, wrote):
+        for output, tensor in given(op, wrote):
             if output is not None:
                 yield output, tensor
 
