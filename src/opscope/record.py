@@ -18,18 +18,15 @@ from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, labels
 from opscope.records.recording import Failure, Module, Parameter, Recording
 from opscope.records.sums.totals import Totals
-from opscope.tensors import are_elsewhere
+from opscope.with_tensors import WithTensors
 
 if TYPE_CHECKING:
     import networkx as nx
     import pydot
     from rich.console import Console, ConsoleOptions, RenderResult
-    from torch.fx import GraphModule
     from typing_extensions import Unpack
 
     from opscope.analysis.costs import Costs
-    from opscope.analysis.report import Report
-    from opscope.errors import NonFiniteError
     from opscope.exporters.dot import Direction
     from opscope.exporters.tables.breakdown import Breakdown
     from opscope.exporters.tables.console import Summary
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from opscope.views.select import Phase
 
 
-class Record:
+class Record(WithTensors):
     """What one ``with opscope.trace(...)`` block recorded, without any tensor.
 
     A trace that is pickled or copied is one: it answers as the trace does, and raises `NotSaved`
@@ -459,20 +456,6 @@ class Record:
         from opscope.memory_use import memory_use  # which loads rich
 
         return memory_use(self.recording, self.passes)
-
-    # ------------------------------------------------------------------ what takes tensors
-
-    def first_nonfinite(self) -> NonFiniteError | None:
-        """Raise a `NotSaved`: only the trace itself has the values, see `Trace.first_nonfinite`."""
-        raise are_elsewhere()
-
-    def validate(self) -> Report:
-        """Raise a `NotSaved`: only the trace itself can be replayed, see `Trace.validate`."""
-        raise are_elsewhere()
-
-    def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
-        """Raise a `NotSaved`: a program needs the model's tensors, see `Trace.to_fx`."""
-        raise are_elsewhere()
 
     # ----------------------------------------------------------------- how it is shown
 

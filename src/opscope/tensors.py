@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -22,8 +23,23 @@ from opscope.saving import unwrapped
 _COPIES = (None, torch.clone, torch.Tensor.clone)
 
 
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """How a trace was made, as far as what takes tensors has to know.
+
+    Attributes:
+        is_model_named: Whether the trace was told which module the model is.
+        saw_functions: Whether every torch function was seen, and so where the grad mode was set.
+        scaler_sites: The call sites of what a `GradScaler` ran.
+    """
+
+    is_model_named: bool = False
+    saw_functions: bool = True
+    scaler_sites: frozenset[int] = frozenset()
+
+
 class Tensors(Protocol):
-    """What a layer is asked for that no record holds."""
+    """What is asked of a record that no recording holds; raises `NotSaved` where it was not kept."""
 
     @property
     def gradient_flow(self) -> GradientFlow:
@@ -37,6 +53,33 @@ class Tensors(Protocol):
 
     def instead(self, item: LayerPass) -> str | None:
         """Return what to show for an activation that was asked for and is elsewhere."""
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """How the trace was made."""
+
+    def known_values(self) -> Callable[[int], torch.Tensor | None]:
+        """Return what gives the tensor that a value was, None where that is not known."""
+
+    @property
+    def replay_inputs(self) -> ReplayInputs:
+        """Copies of all that came from outside, and the states of random number generators."""
+
+    def saved(self, value: int) -> torch.Tensor | None:
+        """Return what was saved for a value, None for nothing."""
+
+    def parameter(self, number: int) -> torch.Tensor | None:
+        """Return a parameter or buffer by its index, None if it is gone."""
+
+    def outside(self, value: int) -> tuple[torch.Tensor | None, bool]:
+        """Return a tensor from outside, None if it is gone, and whether it is as it is now."""
+
+    def forward(self, module: int) -> Callable[..., Any] | None:
+        """Return the ``forward`` of a module by its index, None if it is gone."""
+
+    @property
+    def model_forward(self) -> Callable[..., Any] | None:
+        """The ``forward`` of the model, None if there is none, or it is gone."""
 
 
 class NoTensors:
@@ -62,6 +105,41 @@ class NoTensors:
         """Return what to show for an activation that was asked for."""
         was_saved = self._reading.was_saved(item)
         return "(values stayed with the original trace)" if was_saved else None
+
+    @property
+    def circumstances(self) -> NoReturn:
+        """Raise a `NotSaved`, as all that follows does."""
+        raise are_elsewhere()
+
+    def known_values(self) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
+
+    @property
+    def replay_inputs(self) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
+
+    def saved(self, value: int) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
+
+    def parameter(self, number: int) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
+
+    def outside(self, value: int) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
+
+    def forward(self, module: int) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
+
+    @property
+    def model_forward(self) -> NoReturn:
+        """Raise it."""
+        raise are_elsewhere()
 
 
 def are_elsewhere() -> NotSaved:
@@ -209,19 +287,14 @@ class LiveTensors:
         return None if root is None else self.forward(root.index)
 
     @property
-    def is_model_named(self) -> bool:
-        """Whether the trace was told which module the model is."""
-        return self._session.modules.is_named
-
-    @property
-    def saw_functions(self) -> bool:
-        """Whether every torch function was seen, and so where the grad mode was set."""
-        return self._session.layers and not self._session.modules.ran_compiled
-
-    @property
-    def scaler_sites(self) -> frozenset[int]:
-        """The call sites of what a `GradScaler` ran."""
-        return self._session.scaler_sites()
+    def circumstances(self) -> Circumstances:
+        """How the trace was made."""
+        session = self._session
+        return Circumstances(
+            is_model_named=session.modules.is_named,
+            saw_functions=session.layers and not session.modules.ran_compiled,
+            scaler_sites=session.scaler_sites(),
+        )
 
     # ------------------------------------------------------------------ what a replay needs
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
 
-from opscope.analysis.nonfinite import first_nonfinite, locate
+from opscope.analysis.nonfinite import locate
 from opscope.capture.assemble.recording import build_recording
 from opscope.capture.block import Block, Exit, Kind, Raised, Where
 from opscope.capture.collect.collector import Collector, Editor
@@ -24,8 +24,6 @@ from opscope.errors import (
     NonFiniteError,
     OptionError,
     TraceStateError,
-    check_address,
-    check_flag,
     check_flags,
     check_model,
 )
@@ -36,14 +34,10 @@ from opscope.record import Record
 from opscope.records.recording import Failure, Recording
 from opscope.saving import Save, What, as_save, check_plain
 from opscope.tensors import LiveTensors
-from opscope.torch_api import DisableTorchFunction
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from torch.fx import GraphModule
     from typing_extensions import Self
-
-    from opscope.analysis.report import Report
 
 
 def trace(
@@ -218,120 +212,6 @@ class Trace(Record):
         """
         known = self._block.session.collectors
         return tuple(one.result() for one in known if isinstance(one, UserCollector))
-
-    # ------------------------------------------------------------------ what takes tensors
-
-    def first_nonfinite(self) -> NonFiniteError | None:
-        """Return where the first bad number came from that the program saw, None if it saw none.
-
-        1. A number is bad if it is NaN, or an infinity that neither an argument nor data put there.
-        2. It comes from the op that made it out of good ones, or it came in: with a parameter, a
-           buffer, an input, other data, an argument.
-        3. What ops make of it that is bad comes from there too; what they make good is good.
-        4. It is seen in what the model given to `trace` returns, the loss of a backward, a gradient
-           (no infinity in which is meant) that an optimizer reads, a parameter or buffer, a number
-           that Python reads, or, as the block ends, in a result that no op has taken up.
-        5. What a `torch.amp.GradScaler` has looked at is not: it skips that step.
-
-        Looks at the values that were saved, with ``replayable=True`` at every op, and with
-        ``save="all"`` at what layers gave: not at what the backward computes. What it returns is
-        the error that ``stop_on_nonfinite=True`` would have raised.
-
-        Raises:
-            NotSaved: If the trace saved neither, or what a ``transform`` made of them (but for
-                ``torch.clone``).
-
-        >>> import torch, opscope
-        >>> with opscope.trace(save="all") as trace:
-        ...     y = torch.log(torch.zeros(2)) + 1
-        >>> trace.first_nonfinite().layer
-        'log_1_1'
-        """
-        tensors = self.tensors
-        known = tensors.known_values()
-        with DisableTorchFunction():  # a class of the user's is not to see it
-            return first_nonfinite(
-                self.recording,
-                self.passes,
-                known,
-                forward=tensors.model_forward,
-                named=tensors.is_model_named,
-                scaler_sites=tensors.scaler_sites,
-            )
-
-    def validate(self) -> Report:
-        """Run the record again and compare every value with what it was, bit for bit.
-
-        Returns:
-            A `Report` that is true if all values were reproduced; its text names the first
-            difference with its op, layer, module and source line.
-
-        Raises:
-            NotSaved: If the trace was not recorded with ``replayable=True``.
-
-        >>> import torch, opscope
-        >>> with opscope.trace(replayable=True) as trace:
-        ...     y = torch.dropout(torch.ones(4), 0.5, train=True).mul_(2)
-        >>> bool(trace.validate())
-        True
-        """
-        from opscope.analysis.replay import replay
-
-        replay_inputs = self.tensors.replay_inputs
-        labels = {item.call: item.label for item in self.passes if item.call is not None}
-        with waiting("replaying") as track:
-            return replay(self.recording, replay_inputs, self.tensors.saved, labels, track)
-
-    def to_fx(self, module: str | None = None, *, check_inputs: bool = True) -> GraphModule:
-        """Return the forward ops as a program: a `torch.fx.GraphModule` of aten overloads.
-
-        It shares the model's parameters and buffers, under their names, and takes the model's
-        inputs by the names of its ``forward`` (one for each tensor in nested ones). It returns
-        what the model does, in tuples, lists and dictionaries: what is of a class of its own, such
-        as a named tuple, is the plain container, and any other object a dictionary of its
-        attributes. It is differentiated as the model is, regions of ``no_grad`` included.
-
-        It holds for inputs of the recorded sizes and types, and does what the model did in
-        training or evaluation, also after ``train()`` or ``eval()``. ``meta["baked"]`` on it lists
-        what the data, other arguments or training mode decided and the program now fixes,
-        ``meta["renamed"]`` the attributes whose names in the model no program can hold. To load a
-        saved one takes opscope.
-
-        Args:
-            module: Address of the one module to make a program of, with ``":2"`` for its second
-                run; None for the model, or for a block in which none was called, all of it.
-            check_inputs: Whether the program raises an `OptionError` for inputs of other sizes or
-                types, and where two inputs were one tensor and no longer are.
-
-        Raises:
-            OptionError: If there is not just one run of such a module.
-            TraceStateError: If the model was called several times, or failed, or did what no
-                program can repeat; the message says what.
-            NotSaved: If the model, or another tensor that the program needs, is gone.
-
-        >>> import torch, opscope
-        >>> model, x = torch.nn.Linear(3, 2), torch.rand(4, 3)
-        >>> with torch.no_grad(), opscope.trace(model) as trace:
-        ...     y = model(x)
-        >>> torch.equal(trace.to_fx()(x), y)
-        True
-        """
-        from opscope.exporters.fx.build import to_fx
-        from opscope.exporters.fx.values import Live
-        from opscope.operators.plans import overload
-
-        check_address(module)
-        check_flag("check_inputs", check_inputs)
-        tensors = self.tensors
-        live = Live(
-            overload,
-            tensors.parameter,
-            tensors.outside,
-            tensors.forward,
-            is_named=tensors.is_model_named,
-            sees_modes=tensors.saw_functions,
-        )
-        return to_fx(self.recording, live, module, check_inputs=check_inputs)
 
     # ----------------------------------------------------------------- how it is shown
 
