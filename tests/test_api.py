@@ -25,6 +25,7 @@ PUBLIC = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "UnreadableFile",
     "UnsupportedTorch",
     "Watch",
     "fingerprint",

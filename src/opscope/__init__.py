@@ -30,6 +30,7 @@ from opscope.errors import (
     RenderError,
     TargetError,
     TraceStateError,
+    UnreadableFile,
     UnsupportedTorch,
 )
 from opscope.forward_pass import log_forward_pass
@@ -41,9 +42,8 @@ from opscope.pinning import fingerprint
 from opscope.record import Record
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
+from opscope.version import __version__ as __version__
 from opscope.watching import Watch, watch
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousLayer",
@@ -64,6 +64,7 @@ __all__ = [
     "TargetError",
     "Trace",
     "TraceStateError",
+    "UnreadableFile",
     "UnsupportedTorch",
     "Watch",
     "fingerprint",

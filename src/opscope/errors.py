@@ -10,6 +10,7 @@
     ├── NonFiniteError     the program got to see a NaN or an infinity           (ArithmeticError)
     ├── RenderError        a picture's format cannot be made on this machine           (RuntimeError)
     ├── TargetError        the command line's model or input cannot be used            (ValueError)
+    ├── UnreadableFile     a file is no run that was saved whole, or of a newer opscope (ValueError)
     └── UnsupportedTorch   this torch lacks what opscope needs of it                  (ImportError)
 
 The exception of a traced program is never one of these, and never wrapped.
@@ -155,6 +156,10 @@ class RenderError(OpscopeError, RuntimeError):
 
 class TargetError(OpscopeError, ValueError):
     """The command line's model or input cannot be used."""
+
+
+class UnreadableFile(OpscopeError, ValueError):
+    """A file is no run that was saved whole, was changed since, or is of a newer opscope."""
 
 
 class UnsupportedTorch(OpscopeError, ImportError):

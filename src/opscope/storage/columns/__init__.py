@@ -1,0 +1,1 @@
+"""Columns of records as JSON and a row of little-endian numbers, and back."""
