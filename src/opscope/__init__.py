@@ -35,6 +35,7 @@ from opscope.errors import (
 )
 from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
+from opscope.loading import load
 from opscope.one_run import summary
 from opscope.operators.flops.counting import register_flops
 from opscope.operators.flops.peaks import measure_peaks
@@ -68,6 +69,7 @@ __all__ = [
     "UnsupportedTorch",
     "Watch",
     "fingerprint",
+    "load",
     "log_forward_pass",
     "measure_peaks",
     "register_flops",

@@ -59,6 +59,13 @@ class Record(WithTensors):
     def __init__(self, recording: Recording, saved: Keys = (), saved_gradients: Keys = ()) -> None:
         self._own = layers_of(recording, saved, saved_gradients)
 
+    @classmethod
+    def _of(cls, layers: Layers) -> Record:
+        """Return the record of some layers, whose tensors are not its own."""
+        record = Record.__new__(Record)
+        record._own = layers
+        return record
+
     def __reduce__(self) -> tuple[object, ...]:
         """Return the record and what was asked for: all that is pickled or copied.
 

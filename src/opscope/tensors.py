@@ -1,26 +1,18 @@
-"""What was kept beside a record: activations, gradients, parameters, what came from outside."""
+"""What is asked of a record and was kept beside it: activations, gradients, what came from outside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import torch
-from torch import nn
 
-from opscope.capture.collect.autograd.gradients import Gradients
-from opscope.capture.collect.kept.activations import Activations
-from opscope.capture.collect.kept.replay_inputs import ReplayInputs
-from opscope.capture.session import Session
+from opscope.analysis.replay import ReplayInputs
 from opscope.errors import NotSaved
 from opscope.reading import Reading
 from opscope.records.passes.layers import LayerPass
-from opscope.records.recording import GradientFlow
-from opscope.saving import unwrapped
-
-# Transforms that leave a value what it is.
-_COPIES = (None, torch.clone, torch.Tensor.clone)
+from opscope.records.recording import GradientFlow, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +23,15 @@ class Circumstances:
         is_model_named: Whether the trace was told which module the model is.
         saw_functions: Whether every torch function was seen, and so where the grad mode was set.
         scaler_sites: The call sites of what a `GradScaler` ran.
+        saves_every_op: Whether what each op gave was saved.
+        saves_as_it_was: Whether it was saved as it was, and not what a ``transform`` made of it.
     """
 
     is_model_named: bool = False
     saw_functions: bool = True
     scaler_sites: frozenset[int] = frozenset()
+    saves_every_op: bool = False
+    saves_as_it_was: bool = True
 
 
 class Tensors(Protocol):
@@ -80,6 +76,9 @@ class Tensors(Protocol):
     @property
     def model_forward(self) -> Callable[..., Any] | None:
         """The ``forward`` of the model, None if there is none, or it is gone."""
+
+    def kept(self) -> Iterator[tuple[str, Any]]:
+        """Yield what goes into a file, by the name that it has there, see `opscope.storage.tensors`."""
 
 
 class NoTensors:
@@ -141,6 +140,50 @@ class NoTensors:
         """Raise it."""
         raise are_elsewhere()
 
+    def kept(self) -> Iterator[tuple[str, Any]]:
+        """Yield nothing."""
+        yield from ()
+
+
+def activation_not_saved(item: LayerPass) -> NotSaved:
+    """Return the error for an activation that was not asked for."""
+    message = (
+        f"the activation of {item.label} was not saved; trace with save='all' "
+        f"or save=[{item.layer_label!r}]"
+    )
+    return NotSaved(message)
+
+
+def gradient_not_saved(item: LayerPass) -> NotSaved:
+    """Return the error for a gradient that was not asked for."""
+    message = (
+        f"the gradient of {item.label} was not asked for; trace with "
+        f"gradients='all' or gradients=[{item.layer_label!r}]"
+    )
+    return NotSaved(message)
+
+
+def check_values(ran: Circumstances, reading: Reading) -> None:
+    """Raise a `NotSaved` if not all layers were saved, or not as they were."""
+    if not (ran.saves_every_op or reading.saved == "all"):
+        message = "the values were not saved; trace with save='all' or replayable=True"
+        raise NotSaved(message)
+    if not ran.saves_as_it_was:
+        message = "the values were not saved as they were; trace without a transform"
+        raise NotSaved(message)
+
+
+def not_replayable() -> NotSaved:
+    """Return the error for a trace that kept nothing of what came from outside."""
+    message = "a trace can be replayed if made with opscope.trace(..., replayable=True)"
+    return NotSaved(message)
+
+
+def written_storages(recording: Recording) -> set[int | None]:
+    """Return the storages that ops wrote to: what is in them now may not be what was."""
+    values = recording.values
+    return {values[value].storage for op in recording.ops for value in op.writes}
+
 
 def are_elsewhere() -> NotSaved:
     """Return the error for what a record has no tensors for."""
@@ -149,190 +192,3 @@ def are_elsewhere() -> NotSaved:
         "ask the original, or keep what you need of it"
     )
     return NotSaved(message)
-
-
-class LiveTensors:
-    """Those that a trace has in memory, and weak references to those of the model.
-
-    Args:
-        session: What recorded them.
-        reading: The record of it.
-    """
-
-    def __init__(self, session: Session, reading: Reading) -> None:
-        self._session = session
-        self._reading = reading
-        self._values = session.tables.values
-        self._activations = session.find(Activations)
-        self._gradients = session.find(Gradients)
-        self._originals = session.find(ReplayInputs)
-
-    def drop_unwanted(self) -> None:
-        """Let go of what was kept in case it should be asked for and was not."""
-        activations, reading = self._activations, self._reading
-        kept = activations is not None and not (activations.is_reduced or activations.every_op)
-        if activations is not None and kept and reading.is_selective:
-            activations.keep_only(reading.chosen.values)
-        if self._gradients is not None and reading.saved_gradients != "all":
-            self._gradients.keep_only(reading.chosen_gradients.values)
-
-    # -------------------------------------------------------------------- activations
-
-    def activation(self, item: LayerPass) -> Any:
-        """Return what was saved of what a layer gave; of several tensors a tuple.
-
-        Raises:
-            NotSaved: If nothing was, or it is gone.
-            OptionError: If the form in which it should be saved cannot be made of it.
-        """
-        if self._activations is None or not self._reading.was_saved(item):
-            message = (
-                f"the activation of {item.label} was not saved; trace with save='all' "
-                f"or save=[{item.layer_label!r}]"
-            )
-            raise NotSaved(message)
-        kept = [self._activations.find(value) for value in item.values]
-        if item.kind == "input" and item.call is None and kept == [None]:
-            return self._given_to_program(item)
-        if any(one is None for one in kept):
-            message = (
-                f"the activation of {item.label} was saved, but its memory was freed, or "
-                "written after the block; read it before, or save with "
-                "opscope.Save(..., transform=torch.clone)"
-            )
-            raise NotSaved(message)
-        what = f"the activation of {item.label}"
-        found = tuple(unwrapped(one.value, what) for one in kept if one is not None)
-        return found[0] if len(found) == 1 else found
-
-    def _given_to_program(self, item: LayerPass) -> torch.Tensor:
-        """Return what a program was given that is no module's, and of which no call tells."""
-        tensor = None if self._originals is None else self._outside(*item.values)
-        if tensor is None:
-            message = (
-                f"{item.label} is what a program without a model was given, which is not saved "
-                "unless it was traced with replayable=True"
-            )
-            raise NotSaved(message)
-        return tensor
-
-    def instead(self, item: LayerPass) -> None:
-        """Return None: what was saved is here."""
-
-    def saved(self, value: int) -> torch.Tensor | None:
-        """Return what was saved for a value if it is a tensor and is still there, None else."""
-        return None if self._activations is None else self._activations.get(value)
-
-    # ---------------------------------------------------------------------- gradients
-
-    @property
-    def gradient_flow(self) -> GradientFlow:
-        """Where gradients have flowed so far."""
-        return GradientFlow() if self._gradients is None else self._gradients.flow()
-
-    def gradients(self, item: LayerPass) -> list[tuple[Any, ...]]:
-        """Return per tensor that a layer gave the gradients that reached it.
-
-        Raises:
-            NotSaved: If they were not asked for.
-            OptionError: If the form in which they should be saved cannot be made of them.
-        """
-        if self._gradients is None or not self._reading.was_gradient_saved(item):
-            message = (
-                f"the gradient of {item.label} was not asked for; trace with "
-                f"gradients='all' or gradients=[{item.layer_label!r}]"
-            )
-            raise NotSaved(message)
-        what = f"the gradient of {item.label}"
-        return [tuple(unwrapped(one, what) for one in self.reached(v)) for v in item.values]
-
-    def reached(self, value: int) -> tuple[Any, ...]:
-        """Return what was kept of the gradients that reached a value, one for each backward."""
-        return () if self._gradients is None else self._gradients.get(value)
-
-    # ----------------------------------------------------------- what the program stands on
-
-    def parameter(self, number: int) -> torch.Tensor | None:
-        """Return a parameter or buffer; as it was, if it is gone and was kept."""
-        record = self._reading.recording.parameters[number]
-        tensor = self._session.tables.parameters.tensor(number)
-        if tensor is None and record.value is not None:
-            tensor = self._outside(record.value)
-            if tensor is not None and record.kind == "parameter":
-                tensor = nn.Parameter(tensor, requires_grad=record.trainable)
-        return tensor
-
-    def outside(self, value: int) -> tuple[torch.Tensor | None, bool]:
-        """Return a tensor from outside, as it was if it is gone, and whether it is alive."""
-        tensor = None if value in self._values.constants else self._values.tensor(value)
-        return (self._outside(value), False) if tensor is None else (tensor, True)
-
-    def _outside(self, value: int) -> torch.Tensor | None:
-        """Return a tensor from outside as it was, or as it is while it is alive."""
-        if value in self._values.constants:
-            return self._values.constants[value]
-        if self._originals is None:
-            return self._values.tensor(value)
-        return self._originals.tensor(self._values, value)
-
-    def forward(self, module: int) -> Callable[..., Any] | None:
-        """Return the ``forward`` of a module by its number, None if it is gone."""
-        known = self._session.modules.modules[module].live()
-        return None if known is None else known.forward
-
-    @property
-    def model_forward(self) -> Callable[..., Any] | None:
-        """The ``forward`` of the model, None if there is none, or it is gone."""
-        root = self._session.modules.root
-        return None if root is None else self.forward(root.index)
-
-    @property
-    def circumstances(self) -> Circumstances:
-        """How the trace was made."""
-        session = self._session
-        return Circumstances(
-            is_model_named=session.modules.is_named,
-            saw_functions=session.layers and not session.modules.ran_compiled,
-            scaler_sites=session.scaler_sites(),
-        )
-
-    # ------------------------------------------------------------------ what a replay needs
-
-    @property
-    def replay_inputs(self) -> ReplayInputs:
-        """Copies of all that came from outside, and the states of random number generators.
-
-        Raises:
-            NotSaved: If they were not kept.
-        """
-        if self._originals is None:
-            message = "a trace can be replayed if made with opscope.trace(..., replayable=True)"
-            raise NotSaved(message)
-        return self._originals
-
-    def known_values(self) -> Callable[[int], torch.Tensor | None]:
-        """Return what gives the tensor that a value was, None where that is not known.
-
-        Raises:
-            NotSaved: If not all layers were saved, or not as they were.
-        """
-        activations, recording = self._activations, self._reading.recording
-        if activations is None or not (activations.every_op or self._reading.saved == "all"):
-            message = "the values were not saved; trace with save='all' or replayable=True"
-            raise NotSaved(message)
-        if activations.options.transform not in _COPIES:
-            message = "the values were not saved as they were; trace without a transform"
-            raise NotSaved(message)
-        # What was not copied can be read as it is now, unless the program has written it since.
-        are_copied = self._originals is not None
-        records = recording.values
-        written = {records[value].storage for op in recording.ops for value in op.writes}
-
-        def known(value: int) -> torch.Tensor | None:
-            kept, record = activations.get(value), records[value]
-            if kept is not None or record.origin != "outside":
-                return kept
-            is_as_it_was = are_copied or record.storage not in written
-            return self._outside(value) if is_as_it_was else None
-
-        return known

@@ -29,11 +29,11 @@ from opscope.errors import (
 )
 from opscope.exporters.progress import waiting
 from opscope.layer import Layers
+from opscope.live_tensors import LiveTensors
 from opscope.reading import Reading
 from opscope.record import Record
 from opscope.records.recording import Failure, Recording
 from opscope.saving import Save, What, as_save, check_plain
-from opscope.tensors import LiveTensors
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -1,4 +1,4 @@
-"""What is answered by a record together with its tensors, wherever these are."""
+"""What takes a record together with its tensors, wherever these are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from opscope.layer import Layers
 from opscope.torch_api import DisableTorchFunction
 
 if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
     from torch.fx import GraphModule
 
     from opscope.analysis.report import Report
@@ -141,3 +144,20 @@ class WithTensors(ABC):
             sees_modes=ran.saw_functions,
         )
         return to_fx(self._layers.reading.recording, live, module, check_inputs=check_inputs)
+
+    def save(self, path: str | PathLike[str], *, tensors: bool = True) -> Path:
+        """Write the record, with what was kept of tensors, for `opscope.load`; return its path.
+
+        It takes a few dozen bytes for each op. A file that is there is replaced when all is written.
+
+        Args:
+            path: Where to; its name ends in ``.opscope``.
+            tensors: Whether to write activations, gradients and what a replay needs.
+
+        Raises:
+            OptionError: For another suffix, or a place that cannot be written to.
+        """
+        from opscope.keeping import save_record
+
+        check_flag("tensors", tensors)
+        return save_record(self._layers, path, tensors=tensors)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 from opscope.errors import OptionError
 
@@ -54,8 +55,10 @@ def check_place(path: str | PathLike[str], suffixes: Sequence[str]) -> Path:
     return target
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file as ``path.write_bytes`` does, but put it in its place when all of it is there.
+
+    The content is bytes, or a function that writes them to the file which it is given.
 
     It is written beside its place, under a name of its own, and renamed. So whoever reads the
     file, or writes it too, has one or the other, and where the disk is full the old one stays.
@@ -72,14 +75,26 @@ def write_whole(path: Path, content: bytes) -> None:
     except FileNotFoundError:
         old = None
     if str(place).startswith(_OPEN) or not (old is None or stat.S_ISREG(old.st_mode)):
-        path.write_bytes(content)
+        _write_over(path, content)
         return
     try:
         _replace(place, content, old)
     except PermissionError:
         if old is None:
             raise
-        place.write_bytes(content)
+        _write_over(place, content)
+
+
+def _write_over(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    with path.open("wb") as file:
+        _write(file, content)
+
+
+def _write(file: BinaryIO, content: bytes | Callable[[BinaryIO], object]) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        content(file)
 
 
 def _followed(path: Path) -> Path:
@@ -93,13 +108,15 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def _replace(place: Path, content: bytes, old: os.stat_result | None) -> None:
+def _replace(
+    place: Path, content: bytes | Callable[[BinaryIO], object], old: os.stat_result | None
+) -> None:
     beside = place.with_name(f".opscope-{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         # Who may read it is up to the process's mask, as with `open`.
         with os.fdopen(os.open(beside, flags, 0o666), "wb") as file:
-            file.write(content)
+            _write(file, content)
             file.flush()
             os.fsync(file.fileno())  # some disks say only now that they are full
         if old is not None:

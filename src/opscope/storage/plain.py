@@ -65,6 +65,22 @@ def decode(found: Any) -> Any:
     return decoder(inside)
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value is one that comes back as it was.
+
+    >>> is_plain([1, ("a", None)]), is_plain([object()])
+    (True, False)
+    """
+    kind = type(value)
+    if kind in (list, tuple):
+        assert isinstance(value, (list, tuple))
+        return all(map(is_plain, value))
+    if kind is dict:
+        assert isinstance(value, dict)
+        return all(is_plain(key) and is_plain(item) for key, item in value.items())
+    return value is None or kind is bool or kind in _ENCODERS
+
+
 # ----------------------------------------------------------------------------- there
 
 

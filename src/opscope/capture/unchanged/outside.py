@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -51,7 +51,7 @@ def generators() -> dict[str, torch.Tensor]:
     return states
 
 
-def set_generators(states: dict[str, torch.Tensor]) -> None:
+def set_generators(states: Mapping[str, torch.Tensor]) -> None:
     """Put back the states of random number generators."""
     for name, state in states.items():
         if name == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -92,3 +93,18 @@ class ReplayInputs(InnerCollector):
             return self.tensors.get(row, values.tensor(row))
         empty = torch.empty(0, dtype=dtype, device=device)
         return empty.set_(storage.clone(), values.offsets[row], shape, stride)
+
+    def kept(self) -> Iterator[tuple[str, Any]]:
+        """Yield all that a replay starts from, by the name that it has in a file.
+
+        Objects of C++ are not among it, which no file can hold.
+        """
+        for number, storage in self.storages.items():
+            yield f"storage.{number}", storage
+        for row, tensor in self.tensors.items():
+            yield f"input.{row}", tensor
+        for device, state in self.generators.items():
+            yield f"generator.{device}", state
+        for op, states in self.draws.items():
+            for device, state in states.items():
+                yield f"draw.{op}.{device}", state

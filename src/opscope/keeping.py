@@ -1,0 +1,139 @@
+"""A record in a file: written there, and read from there without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import nn
+
+from opscope.errors import NotSaved, OpscopeError, OptionError, UnreadableFile, check_model
+from opscope.exporters.files import check_place, write_whole
+from opscope.file_tensors import FileTensors
+from opscope.layer import Layers
+from opscope.notation import foreign
+from opscope.reading import Keys, Reading
+from opscope.storage.archive import ArchiveReader, ArchiveWriter, proportion
+from opscope.storage.recordings import member_names, read_recording, write_recording
+from opscope.storage.tensors import DESCRIBED, MEMBER, StoredTensors, write_tensors
+from opscope.tensors import Circumstances, Tensors
+
+SUFFIX = ".opscope"
+
+
+def save_record(layers: Layers, path: str | PathLike[str], *, tensors: bool = True) -> Path:
+    """Write a record, see `Record.save`."""
+    target = check_place(path, [SUFFIX])
+    write_whole(target, lambda file: _write(file, layers, tensors=tensors))
+    return target
+
+
+def _write(file: BinaryIO, layers: Layers, *, tensors: bool) -> None:
+    for compress in (True, False):
+        with ArchiveWriter(file, compress=compress) as archive:
+            count = _write_members(archive, layers, tensors=tensors)
+        # What is so much alike that it would be refused for a bomb is not compressed.
+        if not compress or max(archive.length, count) <= proportion(file.tell()):
+            break
+        file.seek(0)
+        file.truncate()
+
+
+def _write_members(archive: ArchiveWriter, layers: Layers, *, tensors: bool) -> int:
+    """Write all that is kept of a record; return how many records that are."""
+    kept, reading = layers.tensors, layers.reading
+    recording = replace(reading.recording, gradient_flow=kept.gradient_flow)
+    lengths = write_recording(archive, recording)
+    ran = _circumstances(kept)
+    write_tensors(
+        archive,
+        kept.kept() if tensors else (),
+        saved=reading.saved,
+        saved_gradients=reading.saved_gradients,
+        circumstances=None
+        if ran is None
+        else asdict(ran) | {"scaler_sites": sorted(ran.scaler_sites)},
+    )
+    archive.finish(model=recording.model_name, counts=lengths)
+    return sum(lengths.values())
+
+
+def _circumstances(tensors: Tensors) -> Circumstances | None:
+    try:
+        return tensors.circumstances
+    except NotSaved:  # those of a copy, which does not know
+        return None
+
+
+def load_layers(path: str | PathLike[str], model: nn.Module | None = None) -> Layers:
+    """Read a record, see `opscope.load`."""
+    check_model(model, (nn.Module, type(None)), " or None")
+    place = _readable(path)
+    with _refusing(place), place.open("rb") as file:
+        archive = ArchiveReader(file, member_names() | {MEMBER, DESCRIBED})
+        recording = read_recording(archive)
+        stored = StoredTensors(archive, place)
+        saved, saved_gradients = (
+            _keys(stored.known[what]) for what in ("saved", "saved_gradients")
+        )
+        ran = _known(stored.known["circumstances"])
+    reading = Reading(recording, saved, saved_gradients)
+    return Layers(reading, FileTensors(stored, reading, ran, model))
+
+
+def _readable(path: str | PathLike[str]) -> Path:
+    if not isinstance(path, (str, PathLike)):
+        message = f"path: {path!r} (must be a string or a pathlib.Path)"
+        raise OptionError(message)
+    place = Path(path)
+    try:
+        if place.is_file():
+            return place.absolute()
+    except (OSError, ValueError) as error:
+        message = f"cannot read {str(path)!r}: {error}"
+        raise OptionError(message) from error
+    why = "it is no file" if place.exists() else "there is no such file"
+    message = f"cannot read {str(path)!r}: {why}"
+    raise OptionError(message)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read; what fails there fails because of the file."""
+    try:
+        yield
+    except UnreadableFile as error:
+        message = f"cannot read {str(path)!r}: {error}"
+        raise UnreadableFile(message) from error
+    except OpscopeError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {foreign(str(error), 200)}"
+        message = f"cannot read {str(path)!r}: it is damaged ({what})"
+        raise UnreadableFile(message) from error
+
+
+def _keys(found: Any) -> Keys:
+    """Return what was asked for: ``"all"``, or keys."""
+    if found == "all":
+        return "all"
+    if not isinstance(found, list) or any(type(key) not in (str, int) for key in found):
+        message = f"its {DESCRIBED} does not say what was saved"
+        raise UnreadableFile(message)
+    return tuple(found)
+
+
+def _known(found: Any) -> Circumstances | None:
+    if found is None:
+        return None
+    sites = frozenset(found.pop("scaler_sites"))
+    flags = {**asdict(Circumstances()), **found}
+    del flags["scaler_sites"]
+    if any(type(flag) is not bool for flag in flags.values()):
+        message = f"its {DESCRIBED} does not say how the trace was made"
+        raise UnreadableFile(message)
+    return Circumstances(**flags, scaler_sites=sites)
