@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from opscope.analysis.replay import ReplayInputs
+from opscope.capture.collect.kept.replay_inputs import StartsReplay
 from opscope.errors import NotSaved, OptionError
 from opscope.notation import foreign
 from opscope.reading import Reading
@@ -163,7 +163,7 @@ class FileTensors:
     # ------------------------------------------------------------------ what a replay needs
 
     @property
-    def replay_inputs(self) -> ReplayInputs:
+    def replay_inputs(self) -> StartsReplay:
         """Copies of all that came from outside, and the states of random number generators.
 
         Raises:

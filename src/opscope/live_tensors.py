@@ -210,7 +210,7 @@ class LiveTensors:
 
     def kept(self) -> Iterator[tuple[str, Any]]:
         """Yield what goes into a file, by the name that it has there, see `opscope.storage.tensors`."""
-        activations, originals = self._activations, self._originals
+        activations, inputs = self._activations, self._originals
         for value in () if activations is None else sorted(activations.rows()):
             found = activations.find(value) if activations is not None else None
             lost = NotThere("its memory was freed, or written after the block")
@@ -221,8 +221,8 @@ class LiveTensors:
                     yield f"gradient.{value}.{number}", _reason(gradient)
         for value, tensor in self._values.constants.items():
             yield f"outside.{value}", tensor
-        if originals is not None:
-            yield from originals.kept()
+        if inputs is not None:
+            yield from inputs.kept()
         elif activations is not None:
             yield from self._still_outside()
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
-from opscope.analysis.replay import ReplayInputs
+from opscope.capture.collect.kept.replay_inputs import StartsReplay
 from opscope.errors import NotSaved
 from opscope.reading import Reading
 from opscope.records.passes.layers import LayerPass
@@ -58,7 +58,7 @@ class Tensors(Protocol):
         """Return what gives the tensor that a value was, None where that is not known."""
 
     @property
-    def replay_inputs(self) -> ReplayInputs:
+    def replay_inputs(self) -> StartsReplay:
         """Copies of all that came from outside, and the states of random number generators."""
 
     def saved(self, value: int) -> torch.Tensor | None:

@@ -43,21 +43,23 @@ def members(content):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def zipped(found, *, signed=True, **options):
+def zipped(found, *, signed=True, compression=zipfile.ZIP_DEFLATED):
     """Return a zip of members, whose header says the truth of them if it is to be signed."""
     found = dict(found)
     if signed and HEADER in found:
         header = json.loads(found[HEADER])
-        header["members"] = {
-            name: {"bytes": len(data), "sha256": sha256(data).hexdigest()}
-            for name, data in found.items()
-            if name != HEADER
-        }
-        found[HEADER] = json.dumps(header).encode()
+        if isinstance(header, dict):
+            header["members"] = {
+                name: {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+                for name, data in found.items()
+                if name != HEADER
+            }
+            found[HEADER] = json.dumps(header).encode()
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", **{"compression": zipfile.ZIP_DEFLATED, **options}) as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in found.items():
-            archive.writestr(name, data)
+            is_stored = name.endswith(".safetensors")
+            archive.writestr(name, data, zipfile.ZIP_STORED if is_stored else None)
     return file.getvalue()
 
 

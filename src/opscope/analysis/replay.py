@@ -7,9 +7,9 @@ value is compared as soon as its op has run, before a later one overwrites it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,36 +28,15 @@ from opscope.torch_api import (
 )
 from opscope.waiting import Track, untracked
 
+if TYPE_CHECKING:
+    from opscope.capture.collect.kept.replay_inputs import StartsReplay
+
 Saved = Callable[[int], torch.Tensor | None]
-
-
-class ReplayInputs(Protocol):
-    """What a replay starts from, live or out of a file."""
-
-    @property
-    def storages(self) -> Mapping[int, torch.UntypedStorage]:
-        """By storage number, a copy of its bytes."""
-
-    @property
-    def tensors(self) -> Mapping[int, torch.Tensor]:
-        """By value, a copy of a tensor that has no plain storage, or a class of its own."""
-
-    @property
-    def generators(self) -> Mapping[str, torch.Tensor]:
-        """The state of each device's random number generator at the start."""
-
-    @property
-    def draws(self) -> Mapping[int, Mapping[str, torch.Tensor]]:
-        """The same before each op that draws from it, by op."""
-
-    @property
-    def objects(self) -> Mapping[int, Mapping[str, Any]]:
-        """By op, the objects of C++ that it was given, by argument."""
 
 
 def replay(
     recording: Recording,
-    replay_inputs: ReplayInputs,
+    replay_inputs: StartsReplay,
     saved: Saved,
     labels: dict[int, str],
     track: Track = untracked,
@@ -77,7 +56,7 @@ def replay(
 
 
 @contextmanager
-def _as_recorded(replay_inputs: ReplayInputs) -> Iterator[None]:
+def _as_recorded(replay_inputs: StartsReplay) -> Iterator[None]:
     """Below autograd and classes of the user's, with the recorded random state; put back after."""
     names = {"cpu"}.union(replay_inputs.generators, *replay_inputs.draws.values()) - {"cpu"}
     devices = [int(name.split(":")[1]) for name in names]
@@ -102,7 +81,7 @@ class _Replay:
     def __init__(
         self,
         recording: Recording,
-        replay_inputs: ReplayInputs,
+        replay_inputs: StartsReplay,
         saved: Saved,
         labels: dict[int, str],
     ) -> None:

@@ -95,8 +95,14 @@ _SPECIAL = {
 @cache
 def parts() -> Mapping[str, Part | None]:
     """Return how each field of a recording is kept: as a table, or None for a number or text."""
-    hints = get_type_hints(Recording)
+    hints = _types()
     return {item.name: _part(item.name, hints[item.name]) for item in fields(Recording)}
+
+
+@cache
+def _types() -> Mapping[str, Any]:
+    """Return the type of each field of a recording."""
+    return get_type_hints(Recording)
 
 
 def _part(name: str, hint: Any) -> Part | None:
@@ -206,7 +212,7 @@ def read_recording(archive: ArchiveReader) -> Recording:
 
 def _scalars(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the fields that are no tables; what is not there is the default."""
-    hints = get_type_hints(Recording)
+    hints = _types()
     for name, encoded in found.items():
         value = plain.decode(encoded)
         if name not in hints or parts()[name] is not None or type(value) is not hints[name]:

@@ -94,8 +94,8 @@ def test_numbers_that_are_not_there_are_refused(said):
 
 def test_columns_in_codes_are_taken_as_they_are():
     assert distinct(Coded(bytearray([2, 0, 2]), ["a", "b", "c"])) == (
-        array("q", [1, 0, 1]),
-        ["a", "c"],
+        array("q", [0, 1, 0]),
+        ["c", "a"],
     )
     assert distinct(Same("x", 3)) == (array("q", [0, 0, 0]), ["x"])
 
@@ -105,3 +105,10 @@ def test_none_among_numbers_is_kept_as_it_is_in_memory():
     assert as_numbers([None, 3], optional=True) == array("q", [-1, 3])
     assert as_numbers([-1, 3], optional=True) is None
     assert as_numbers([None, 3]) is None
+
+
+@pytest.mark.parametrize(
+    "numbers", [array("I", [7, 1]), bytearray([7, 1]), [7, True], range(7, 0, -6)]
+)
+def test_numbers_of_any_sort_are_taken_one_by_one(numbers):
+    assert as_numbers(numbers) == array("q", [7, 1])

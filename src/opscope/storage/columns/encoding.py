@@ -259,7 +259,7 @@ def distinct(
     if isinstance(values, Same):
         return array("q", [0]) * len(values), [values.value]
     if isinstance(values, Coded):
-        used = sorted(set(values.codes))
+        used = list(dict.fromkeys(values.codes))
         number = dict(zip(used, count()))
         codes = array("q", map(number.__getitem__, values.codes))
         return codes, [values.values[code] for code in used]
@@ -288,13 +288,12 @@ def _exactly(value: object) -> object:
 
 def as_numbers(values: Column[Any], *, optional: bool = False) -> array[int] | None:
     """Return numbers, `NONE` for None; None where some are no such numbers, or too large."""
-    if isinstance(values, Optional):
-        return array("q", values.numbers)
     found = array("q")
     try:
-        if not optional:
-            found.extend(values)
-            return found
+        # Of an iterator, as the bytes of bytes, and arrays of another type, are taken otherwise.
+        if isinstance(values, Optional) or not optional:
+            numbers = values.numbers if isinstance(values, Optional) else values
+            return array("q", iter(numbers))
         for value in values:
             if value == NONE:
                 return None

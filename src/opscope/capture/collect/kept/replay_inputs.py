@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 from weakref import ref
 
 import torch
@@ -15,6 +15,30 @@ from opscope.capture.log.snapshots import Snapshot
 from opscope.capture.tables.values import Values
 from opscope.capture.unchanged.outside import generators, has_own_dispatch, unseen
 from opscope.torch_api import DisableTorchFunction
+
+
+class StartsReplay(Protocol):
+    """What a replay starts from, live or out of a file."""
+
+    @property
+    def storages(self) -> Mapping[int, torch.UntypedStorage]:
+        """By storage number, a copy of its bytes."""
+
+    @property
+    def tensors(self) -> Mapping[int, torch.Tensor]:
+        """By value, a copy of a tensor that has no plain storage, or a class of its own."""
+
+    @property
+    def generators(self) -> Mapping[str, torch.Tensor]:
+        """The state of each device's random number generator at the start."""
+
+    @property
+    def draws(self) -> Mapping[int, Mapping[str, torch.Tensor]]:
+        """The same before each op that draws from it, by op."""
+
+    @property
+    def objects(self) -> Mapping[int, Mapping[str, Any]]:
+        """By op, the objects of C++ that it was given, by argument."""
 
 
 class ReplayInputs(InnerCollector):
