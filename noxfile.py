@@ -29,6 +29,7 @@ TEST_TOOLS = [
     "pytest-xdist>=3.8",
     "pytest-timeout>=2.4",
     "hypothesis>=6.150",
+    "safetensors>=0.5",  # reads what opscope writes in its format
     "sybil>=10; python_version >= '3.11'",
     "sybil>=9.3; python_version < '3.11'",  # the last for it
 ]
