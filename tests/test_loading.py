@@ -1,10 +1,13 @@
 """A record that was saved and loaded answers all that the trace did."""
 
 import dataclasses
+import os
 import pickle
 import re
 import subprocess
 import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -393,6 +396,45 @@ def test_what_was_digested_is_kept(path):
 
 
 # -------------------------------------------------------------------------------- places
+
+
+def test_what_is_much_alike_is_kept_as_it_is_rather_than_refused(path, monkeypatch):
+    monkeypatch.setattr("opscope.storage.archive._LEAST", 0)
+    monkeypatch.setattr("opscope.storage.archive._TIMES", 1)
+    with opscope.trace() as trace:
+        for _ in range(300):
+            torch.ones(1)
+    trace.save(path)
+    with zipfile.ZipFile(path) as archive:
+        packed = [i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+    assert packed == ["header.json"]
+    assert as_plain(opscope.load(path).recording) == as_plain(trace.recording)
+    monkeypatch.setattr("opscope.storage.archive._TIMES", 0)
+    with pytest.raises(OptionError, match="so much alike that they take no room"):
+        trace.save(path)
+    assert zipfile.is_zipfile(path)
+
+
+def test_a_named_pipe_is_written_to(path):
+    os.mkfifo(path)
+    trace = bare()
+    with ThreadPoolExecutor(1) as other:
+        content = other.submit(path.read_bytes)
+        trace.save(path)
+    place = path.with_name("read.opscope")
+    place.write_bytes(content.result())
+    assert as_plain(opscope.load(place).recording) == as_plain(trace.recording)
+
+
+def test_a_value_outside_of_its_storage_is_refused(path):
+    x = torch.ones(4)
+    with opscope.trace(replayable=True) as trace:
+        x * 2
+    content = trace.save(path).read_bytes()
+    further = lambda table: table["columns"].update(offset={"same": 10**6})  # noqa: E731
+    path.write_bytes(changed(content, "values.json", further))
+    with pytest.raises(UnreadableFile, match="value 0 lies outside of its storage"):
+        opscope.load(path).layers[0].activation  # noqa: B018
 
 
 @pytest.mark.parametrize("name", ["run.zip", "missing/run.opscope", 3])

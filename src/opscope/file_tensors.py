@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from opscope.capture.collect.kept.replay_inputs import StartsReplay
-from opscope.errors import NotSaved, OptionError
+from opscope.errors import NotSaved, OptionError, UnreadableFile
 from opscope.notation import foreign
 from opscope.reading import Reading
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow, Parameter, Recording
-from opscope.storage.tensors import StoredTensors, is_here
+from opscope.records.values import Value
+from opscope.storage.tensors import StoredTensors, dtype_named, is_here
 from opscope.tensors import (
     Circumstances,
     activation_not_saved,
@@ -141,10 +142,7 @@ class FileTensors:
             if name in self._stored:
                 return _as_tensor(self._stored.get(name, what))
         storage = self._tensor(f"storage.{record.storage}", what)
-        if storage is None:
-            return None
-        empty = torch.empty(0, dtype=getattr(torch, record.dtype), device=storage.device)
-        return empty.set_(storage.untyped_storage(), record.offset, record.shape, record.stride)
+        return None if storage is None else _view(storage, record)
 
     def forward(self, module: int) -> Callable[..., Any] | None:
         """Return the ``forward`` of a module of the model by its number, None without one."""
@@ -256,6 +254,20 @@ class _Storages(_Inputs):
     def __getitem__(self, number: int) -> torch.UntypedStorage:
         storage: torch.UntypedStorage = super().__getitem__(number).untyped_storage()
         return storage
+
+
+def _view(storage: torch.Tensor, record: Value) -> torch.Tensor:
+    """Return a value out of the bytes of its storage."""
+    reach = record.offset + 1
+    for size, step in zip(record.shape, record.stride, strict=True):
+        reach += (size - 1) * step
+    if record.numel and not 0 < reach * record.itemsize <= storage.numel():
+        message = (
+            f"value {record.index} lies outside of its storage: the file is not one that was saved"
+        )
+        raise UnreadableFile(message)
+    empty = torch.empty(0, dtype=dtype_named(record.dtype), device=storage.device)
+    return empty.set_(storage.untyped_storage(), record.offset, record.shape, record.stride)
 
 
 def _as_tensor(found: Any) -> torch.Tensor | None:

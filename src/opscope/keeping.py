@@ -33,14 +33,18 @@ def save_record(layers: Layers, path: str | PathLike[str], *, tensors: bool = Tr
 
 
 def _write(file: BinaryIO, layers: Layers, *, tensors: bool) -> None:
-    for compress in (True, False):
+    """Write a file that `load` takes, which refuses what is out of proportion to its size."""
+    # Where that cannot be gone back over, such as a pipe, it is not compressed in the first place.
+    for compress in (True, False) if file.seekable() else (False,):
         with ArchiveWriter(file, compress=compress) as archive:
             count = _write_members(archive, layers, tensors=tensors)
-        # What is so much alike that it would be refused for a bomb is not compressed.
-        if not compress or max(archive.length, count) <= proportion(file.tell()):
-            break
-        file.seek(0)
-        file.truncate()
+        if max(archive.length, count) <= proportion(archive.size):
+            return
+        if compress:
+            file.seek(0)
+            file.truncate()
+    message = f"cannot save {count:,} records that are so much alike that they take no room"
+    raise OptionError(message)
 
 
 def _write_members(archive: ArchiveWriter, layers: Layers, *, tensors: bool) -> int:

@@ -14,7 +14,8 @@ def load(path: str | PathLike[str], model: nn.Module | None = None) -> Record:
     """Return the record that `Record.save` wrote: it answers as the trace did.
 
     Nothing of the file is run or imported. Tensors are read from it when they are asked for; the file
-    has to stay for that.
+    has to stay for that. `Record.validate` and the program of `Record.to_fx` run the operators that the
+    record names: ask that of a file that you trust.
 
     Args:
         path: Where it is.

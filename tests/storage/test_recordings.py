@@ -1,6 +1,7 @@
 """A recording that was written is the same when it is read, field by field, type by type."""
 
 from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -248,3 +249,8 @@ def _tensors(given):
 
 def test_equal_recordings_are_the_same_file():
     assert written(as_tables(RECORDINGS["nested"]())) == written(RECORDINGS["nested"]())
+
+
+def test_a_file_of_the_first_version_is_still_read():
+    content = (Path(__file__).parent / "version_1.opscope").read_bytes()
+    assert as_plain(read(content)) == as_plain(RECORDINGS["nested"]())

@@ -38,6 +38,10 @@ def proportion(size: int) -> int:
 class ArchiveWriter:
     """Writes the members of a run, the header last; a context, which ends the zip.
 
+    Attributes:
+        length: The bytes of all members, as they are read.
+        size: Those of the file, once it is finished.
+
     Args:
         file: Where to.
         compress: Whether columns are made smaller.
@@ -47,7 +51,7 @@ class ArchiveWriter:
         self._zip = zipfile.ZipFile(file, "w")
         self._method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
         self._members: dict[str, dict[str, Any]] = {}
-        self.length = 0
+        self.length = self.size = 0
 
     @contextmanager
     def member(self, name: str, *, stored: bool = False) -> Iterator[Callable[[Any], None]]:
@@ -105,6 +109,7 @@ class ArchiveWriter:
             **known, "members": self._members,
         }  # fmt: skip
         self._zip.writestr(info, json.dumps(header, indent=1))
+        self.size = self._zip.start_dir
 
 
 class ArchiveReader:

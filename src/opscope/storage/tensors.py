@@ -273,7 +273,7 @@ def _places(
         raise UnreadableFile(message)
     found, end = {}, 0
     for name, entry in header.items():
-        dtype = _dtype(described[name]["dtype"])
+        dtype = dtype_named(described[name]["dtype"])
         shape = described[name]["shape"]
         kept = kept_as(dtype, shape)
         first, last = entry["data_offsets"]
@@ -293,7 +293,8 @@ def _is_shape(shape: Any) -> bool:
     return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
 
 
-def _dtype(name: Any) -> torch.dtype:
+def dtype_named(name: Any) -> torch.dtype:
+    """Return the type of a tensor by its name; raises a `LookupError` or `TypeError` if it is none."""
     dtype = plain.decode({"torch": name})
     if not isinstance(dtype, torch.dtype):
         message = f"{name!r} is no type of a tensor"
@@ -303,7 +304,7 @@ def _dtype(name: Any) -> torch.dtype:
 
 def _tensor(data: bytearray, described: Mapping[str, Any]) -> torch.Tensor:
     """Return a tensor of its bytes, on the device where it was if that is here."""
-    dtype, shape = _dtype(described["dtype"]), described["shape"]
+    dtype, shape = dtype_named(described["dtype"]), described["shape"]
     with DisableTorchFunction(), disable_current_modes(), torch.no_grad():
         if not data:
             found = torch.empty(shape, dtype=dtype)

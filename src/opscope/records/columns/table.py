@@ -128,7 +128,7 @@ def value_bytes(values: Sequence[Value]) -> Column[int]:
     if isinstance(shapes, Coded) and isinstance(sizes, Coded) and shapes.codes is sizes.codes:
         layouts = zip(shapes.values, sizes.values, strict=True)
         return Coded(shapes.codes, [prod(shape) * size for shape, size in layouts])
-    return [value.nbytes for value in values]
+    return [prod(shape) * size for shape, size in zip(shapes, sizes, strict=True)]
 
 
 class Reads:
