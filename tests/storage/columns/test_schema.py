@@ -42,7 +42,7 @@ COLUMNS = {
         "started_ns duration_ns failed custom_function",
         "Read": "value argument overwritten",
         "Value": "index shape stride offset dtype itemsize device storage origin made_by earlier",
-        "LayerCall": "index function kind path module_call call_site ops received returned started_ns "
+        "LayerCall": "index function kind path module_call call_site ops received arguments returned started_ns "
         "duration_ns grad_fn phase failed",
         "ModuleCall": "index module number parent call_site is_root inputs outputs input_structure "
         "output_structure ops layer_calls started_ns duration_ns failed grad_enabled inference",
@@ -94,6 +94,6 @@ def test_what_is_referred_to_is_a_table():
 def test_no_field_is_kept_in_a_way_for_want_of_a_better():
     loose = {f"{k.__name__}.{f.name}" for k in RECORDS for f in fields_of(k) if f.kind == "plain"}
     assert loose == {
-        "Op.arguments", "ModuleCall.input_structure", "ModuleCall.output_structure",
+        "Op.arguments", "LayerCall.arguments", "ModuleCall.input_structure", "ModuleCall.output_structure",
         "Module.aliases", "Parameter.aliases",
     }  # fmt: skip
