@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,11 @@ def build(name, *, training=False):
     if program.module is not None:
         program.module.train(training)
     return program
+
+
+def cache_name(module):
+    """Return what a model of transformers calls the keys and values of the steps before.
+
+    It is an argument, and a field of what the model gives; its name depends on the version.
+    """
+    return "cache" if "cache" in signature(module.forward).parameters else "past_key_values"

@@ -254,30 +254,30 @@ def cached():
 
     program = zoo.shared("gpt2")
     with torch.no_grad():
-        cache = DynamicCache()
-        program.module(**program.kwargs, past_key_values=cache, use_cache=True)
+        given = {zoo.cache_name(program.module): DynamicCache(), "use_cache": True}
+        program.module(**program.kwargs, **given)
         token = torch.ones(2, 1, dtype=torch.long)
         with opscope.trace(program.module) as trace:
-            program.module(input_ids=token, past_key_values=cache, use_cache=True)
+            program.module(input_ids=token, **given)
     return trace
+
+
+def paths_in_cache():
+    """Return where the keys and values of both blocks are in it."""
+    name = zoo.cache_name(zoo.shared("gpt2").module)
+    return [f"{name}.layers.{i}.{kind}" for i in (0, 1) for kind in ("keys", "values")]
 
 
 def test_keys_and_values_in_a_cache_are_inputs_that_the_attention_reads(cached):
     root = cached.recording.module_calls[0]
-    assert [leaf.path for leaf in root.inputs] == [
-        "input_ids",
-        *(f"past_key_values.layers.{i}.{kind}" for i in (0, 1) for kind in ("keys", "values")),
-    ]
+    assert [leaf.path for leaf in root.inputs] == ["input_ids", *paths_in_cache()]
     for label in [label for label in cached.layer_labels if label.startswith("input")][1:]:
         assert [child.type for child in cached[label].children] == ["cat"]
 
 
 def test_the_cache_as_it_became_is_among_the_outputs(cached):
     root = cached.recording.module_calls[0]
-    assert [leaf.path for leaf in root.outputs] == [
-        "logits",
-        *(f"past_key_values.layers.{i}.{kind}" for i in (0, 1) for kind in ("keys", "values")),
-    ]
+    assert [leaf.path for leaf in root.outputs] == ["logits", *paths_in_cache()]
     values = cached.recording.values
     assert {values[leaf.value].shape for leaf in root.outputs[1:]} == {(2, 2, 8, 8)}
 
@@ -289,7 +289,8 @@ def test_a_cache_is_what_it_was_without_a_trace():
         program, cache = zoo.shared("gpt2"), DynamicCache()
         with torch.no_grad(), around:
             for _ in range(2):
-                program.module(input_ids=program.kwargs["input_ids"], past_key_values=cache)
+                given = {zoo.cache_name(program.module): cache}
+                program.module(input_ids=program.kwargs["input_ids"], **given)
         return witness.bits([layer.keys for layer in cache.layers])
 
     assert keys(opscope.trace()) == keys(torch.no_grad())
