@@ -9,6 +9,7 @@ from tests.graph import fuzzer
 from torch import nn
 
 import opscope
+from opscope.capture.tables import values
 
 
 def recorded(program, *, every=None, eager=False, **options):
@@ -89,6 +90,19 @@ def test_a_random_program_is_recorded_alike_however_often_it_is_settled(seed, la
         assert parts.ops == whole.ops
         assert parts.values == whole.values
         assert parts.layer_calls == whole.layer_calls
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_writes_to_a_storage_are_followed_as_few_are(seed, layers, monkeypatch):
+    program = fuzzer.generate(seed)
+    found = []
+    for few in (10_000, 0):
+        monkeypatch.setattr(values, "_FEW", few)
+        trace = opscope.trace(layers=layers)
+        program.run(trace)
+        found.append(timeless(trace.recording))
+    assert found[0].values == found[1].values
+    assert found[0].ops == found[1].ops
 
 
 def test_a_model_that_fails_is_recorded_alike(layers):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opscope.records.flow.regions import last_writers, overlap, region
+from opscope.records.flow.regions import LastWrites, last_writers, overlap, region
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int, int]
 
@@ -89,6 +89,26 @@ def test_last_writers_are_those_whose_bytes_are_still_there(whole, written):
     assert last_writers(region(*whole), numbered(written)) == model_of_last_writers(
         whole, list(enumerate(written))
     )
+
+
+@given(layouts(), st.lists(layouts(), max_size=12))
+def test_the_last_write_is_the_latest_that_shares_a_byte(whole, written):
+    writes = LastWrites()
+    for layout in written:
+        writes.add(region(*layout))
+    covered = region(*whole)
+    sharing = [at for at, layout in enumerate(written) if bytes_of(*layout) & bytes_of(*whole)]
+    assert writes.count == len(written)
+    assert covered is None or writes.last_on(covered) == (sharing[-1] if sharing else None)
+
+
+def test_what_dense_writes_leave_of_one_another_is_found_at_every_byte():
+    writes, owner = LastWrites(), {}
+    for number, (start, size) in enumerate([(0, 9), (3, 3), (12, 4), (5, 9), (4, 1), (0, 2)]):
+        writes.add(region((size,), (1,), start, 1))
+        owner.update(dict.fromkeys(range(start, start + size), number))
+    found = [writes.last_on(region((), (), byte, 1)) for byte in range(18)]
+    assert found == [owner.get(byte) for byte in range(18)]
 
 
 @given(layouts(least_size=1), st.lists(layouts(least_size=1), min_size=1, max_size=4))

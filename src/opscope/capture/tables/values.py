@@ -22,10 +22,11 @@ from opscope.capture.log.events import Live
 from opscope.capture.log.snapshots import Snapshot, hint, storage_of
 from opscope.capture.tables.parameters import Parameters
 from opscope.records.columns.columns import NONE
-from opscope.records.flow.regions import Region, overlap, region
+from opscope.records.flow.regions import LastWrites, Region, overlap, region
 
 OUTSIDE, FRESH, VIEW, WRITE, PASSED_THROUGH, REWRITTEN = range(6)
 _FIRST_SWEEP = 4096
+_FEW = 16  # writes that are looked through one by one
 
 
 class Values:
@@ -67,6 +68,8 @@ class Values:
         self._storage_rows: dict[int, int] = {}
         self._storage_refs: list[ref[torch.UntypedStorage] | None] = []
         self.writes: dict[int, list[int]] = {}
+        # The same by bytes, of storages with so many writes that to go over them takes long.
+        self._last_writes: dict[int, LastWrites] = {}
         # Per row, how many writes to its storage it has seen.
         self._writes_seen = array("i")
         self._sweep_at = _FIRST_SWEEP
@@ -88,14 +91,29 @@ class Values:
         writes = self.writes.get(self.storages[row])
         if writes is None:
             return row
-        own = None
-        for at in range(len(writes) - 1, self._writes_seen[row] - 1, -1):
-            own = own or self._region(row)
-            other = self._region(writes[at])
-            if own is not None and other is not None and overlap(own, other):
-                return self._same_tensor(row, REWRITTEN, self.makers[writes[at]])
-        self._writes_seen[row] = len(writes)
+        if self._writes_seen[row] < len(writes):
+            last = self._last_write(row, writes)
+            if last is not None:
+                return self._same_tensor(row, REWRITTEN, self.makers[last])
+            self._writes_seen[row] = len(writes)
         return row
+
+    def _last_write(self, row: int, writes: list[int]) -> int | None:
+        """Return the last of the writes to a storage that a row has not seen, to bytes of it."""
+        own, seen = self._region(row), self._writes_seen[row]
+        if own is None:
+            return None
+        if len(writes) - seen > _FEW:
+            known = self._last_writes.setdefault(self.storages[row], LastWrites())
+            for written in writes[known.count :]:
+                known.add(self._region(written))
+            last = known.last_on(own)
+            return None if last is None or last < seen else writes[last]
+        for written in reversed(writes[seen:]):
+            other = self._region(written)
+            if other is not None and overlap(own, other):
+                return written
+        return None
 
     def written_since(self, live: Live, op: int) -> int | None:
         """Return the row of a tensor if an op from this one on wrote some of it."""
@@ -184,6 +202,7 @@ class Values:
         self.rows = {id(live): row for row, live in tensors if live is not None}
         known = enumerate(self._storage_refs[self._first[1] :], self._first[1])
         self._storage_rows = {id(storage): number for number, storage in known if storage}
+        self._last_writes.clear()
         self.writes = {
             number: [row for row in writes if row < rows] for number, writes in self.writes.items()
         }
@@ -195,6 +214,7 @@ class Values:
         self.rows.clear()
         self._storage_rows.clear()
         self.writes.clear()
+        self._last_writes.clear()
 
     def storage_of(self, tensor: torch.Tensor) -> tuple[int, int]:
         """Return the number of a tensor's storage, NONE if it is not known, and its bytes."""
@@ -269,5 +289,6 @@ class Values:
             if storage is None or storage() is None:
                 storages[row] = None
                 self.writes.pop(row, None)
+                self._last_writes.pop(row, None)
                 del self._storage_rows[key]
         self._sweep_at = len(tensors) + max(_FIRST_SWEEP, len(left))

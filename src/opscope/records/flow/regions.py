@@ -7,6 +7,7 @@ ingest the question. Both answers are exact.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -113,6 +114,76 @@ def last_writers(whole: Region, writes: Sequence[tuple[int, Region]]) -> tuple[l
             if not left:
                 return seen, True
     return seen, False
+
+
+class LastWrites:
+    """Of many writes to a storage the last that reached each byte, found without going over all.
+
+    A write is known by its place among all, from 0. Dense ones are intervals that cover older ones;
+    others are looked through one by one.
+
+    >>> writes = LastWrites()
+    >>> for first, count in ((0, 4), (8, 4), (2, 2)):
+    ...     writes.add(region((count,), (1,), first, 1))
+    >>> writes.last_on(region((8,), (1,), 0, 1)), writes.last_on(region((2,), (1,), 5, 1))
+    (2, None)
+    """
+
+    __slots__ = ("_numbers", "_regions", "_scattered", "_starts", "_stops")
+
+    def __init__(self) -> None:
+        self._regions: list[Region | None] = []
+        self._scattered: list[int] = []
+        # What the dense ones left of one another, in the order of the bytes.
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        self._numbers: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """How many writes there were."""
+        return len(self._regions)
+
+    def add(self, written: Region | None) -> None:
+        """Add the next write; None is one that wrote no byte."""
+        number = len(self._regions)
+        self._regions.append(written)
+        if written is None:
+            return
+        if not written.dense:
+            self._scattered.append(number)
+            return
+        found = self._under(written)
+        pieces = [(written.start, written.stop, number)]
+        if found and self._starts[found[0]] < written.start:
+            pieces.insert(0, (self._starts[found[0]], written.start, self._numbers[found[0]]))
+        if found and self._stops[found[-1]] > written.stop:
+            pieces.append((written.stop, self._stops[found[-1]], self._numbers[found[-1]]))
+        over = slice(found.start, found.stop)
+        self._starts[over], self._stops[over], self._numbers[over] = zip(*pieces, strict=True)
+
+    def last_on(self, whole: Region) -> int | None:
+        """Return the last write that shares a byte with a region, None if none does."""
+        under = self._under(whole)
+        numbers = self._numbers[under.start : under.stop]
+        if not whole.dense:  # it has gaps, in which some of these may lie
+            numbers = [number for number in set(numbers) if self._is_on(number, whole)]
+        last = max(numbers, default=-1)
+        for number in reversed(self._scattered):
+            if number < last:
+                break
+            if self._is_on(number, whole):
+                return number
+        return None if last < 0 else last
+
+    def _under(self, whole: Region) -> range:
+        """Return which intervals share a byte with the extent of a region."""
+        first = bisect_right(self._stops, whole.start)
+        return range(first, max(first, bisect_left(self._starts, whole.stop)))
+
+    def _is_on(self, number: int, whole: Region) -> bool:
+        written = self._regions[number]
+        return written is not None and overlap(written, whole)
 
 
 def _repeat(mask: int, count: int, step: int) -> int:
