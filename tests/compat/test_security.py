@@ -19,7 +19,9 @@ SOURCES = sorted(Path(opscope.__file__).parent.rglob("*.py"))
 FUNCTIONS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"loads", "load", "system", "popen", "run_path", "unsafe_load"}
 READS_CODE = {"pickle", "marshal", "shelve", "dill", "yaml", "code", "runpy", "ctypes"}
-MAY = {"garbage": {"ctypes"}}  # calls one function of the C library, by a name that stands there
+HARMLESS = {"json.loads"}  # makes numbers, texts, lists and dictionaries, nothing else
+# It calls one function of the C library, by a name that stands there; it looks at a tensor's own bytes.
+MAY = {"garbage": {"ctypes"}, "tensors": {"ctypes"}}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -27,7 +29,8 @@ def test_no_room_runs_what_it_reads(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert not {func.id for func in calls if isinstance(func, ast.Name)} & FUNCTIONS
-    assert not {func.attr for func in calls if isinstance(func, ast.Attribute)} & METHODS
+    methods = [func for func in calls if isinstance(func, ast.Attribute)]
+    assert not {func.attr for func in methods if ast.unparse(func) not in HARMLESS} & METHODS
     imported = {
         name.split(".")[0]
         for node in ast.walk(tree)
