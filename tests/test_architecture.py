@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "opscope", ROOT / "tests"
 MOST = {
+    ".": 16,  # the front desk, and what all rooms stand on
     "graph": 8,
     "exporters/fx": 10,
 }  # each of these is one thing in parts
@@ -50,7 +51,7 @@ def test_what_is_said_to_be_tried_by_another_is_there_and_so_is_that():
 
 
 def test_every_folder_has_a_handful_of_files_and_says_what_it_is():
-    rooms = [folder for folder in SOURCE.rglob("*") if folder.is_dir()]
+    rooms = [SOURCE, *(folder for folder in SOURCE.rglob("*") if folder.is_dir())]
     for folder in (room for room in rooms if room.name != "__pycache__"):
         own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(own) <= MOST.get(folder.relative_to(SOURCE).as_posix(), 6), folder

@@ -461,7 +461,7 @@ def test_an_old_file_stays_where_saving_fails(path, monkeypatch):
     trace = bare()
     trace.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("opscope.keeping.write_tensors", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("opscope.keeping.files.write_tensors", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trace.save(path)
     assert path.read_bytes() == before

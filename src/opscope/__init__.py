@@ -33,18 +33,18 @@ from opscope.errors import (
     UnreadableFile,
     UnsupportedTorch,
 )
-from opscope.forward_pass import log_forward_pass
 from opscope.layer import Layer
 from opscope.loading import load
-from opscope.one_run import summary
 from opscope.operators.flops.counting import register_flops
 from opscope.operators.flops.peaks import measure_peaks
-from opscope.pinning import fingerprint
 from opscope.record import Record
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
+from opscope.verbs.forward_pass import log_forward_pass
+from opscope.verbs.one_run import summary
+from opscope.verbs.pinning import fingerprint
+from opscope.verbs.watching import Watch, watch
 from opscope.version import __version__ as __version__
-from opscope.watching import Watch, watch
 
 __all__ = [
     "AmbiguousLayer",

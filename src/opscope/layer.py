@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
+from opscope.answers.reading import Keys, Reading
 from opscope.errors import AmbiguousLayer, LayerNotFound, NotSaved, OptionError
 from opscope.exporters.text_report import layer_text
 from opscope.notation import encodable, foreign, sentence
-from opscope.reading import Keys, Reading
 from opscope.records.calls import Frame, LayerCall, ModuleCall
 from opscope.records.ops import Op, Phase
 from opscope.records.passes.layers import LayerPass

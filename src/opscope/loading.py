@@ -6,7 +6,7 @@ from os import PathLike
 
 from torch import nn
 
-from opscope.keeping import load_layers
+from opscope.keeping.files import load_layers
 from opscope.record import Record
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from opscope import notation
+from opscope.answers.reading import Key, Keys, Reading
 from opscope.errors import NotSaved, check_expand, check_flag
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
+from opscope.keeping.with_tensors import WithTensors
 from opscope.layer import Layer, Layers, layers_of
 from opscope.notation import encodable, foreign
-from opscope.reading import Key, Keys, Reading
 from opscope.records.ops import Op
 from opscope.records.passes.layers import LayerPass, labels
 from opscope.records.recording import Failure, Module, Parameter, Recording
 from opscope.records.sums.totals import Totals
-from opscope.with_tensors import WithTensors
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from opscope.analysis.costs import Costs
+    from opscope.answers.memory_use import MemoryUse
     from opscope.exporters.dot import Direction
     from opscope.exporters.tables.breakdown import Breakdown
     from opscope.exporters.tables.console import Summary
     from opscope.exporters.tables.saved_for_backward import SavedForBackward
-    from opscope.memory_use import MemoryUse
     from opscope.records.sums.breakdown import By
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.quotients.levels import Choice, Level
@@ -332,7 +332,7 @@ class Record(WithTensors):
         >>> {share.name: share.calls for share in trace.breakdown()}["aten.add.Tensor"]
         2
         """
-        from opscope.overviews import breakdown_of
+        from opscope.answers.overviews import breakdown_of
 
         return breakdown_of(self._reading, by, phase, row_limit, peak_flops, bandwidth)
 
@@ -351,7 +351,7 @@ class Record(WithTensors):
         >>> print(trace.text().splitlines()[1])
         parameters: 0 (0 B)
         """
-        from opscope.overviews import text_of
+        from opscope.answers.overviews import text_of
 
         return text_of(self._reading, budget)
 
@@ -460,7 +460,7 @@ class Record(WithTensors):
     @property
     def memory(self) -> MemoryUse:
         """The memory of tensors after each op; `NotSaved` unless recorded with ``memory=True``."""
-        from opscope.memory_use import memory_use  # which loads rich
+        from opscope.answers.memory_use import memory_use  # which loads rich
 
         return memory_use(self.recording, self.passes)
 

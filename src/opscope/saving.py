@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from opscope.answers.reading import Key, Keys
 from opscope.capture.collect.kept.transforms import Failed, SaveOptions
 from opscope.errors import NotSaved, OptionError, check_flag
-from opscope.reading import Key, Keys
 from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 
 What = Literal["all", "none"] | Sequence[Key] | None

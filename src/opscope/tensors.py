@@ -8,9 +8,9 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
+from opscope.answers.reading import Reading
 from opscope.capture.collect.kept.replay_inputs import StartsReplay
 from opscope.errors import NotSaved
-from opscope.reading import Reading
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow, Recording
 

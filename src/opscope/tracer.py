@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torch import nn
 
 from opscope.analysis.nonfinite import locate
+from opscope.answers.reading import Reading
 from opscope.capture.assemble.recording import build_recording
 from opscope.capture.block import Block, Exit, Kind, Raised, Where
 from opscope.capture.collect.collector import Collector, Editor
@@ -28,9 +29,8 @@ from opscope.errors import (
     check_model,
 )
 from opscope.exporters.progress import waiting
+from opscope.keeping.live import LiveTensors
 from opscope.layer import Layers
-from opscope.live_tensors import LiveTensors
-from opscope.reading import Reading
 from opscope.record import Record
 from opscope.records.recording import Failure, Recording
 from opscope.saving import Save, What, as_save, check_plain

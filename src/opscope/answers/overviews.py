@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from math import isfinite
 
+from opscope.answers.memory_use import memory_use
+from opscope.answers.reading import Reading
 from opscope.errors import OptionError, check_choice, check_row_limit
 from opscope.exporters.digest import check_budget, digest
 from opscope.exporters.progress import waiting
 from opscope.exporters.tables.breakdown import Breakdown
-from opscope.memory_use import memory_use
-from opscope.reading import Reading
 from opscope.records.sums.breakdown import BY, By, Limits, breakdown
 from opscope.records.sums.findings import findings
 from opscope.views.rows.table_rows import table_rows

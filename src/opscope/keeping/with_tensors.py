@@ -157,7 +157,7 @@ class WithTensors(ABC):
         Raises:
             OptionError: For another suffix, or a place that cannot be written to.
         """
-        from opscope.keeping import save_record
+        from opscope.keeping.files import save_record
 
         check_flag("tensors", tensors)
         return save_record(self._layers, path, tensors=tensors)

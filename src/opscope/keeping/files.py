@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 
 from torch import nn
 
+from opscope.answers.reading import Keys, Reading
 from opscope.errors import NotSaved, OpscopeError, OptionError, UnreadableFile, check_model
 from opscope.exporters.files import check_place, write_whole
-from opscope.file_tensors import FileTensors
+from opscope.keeping.from_file import FileTensors
 from opscope.layer import Layers
 from opscope.notation import foreign
-from opscope.reading import Keys, Reading
 from opscope.storage.archive import ArchiveReader, ArchiveWriter, proportion
 from opscope.storage.recordings import member_names, read_recording, write_recording
 from opscope.storage.tensors import DESCRIBED, MEMBER, StoredTensors, write_tensors

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from opscope.answers.reading import Reading
 from opscope.capture.collect.autograd.gradients import Gradients
 from opscope.capture.collect.kept.activations import Activations
 from opscope.capture.collect.kept.replay_inputs import ReplayInputs
 from opscope.capture.collect.kept.transforms import Failed
 from opscope.capture.session import Session
 from opscope.errors import NotSaved
-from opscope.reading import Reading
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow
 from opscope.saving import unwrapped

@@ -15,7 +15,7 @@ from opscope.capture.log.containers import tensors_of
 from opscope.errors import OptionError, check_expand, check_model
 from opscope.saving import as_device
 from opscope.tracer import trace
-from opscope.untouched import untouched
+from opscope.verbs.untouched import untouched
 
 if TYPE_CHECKING:
     from opscope.exporters.tables.console import Summary

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from opscope.answers.reading import Reading
 from opscope.capture.collect.kept.replay_inputs import StartsReplay
 from opscope.errors import NotSaved, OptionError, UnreadableFile
 from opscope.notation import foreign
-from opscope.reading import Reading
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow, Parameter, Recording
 from opscope.records.values import Value

@@ -12,7 +12,7 @@ from torch import nn
 import opscope
 from opscope.capture.collect.kept.activations import Activations
 from opscope.errors import OptionError
-from opscope.watching import STATISTICS, statistics
+from opscope.verbs.watching import STATISTICS, statistics
 
 
 def by_hand(tensor):

@@ -1,0 +1,1 @@
+"""What takes a record with its tensors, live ones or those of a file, and how both are filed."""
