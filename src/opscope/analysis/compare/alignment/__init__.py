@@ -1,0 +1,1 @@
+"""Which module calls, layers and ops of two different programs are the same."""
