@@ -1,0 +1,1 @@
+"""What two programs do not have in common, as plain data."""
