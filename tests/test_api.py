@@ -30,6 +30,7 @@ PUBLIC = [
     "Watch",
     "fingerprint",
     "load",
+    "compare",
     "log_forward_pass",
     "measure_peaks",
     "register_flops",

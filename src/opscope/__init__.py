@@ -19,6 +19,7 @@ Ten lines of it::
 import opscope.torch_api  # noqa: F401  # first: it says what torch lacks that others need
 from opscope.capture.collect.collector import Collector, Editor
 from opscope.capture.log.hooks import ReturnedCall, RunningOp
+from opscope.comparing import compare
 from opscope.errors import (
     AmbiguousLayer,
     CollectorError,
@@ -70,6 +71,7 @@ __all__ = [
     "Watch",
     "fingerprint",
     "load",
+    "compare",
     "log_forward_pass",
     "measure_peaks",
     "register_flops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
@@ -109,12 +109,7 @@ class TableData:
         Raises:
             OptionError: If pandas is not installed.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError as error:
-            message = "a DataFrame takes pandas, which is not installed: pip install pandas"
-            raise OptionError(message) from error
-        return pd.DataFrame(self._flat())
+        return data_frame(self._flat())
 
     def to_csv(self) -> str:
         """Return the rows as CSV, tensors as text."""
@@ -188,6 +183,20 @@ class TableData:
     def _texts(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Return titles, the texts of each row, and which columns are numbers."""
         raise NotImplementedError
+
+
+def data_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return rows as a `pandas.DataFrame`.
+
+    Raises:
+        OptionError: If pandas is not installed.
+    """
+    try:
+        import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        message = "a DataFrame takes pandas, which is not installed: pip install pandas"
+        raise OptionError(message) from error
+    return pd.DataFrame(rows)
 
 
 def _in_markdown(text: str) -> str:
