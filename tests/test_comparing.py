@@ -2,6 +2,7 @@ import copy
 import io
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 import opscope
 from opscope.comparing import print_comparison
+from opscope.records.values import Digest
 
 
 def traced(module, program, call=None, **options):
@@ -334,6 +336,44 @@ def test_other_random_numbers_are_named():
     first = opscope.compare(*traces).first
 
     assert (first.kind, first.module) == ("random", "0")
+
+
+# ------------------------------------------------------------------------ digests
+
+
+def with_digests(trace):
+    """Return the record of a trace with a digest of every value that it kept, and no tensor."""
+    known, digests = trace.tensors.known_values(), {}
+    for value in trace.recording.values:
+        tensor = known(value.index)
+        if tensor is not None:
+            numbers = tensor.detach().double().reshape(-1)
+            ends = (float(numbers.min()), float(numbers.max())) if numbers.numel() else (0.0, 0.0)
+            sample = tuple(numbers[:: max(1, numbers.numel() // 60)].tolist())
+            digests[value.index] = Digest(
+                f"{hash(tuple(numbers.tolist()))}", float(numbers.norm()),
+                float(numbers.sum()) / max(1, numbers.numel()), *ends, 0, sample,
+            )  # fmt: skip
+    return opscope.Record(replace(trace.recording, digests=digests))
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+@pytest.mark.parametrize("name", ["vit", "bert", "llama"])
+def test_a_fault_is_found_by_digests_alone(name, fault):
+    program = models.model(name)
+    planted = faults.plant(program.module, fault, 1)
+    if planted is None:
+        return
+    good, bad = (traced(m, program, replayable=True) for m in (program.module, planted[0]))
+
+    same = opscope.compare(with_digests(good), with_digests(good))
+    first = opscope.compare(with_digests(good), with_digests(bad)).first
+
+    assert same.rows == ()
+    assert same.differences.compared
+    if all(torch.equal(x, y) for x, y in zip(outputs(good), outputs(bad), strict=True)):
+        return  # it is in a place that makes no difference
+    assert f"{first.module}.".startswith(f"{planted[1]}.")
 
 
 # ------------------------------------------------------------------------ on the command line
