@@ -50,7 +50,7 @@ def cast(program, dtype):
 def check_fault(name, fault, seeds):
     """Plant a fault in a few places, and look where the two programs differ first."""
     program = models.model(name)
-    good = traced(program.module, program)
+    good, found_in = traced(program.module, program), []
     for seed in seeds:
         planted = faults.plant(program.module, fault, seed)
         if planted is None:
@@ -59,10 +59,16 @@ def check_fault(name, fault, seeds):
         pairs = list(zip(outputs(good), outputs(bad), strict=True))
         if all(x is None or torch.equal(x, y) for x, y in pairs):
             continue  # it is in a place that makes no difference
+        found_in.append(planted[1])
         first = opscope.compare(good, bad).first
         assert first is not None, planted[1]
-        assert f"{first.module}.".startswith(f"{planted[1]}."), (planted[1], first)
-        assert f"{first.other_module}.".startswith(f"{planted[1]}.")
+        # What is only in one of them is in no module of the other.
+        found = {first.module, first.other_module} - {None}
+        assert found, (planted[1], first)
+        for address in found:
+            assert f"{address}.".startswith(f"{planted[1]}."), (planted[1], first)
+    if not found_in:
+        pytest.skip("no place of this model can have it, or it makes no difference there")
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS)
@@ -363,7 +369,7 @@ def test_a_fault_is_found_by_digests_alone(name, fault):
     program = models.model(name)
     planted = faults.plant(program.module, fault, 1)
     if planted is None:
-        return
+        pytest.skip("no place of this model can have it")
     good, bad = (traced(m, program, replayable=True) for m in (program.module, planted[0]))
 
     same = opscope.compare(with_digests(good), with_digests(good))
