@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from rich.cells import cell_len
 
+import opscope
 from opscope import cli
 from opscope.cli import main
 from opscope.exporters import picture
@@ -321,3 +323,33 @@ def test_show_says_what_matters_or_gives_json(capsys):
     assert found["title"] == "ResNet18"
     assert main([*target, "--budget", "3"]) == 2
     assert "budget: 3" in capsys.readouterr().err
+
+
+@pytest.fixture
+def runs(tmp_path):
+    model, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    for name in "ab":
+        with torch.no_grad(), opscope.trace(model, save="all", replayable=True) as trace:
+            model(x)
+        trace.save(tmp_path / f"{name}.opscope")
+        with torch.no_grad():
+            model.bias += 1
+    return [str(tmp_path / f"{name}.opscope") for name in "ab"]
+
+
+def test_two_files_are_compared_and_the_exit_status_says_whether_they_differ(runs, capsys):
+    a, b = runs
+    assert run("diff", a, b, "--width", "80") == 1
+    assert "parameter bias differs" in capsys.readouterr().out
+    assert run("diff", a, a) == 0
+    assert capsys.readouterr().out.startswith("Linear against Linear: the same\n\ncompared")
+    assert run("diff", a, b, "--rtol", "100") == 0
+
+
+def test_what_is_no_run_cannot_be_compared(runs, tmp_path, capsys):
+    other = tmp_path / "text.opscope"
+    other.write_text("no run")
+    assert run("diff", runs[0], str(other)) == 2
+    assert run("diff", runs[0], str(tmp_path / "nowhere.opscope")) == 2
+    assert run("diff", *runs, "--rtol", "-1") == 2
+    assert "rtol" in capsys.readouterr().err

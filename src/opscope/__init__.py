@@ -19,7 +19,6 @@ Ten lines of it::
 import opscope.torch_api  # noqa: F401  # first: it says what torch lacks that others need
 from opscope.capture.collect.collector import Collector, Editor
 from opscope.capture.log.hooks import ReturnedCall, RunningOp
-from opscope.comparing import compare
 from opscope.errors import (
     AmbiguousLayer,
     CollectorError,
@@ -28,6 +27,7 @@ from opscope.errors import (
     NotSaved,
     OpscopeError,
     OptionError,
+    ProgramChanged,
     RenderError,
     TargetError,
     TraceStateError,
@@ -41,9 +41,10 @@ from opscope.operators.flops.peaks import measure_peaks
 from opscope.record import Record
 from opscope.saving import Save
 from opscope.tracer import Trace, trace
+from opscope.verbs.comparing import compare
 from opscope.verbs.forward_pass import log_forward_pass
 from opscope.verbs.one_run import summary
-from opscope.verbs.pinning import fingerprint
+from opscope.verbs.pinning import assert_same, fingerprint
 from opscope.verbs.watching import Watch, watch
 from opscope.version import __version__ as __version__
 
@@ -58,6 +59,7 @@ __all__ = [
     "NotSaved",
     "OpscopeError",
     "OptionError",
+    "ProgramChanged",
     "Record",
     "RenderError",
     "ReturnedCall",
@@ -69,9 +71,10 @@ __all__ = [
     "UnreadableFile",
     "UnsupportedTorch",
     "Watch",
+    "assert_same",
+    "compare",
     "fingerprint",
     "load",
-    "compare",
     "log_forward_pass",
     "measure_peaks",
     "register_flops",

@@ -1,4 +1,4 @@
-"""The command line: ``opscope demo``, ``summary``, ``show`` and ``draw``."""
+"""The command line: ``opscope demo``, ``summary``, ``show``, ``draw`` and ``diff``."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from opscope.exporters.tables.console import (
     COLUMNS,
     check_columns,
 )
+from opscope.loading import load
 from opscope.notation import encodable, foreign, sentence
 from opscope.tracer import Trace, trace
+from opscope.verbs.comparing import print_comparison
 from opscope.views.quotients.levels import LEVELS
 
 _SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>\d+(?:x\d+)*|scalar)")
@@ -47,18 +49,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 for a bad request."""
+    """Run the command line and return its exit status: 0, 1 for a difference, 2 for a bad request."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for place in range(len(given) - 1, 0, -1):  # `--sort-by -time`, which is no option
         if given[place - 1] == "--sort-by" and given[place].startswith("-"):
             given[place - 1 : place + 1] = [f"--sort-by={given[place]}"]
     options = _parser().parse_args(given)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except OpscopeError as error:
         print(f"opscope: error: {sentence(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="the table of modules as JSON instead")
     show.set_defaults(run=_show)
 
+    _add_files(commands)
+    return parser
+
+
+def _add_files(commands: Any) -> None:
+    """Add the commands that write or read files."""
     draw = commands.add_parser("draw", help="draw any importable model")
     _add_target(draw)
     _add_view(draw, "layer")
@@ -108,7 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--direction", default="down", choices=tuple(DIRECTIONS))
     draw.add_argument("--rolled", action="store_true", help="fold the passes of each layer")
     draw.set_defaults(run=_draw)
-    return parser
+
+    diff = commands.add_parser(
+        "diff", help="say where two saved runs differ, and exit with 1 if they do"
+    )
+    diff.add_argument("a", metavar="A.opscope", help="what `trace.save` wrote")
+    diff.add_argument("b", metavar="B.opscope", help="the same of the other run")
+    diff.add_argument("--rtol", type=float, help="how far apart values may be, relatively")
+    diff.add_argument("--atol", type=float, help="and absolutely")
+    diff.add_argument("--width", type=int, help="width of the table, in characters")
+    diff.set_defaults(run=_diff)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +193,12 @@ def _draw(options: argparse.Namespace) -> None:
         rolled=options.rolled,
     )  # fmt: skip
     _announce(_console(None), written)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    console = _console(options.width)
+    a, b = load(options.a), load(options.b)
+    return print_comparison(a, b, console, rtol=options.rtol, atol=options.atol)
 
 
 def _announce(console: Console, written: Path) -> None:

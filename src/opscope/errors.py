@@ -11,6 +11,7 @@
     ├── RenderError        a picture's format cannot be made on this machine           (RuntimeError)
     ├── TargetError        the command line's model or input cannot be used            (ValueError)
     ├── UnreadableFile     a file is no run that was saved whole, or of a newer opscope (ValueError)
+    ├── ProgramChanged     a program is no longer what was pinned of it            (AssertionError)
     └── UnsupportedTorch   this torch lacks what opscope needs of it                  (ImportError)
 
 The exception of a traced program is never one of these, and never wrapped.
@@ -22,10 +23,13 @@ import codecs
 import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from heapq import nlargest
-from itertools import islice
+from itertools import islice, repeat
 
 from opscope.notation import encodable, foreign, sentence
+
+_WIDEST = 200  # characters of a line
 
 
 class OpscopeError(Exception):
@@ -160,6 +164,25 @@ class TargetError(OpscopeError, ValueError):
 
 class UnreadableFile(OpscopeError, ValueError):
     """A file is no run that was saved whole, was changed since, or is of a newer opscope."""
+
+
+class ProgramChanged(OpscopeError, AssertionError):
+    """A program is no longer what was pinned of it, see `opscope.assert_same`.
+
+    Attributes:
+        difference: A table of what differs.
+    """
+
+    def __init__(self, *message: str, difference: str = "") -> None:
+        super().__init__(*message)
+        self.difference = difference
+
+    def __str__(self) -> str:
+        lines = map(foreign, self.difference.splitlines(), repeat(_WIDEST))
+        return "\n".join((super().__str__(), "", *lines)).rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), difference=self.difference), self.args
 
 
 class UnsupportedTorch(OpscopeError, ImportError):

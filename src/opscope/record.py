@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opscope.exporters.tables.console import Summary
     from opscope.exporters.tables.saved_for_backward import SavedForBackward
     from opscope.records.sums.breakdown import By
+    from opscope.tensors import Tensors
     from opscope.views.compose import ViewArguments, ViewOptions
     from opscope.views.quotients.levels import Choice, Level
     from opscope.views.select import Phase
@@ -94,6 +95,11 @@ class Record(WithTensors):
         return self._layers.reading
 
     # ---------------------------------------------------------------- what was recorded
+
+    @property
+    def tensors(self) -> Tensors:
+        """What was kept beside the record, by value: in memory, in a file, or nowhere."""
+        return self._layers.tensors
 
     @property
     def recording(self) -> Recording:

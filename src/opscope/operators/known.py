@@ -115,6 +115,11 @@ def is_scratch(operator: str, output: int | None) -> bool:
     return operator in _SCRATCH and _SCRATCH[operator] == output
 
 
+def has_scratch(operator: str) -> bool:
+    """Whether any of what an operator gives or writes is scratch memory."""
+    return operator in _SCRATCH
+
+
 def is_copy(operator: str) -> bool:
     """Whether an op's result stands for its first argument: a copy, a cast, a quantisation."""
     name = name_of(operator)

@@ -30,10 +30,9 @@ from opscope.analysis.compare.distance import (
     greatest,
     transposed,
 )
-from opscope.operators.known import is_scratch, is_uninitialised, name_of
+from opscope.operators.known import has_scratch, is_scratch, is_uninitialised, name_of
 from opscope.records.columns.table import column
 
-_WITH_SCRATCH = frozenset({"mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"})
 GROWTH = 10.0
 """By how much the error of what came in may grow in one step."""
 # Where an error of the result is one of the argument times what that is.
@@ -151,10 +150,11 @@ class Measured:
             return False
         if is_uninitialised(operator):
             return True
-        if name_of(operator) not in _WITH_SCRATCH:
+        if not has_scratch(operator):
             return False
         op = side.recording.ops[side.numbers[node]]
-        return is_scratch(operator, value, op.outputs, op.writes)
+        written = value in op.writes and value not in op.outputs
+        return is_scratch(operator, None if written else op.outputs.index(value))
 
     def _measure(self, step: Step) -> None:
         """Note how far apart two values are, if they are known."""

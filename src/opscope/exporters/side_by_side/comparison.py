@@ -9,6 +9,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from opscope import notation
@@ -93,6 +94,11 @@ class Comparison(Printed):
         })  # fmt: skip
 
     # ------------------------------------------------------------------------ how it is shown
+
+    def _parts(self, width: int, encoding: str | None) -> list[RenderableType]:
+        table, space, below = super()._parts(width, encoding)
+        title = Text(Writer(encoding).shorten(self._title(), width))
+        return [table if self.rows else title, space, below]
 
     def _shown(self) -> list[Difference]:
         """Return the rows to show: what differs first, and then what follows from it."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 import torch
 
 from opscope.analysis.compare.alignment.sides import Side
-from opscope.analysis.compare.distance import Digests, Held, KnownValues
+from opscope.analysis.compare.distance import Digests, Held
 from opscope.analysis.compare.divergence import differences
 from opscope.errors import NotSaved, OptionError
 from opscope.record import Record
+from opscope.tensors import Tensors
 from opscope.torch_api import DisableTorchFunction
-from opscope.tracer import Trace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +85,7 @@ def compare(
         raise OptionError(message)
     sides = Side(a.recording, a.passes), Side(b.recording, b.passes)
     with DisableTorchFunction(), torch.no_grad():  # a class of the user's is not to see it
-        found = differences(sides, (_known(a), _known(b)), modules or {}, rtol, atol)
+        found = differences(sides, (RecordValues(a), RecordValues(b)), modules or {}, rtol, atol)
     flops = None
     if not found.compared:
         flops = a.costs.parts.total.flops, b.costs.parts.total.flops
@@ -131,24 +133,17 @@ def _check_tolerance(name: str, value: object) -> None:
         raise OptionError(message)
 
 
-def _known(record: Record) -> KnownValues:
-    return Live(record) if isinstance(record, Trace) else Digests(record.recording)
-
-
-class Live:
-    """The values that a trace kept, as tensors, or as digests where it kept none.
+class RecordValues:
+    """The values that a record has, as tensors, or as digests where those were not kept.
 
     Args:
-        trace: It.
+        record: It.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self._recording = trace.recording
-        self._digests = Digests(trace.recording)
-        try:
-            self._tensor = trace.tensors.known_values()
-        except NotSaved:
-            self._tensor = _nothing
+    def __init__(self, record: Record) -> None:
+        self._recording = record.recording
+        self._digests = Digests(record.recording)
+        self._tensor = _tensors_of(record.tensors)
 
     def value(self, index: int) -> Held | None:
         """Return what a value was, None where that is not known."""
@@ -159,6 +154,18 @@ class Live:
         """Return a parameter as it was when it was first read, or as it is if there is no copy."""
         value = self._recording.parameters[index].value
         return None if value is None else self.value(value)
+
+
+def _tensors_of(tensors: Tensors) -> Callable[[int], torch.Tensor | None]:
+    """Return what gives the tensor that a value was: of all values if that is known, else of some."""
+    for ask in (tensors.known_values, partial(_as_it_was, tensors)):
+        with suppress(NotSaved):
+            return ask()
+    return _nothing
+
+
+def _as_it_was(tensors: Tensors) -> Callable[[int], torch.Tensor | None]:
+    return tensors.saved if tensors.circumstances.saves_as_it_was else _nothing
 
 
 def _nothing(_: int) -> None:

@@ -12,8 +12,8 @@ from tests.analysis.compare import faults, models, ports
 from torch import nn
 
 import opscope
-from opscope.comparing import print_comparison
 from opscope.records.values import Digest
+from opscope.verbs.comparing import print_comparison
 
 
 def traced(module, program, call=None, **options):
