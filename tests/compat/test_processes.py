@@ -112,8 +112,10 @@ def two_processes(rank, port, queue):
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     found = {name: program(rank, opscope.trace) for name, program in PROGRAMS.items()}
     plain = {name: program(rank, Plainly) for name, program in PROGRAMS.items()}
+    ranks = [None, None]
+    distributed.all_gather_object(ranks, [steps_of_ranks(rank), steps_of_ranks(0)])
     if rank == 0:
-        queue.put({name: (*found[name], plain[name][0]) for name in found})
+        queue.put({name: (*found[name], plain[name][0]) for name in found} | {"ranks": ranks})
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -156,6 +158,13 @@ def distributed_data_parallel(rank, around):
     with around(model) as trace:
         model(torch.full((1, 2), rank + 1.0)).sum().backward()
     return [p.grad.tolist() for p in model.parameters()], trace
+
+
+def steps_of_ranks(data):
+    model, x = nn.parallel.DistributedDataParallel(network()), torch.full((1, 2), data + 1.0)
+    with opscope.trace(model, digests=True) as trace:
+        model(x).sum().backward()
+    return trace
 
 
 def fully_sharded(rank, around):
@@ -264,3 +273,13 @@ def test_a_collective_is_not_replayed():
     report = trace.validate()
     assert not report
     assert "is a collective, which other processes take part in" in str(report)
+
+
+def test_a_step_of_two_ranks_differs_first_in_what_they_were_given(together):
+    (one, same), (two, again) = together["ranks"]
+
+    comparison = opscope.compare(one, two)
+    assert comparison.first.what == "the input differs"
+    assert not any(row.kind == "parameter" for row in comparison.rows)
+    assert opscope.compare(same, again).same
+    assert opscope.fingerprint(one, "op") == opscope.fingerprint(two, "op")
