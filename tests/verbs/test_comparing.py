@@ -418,3 +418,32 @@ def test_bad_arguments_are_refused(arguments, message):
 
     with pytest.raises(opscope.OptionError, match=message):
         opscope.compare(**{"a": trace, "b": trace, **arguments})
+
+
+@pytest.mark.parametrize("into", ["out", "copy_", "zero_"])
+def test_what_lay_in_memory_that_is_overwritten_whole_is_no_difference(into):
+    def program(buffer):
+        x = torch.arange(3.0)
+        with opscope.trace(replayable=True) as trace:
+            if into == "out":
+                torch.mul(x, 2, out=buffer)
+            elif into == "copy_":
+                buffer.copy_(x)
+            else:
+                buffer.zero_()
+            buffer + 1
+        return trace
+
+    assert opscope.compare(program(torch.ones(3)), program(torch.full((3,), 7.0))).same
+
+
+def test_what_is_read_of_it_is_one():
+    def program(buffer):
+        x = torch.arange(2.0)
+        with opscope.trace(replayable=True) as trace:
+            buffer[:2].copy_(x)
+            buffer + 1
+        return trace
+
+    comparison = opscope.compare(program(torch.ones(3)), program(torch.full((3,), 7.0)))
+    assert comparison.first.what == "a tensor from outside differs: f32[3]"

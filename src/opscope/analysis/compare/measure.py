@@ -122,6 +122,8 @@ class Measured:
             given = a.kinds[x] in ("parameter", "value")
             if a.kinds[x] != b.kinds[y] and (given or b.kinds[y] in ("parameter", "value")):
                 continue
+            if given and not (a.children[x] or b.children[y]):
+                continue  # all of it is overwritten before anybody reads it
             for place, values in enumerate(zip(a.outputs(x), b.outputs(y), strict=False)):
                 if place and not (values[0] in used[0] or values[1] in used[1]):
                     continue  # such as what an op notes for its backward
