@@ -104,8 +104,8 @@ SIGNATURES = {
         ["self", "level", "depth"],
         ["phase", "columns", "sort_by", "row_limit", "expand"],
     ),
-    "Trace.to_dot": (["self", "level", "depth"], ["direction"]),
-    "Trace.draw": (["self", "path", "level", "depth"], ["direction"]),
+    "Trace.to_dot": (["self", "level", "depth"], ["direction", "marks"]),
+    "Trace.draw": (["self", "path", "level", "depth"], ["direction", "marks"]),
 }
 
 

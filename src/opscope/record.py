@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opscope.analysis.costs import Costs
     from opscope.answers.memory_use import MemoryUse
     from opscope.exporters.dot import Direction
+    from opscope.exporters.marks import Marks
     from opscope.exporters.tables.breakdown import Breakdown
     from opscope.exporters.tables.console import Summary
     from opscope.exporters.tables.saved_for_backward import SavedForBackward
@@ -367,6 +368,7 @@ class Record(WithTensors):
         depth: int | None = None,
         *,
         direction: Direction = "down",
+        marks: Marks | None = None,
         **view: Unpack[ViewArguments],
     ) -> pydot.Dot:
         """Return the picture as a `pydot.Dot`, to be changed before it is written.
@@ -375,6 +377,8 @@ class Record(WithTensors):
             level: What a node is: ``"op"``, ``"layer"`` or ``"module"``.
             depth: How deep in the module tree to look; what is deeper is one node.
             direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
+            marks: Colours of nodes, by the label of a layer, the address of a module or the name of
+                a parameter: ``"orange"``, ``"#ff8800"``, or a colour and what it means.
             view: The other arguments of `graph`; parameters and buffers are no nodes here
                 unless they are asked for.
 
@@ -382,11 +386,12 @@ class Record(WithTensors):
             OptionError: For a name or value that is not one of the valid ones.
         """
         from opscope.exporters.dot import to_dot
+        from opscope.exporters.marks import check_marks
         from opscope.exporters.progress import waiting
         from opscope.views.compose import ViewOptions
 
         options = ViewOptions.of({"parameters": False, "buffers": False, **view})
-        sums = self.totals
+        sums, coloured = self.totals, check_marks(marks, self._names() if marks else ())
         caption = [
             self.recording.model_name or "program",
             f"{notation.plural(sums.tensors, 'tensor')} "
@@ -395,7 +400,13 @@ class Record(WithTensors):
         ]
         seen = self._view(level, depth, options)
         with waiting("drawing") as track:
-            return to_dot(seen, direction=direction, caption=caption, track=track)
+            return to_dot(seen, direction=direction, caption=caption, marks=coloured, track=track)
+
+    def _names(self) -> set[str]:
+        """Return what a node of a picture can be called."""
+        labels = (name for item in self.passes for name in (item.label, item.layer_label))
+        modules = (module.address for module in self.modules)
+        return {*labels, *modules, *(item.name for item in self.recording.parameters)}
 
     def draw(
         self,
@@ -404,6 +415,7 @@ class Record(WithTensors):
         depth: int | None = None,
         *,
         direction: Direction = "down",
+        marks: Marks | None = None,
         **view: Unpack[ViewArguments],
     ) -> Path:
         """Write a picture and return its path; the suffix chooses the format.
@@ -420,7 +432,8 @@ class Record(WithTensors):
         from opscope.exporters.picture import check_path, write_picture
 
         check_path(path)
-        return write_picture(self.to_dot(level, depth, direction=direction, **view), path)
+        dot = self.to_dot(level, depth, direction=direction, marks=marks, **view)
+        return write_picture(dot, path)
 
     def timeline(self, path: str | PathLike[str]) -> Path:
         """Write when what ran as JSON: for Perfetto (with memory), or as ``*.speedscope.json``.

@@ -9,9 +9,10 @@ what ran in backward, and an arrow along which a gradient flowed back.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from math import prod
+from types import MappingProxyType
 from typing import Any, Literal
 
 import networkx as nx
@@ -19,6 +20,7 @@ import pydot
 
 from opscope import notation
 from opscope.errors import check_choice
+from opscope.exporters.marks import legend, mark_of
 from opscope.graph.edges import edges_of
 from opscope.waiting import Track, untracked
 
@@ -51,6 +53,7 @@ def to_dot(
     *,
     direction: Direction = "down",
     caption: Iterable[str] = (),
+    marks: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     track: Track = untracked,
 ) -> pydot.Dot:
     """Return a view of the graph as a picture to be laid out by Graphviz.
@@ -59,6 +62,7 @@ def to_dot(
         graph: A graph with the attributes that `opscope.graph.build` documents.
         direction: Where the data flows to: ``"down"``, ``"up"``, ``"right"``, ``"left"``.
         caption: Lines above the picture; the first is bold.
+        marks: Colours of nodes with what they mean, see `check_marks`; a box in each is a legend.
         track: Hands on the nodes and edges as they are drawn, to one who waits for them.
 
     Raises:
@@ -85,6 +89,9 @@ def to_dot(
     lines = [_escape(line) for line in caption]
     if lines:
         dot.set("label", _html([f"<b>{lines[0]}</b>", *lines[1:]], align="left"))
+    for index, (colour, meaning) in enumerate(legend(marks)):
+        look = {"label": _html([_escape(meaning)]), "fillcolor": _quote(colour), "fontsize": "9"}
+        dot.add_node(pydot.Node(f"legend{index}", shape="box", color="none", **look))
     ids = {name: f"n{index}" for index, name in enumerate(graph)}
     frames = _Frames(dot, graph)
     reached = _reached(graph)
@@ -92,6 +99,9 @@ def to_dot(
         look = _node(graph, attributes)
         if reached and name not in reached and attributes["kind"] in ("op", "layer", "module"):
             look["style"] = "filled,dashed"
+        mark = mark_of(marks, attributes) if marks else None
+        if mark is not None:
+            look["fillcolor"] = _quote(mark[0])
         frames.around(attributes).add_node(pydot.Node(ids[name], **look))
     for source, target, attributes in track(list(edges_of(graph))):
         look = _edge(attributes, graph.nodes[source], graph.nodes[target])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from opscope import notation
+from opscope.errors import check_choice
 from opscope.exporters.tables.data import data_frame
 from opscope.exporters.tables.fit.column import Cell, Column, Numbers, Words
 from opscope.exporters.tables.fit.fitted import Fitted, Printed
@@ -22,6 +23,13 @@ from opscope.records.differences.difference import Difference, Differences
 
 FORMAT, VERSION = "opscope.comparison", 1
 _ROWS = 20
+_MARKS = {
+    "first": ("#ff6b5e", "differs first"),
+    "structure": ("#d9a6ff", "differs in structure"),
+    "follows": ("#ffd28a", "follows from that"),
+    "no effect": ("#dfe7ef", "differs without an effect"),
+}
+_GRAVEST, _COLOURS = tuple(_MARKS), list(_MARKS.values())
 _STYLES = {"first": "bold red", "follows": "yellow", "structure": "magenta", "no effect": "dim"}
 
 
@@ -68,6 +76,26 @@ class Comparison(Printed):
     def errors(self) -> Mapping[tuple[str, str], float]:
         """By labels of layers, in a and in b, how far apart what they gave is: see `Difference`."""
         return MappingProxyType(self.differences.errors)
+
+    def marks(self, which: Literal["a", "b"]) -> dict[str, tuple[str, str]]:
+        """Return what differs in colours, as `Record.draw` takes them: layers, parameters, modules.
+
+        A module has the colour of the gravest that is in it.
+
+        Raises:
+            OptionError: For another program than ``"a"`` or ``"b"``.
+        """
+        check_choice("which", which, ("a", "b"))
+        found: dict[str, tuple[str, str]] = {}
+        for status in reversed(_GRAVEST):
+            for row in self.rows:
+                if row.status == status:
+                    name, module = (
+                        (row.a, row.module) if which == "a" else (row.b, row.other_module)
+                    )
+                    around = _around(module) if name else ()
+                    found |= dict.fromkeys(filter(None, (name, *around)), _MARKS[status])
+        return dict(sorted(found.items(), key=lambda item: _COLOURS.index(item[1])))
 
     # ------------------------------------------------------------------------------ as data
 
@@ -194,3 +222,10 @@ def _number(number: float | None, writer: Writer) -> Cell:
 
 def _plain(value: object) -> object:
     return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _around(address: str | None) -> Iterator[str]:
+    """Yield an address and those around it, but for the model's."""
+    while address:
+        yield address
+        address = address.rpartition(".")[0]
