@@ -447,3 +447,38 @@ def test_what_is_read_of_it_is_one():
 
     comparison = opscope.compare(program(torch.ones(3)), program(torch.full((3,), 7.0)))
     assert comparison.first.what == "a tensor from outside differs: f32[3]"
+
+
+@pytest.mark.slow
+def test_a_region_that_inductor_compiled_is_the_same_as_its_ops():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)).eval(), torch.rand(3, 8)
+    records = []
+    for each in (model, torch.compile(copy.deepcopy(model))):
+        with torch.no_grad(), opscope.trace(each, save="all") as trace:
+            each(x)
+        records.append(trace)
+    comparison = opscope.compare(*records)
+    assert comparison.same, comparison
+    assert comparison.differences.compared > 4
+
+
+def test_a_square_matrix_in_an_operator_that_nobody_knows_is_compared_as_it_is():
+    @torch.library.custom_op("comparing::product", mutates_args=())
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a @ b.t()
+
+    class Custom(nn.Linear):
+        def forward(self, x):
+            return product(x, self.weight)
+
+    torch.manual_seed(0)
+    plain, x = nn.Linear(4, 4, bias=False), torch.rand(2, 4)
+    custom = Custom(4, 4, bias=False)
+    custom.load_state_dict(plain.state_dict())
+    records = []
+    for model in (plain, custom):
+        with torch.no_grad(), opscope.trace(model, save="all", replayable=True) as trace:
+            model(x)
+        records.append(trace)
+    assert opscope.compare(*records).same

@@ -90,8 +90,11 @@ def to_dot(
     if lines:
         dot.set("label", _html([f"<b>{lines[0]}</b>", *lines[1:]], align="left"))
     for index, (colour, meaning) in enumerate(legend(marks)):
-        look = {"label": _html([_escape(meaning)]), "fillcolor": _quote(colour), "fontsize": "9"}
-        dot.add_node(pydot.Node(f"legend{index}", shape="box", color="none", **look))
+        box = pydot.Node(
+            f"legend{index}", label=_html([_escape(meaning)]), fillcolor=_quote(colour),
+            shape="box", color="none", fontsize="9",
+        )  # fmt: skip
+        dot.add_node(box)
     ids = {name: f"n{index}" for index, name in enumerate(graph)}
     frames = _Frames(dot, graph)
     reached = _reached(graph)

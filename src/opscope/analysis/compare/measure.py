@@ -35,6 +35,9 @@ from opscope.records.columns.table import column
 
 GROWTH = 10.0
 """By how much the error of what came in may grow in one step."""
+# Who reads a matrix to multiply by its transpose, and who multiplies by it as it is.
+_TURN = frozenset({"t", "transpose", "permute", "linear"})
+_PRODUCTS = frozenset({"mm", "addmm", "matmul", "bmm", "baddbmm", "addbmm", "mv", "addmv"})
 # Where an error of the result is one of the argument times what that is.
 _STEEP = frozenset({"exp", "exp_", "exp2", "expm1", "sin", "cos", "tan", "sin_", "cos_", "_softmax",
                     "_log_softmax", "softmax", "logsumexp", "pow", "sinh", "cosh"})  # fmt: skip
@@ -184,12 +187,15 @@ class Measured:
             step.differs = differs_anywhere(a, b, 0.0 if alike else step.tolerance)
 
     def _is_turned(self, step: Step) -> bool:
-        """Whether one program uses a square matrix as it is, and the other its transpose."""
-        uses = []
+        """Whether one program multiplies by a square matrix as it is, the other by its transpose."""
+        uses = set()
         for side, node in zip(self.sides, step.nodes, strict=True):
             operators = {name_of(side.operators[child] or ".") for child in side.children[node]}
-            uses.append(bool(operators & {"t", "transpose", "permute", "linear"}))
-        return uses[0] != uses[1]
+            is_turned = bool(operators & _TURN)
+            if not is_turned and not operators & _PRODUCTS:
+                return False  # nobody knows, as of a compiled region
+            uses.add(is_turned)
+        return len(uses) == 2
 
     def _held(self, which: int, step: Step) -> Held | None:
         side, node = self.sides[which], step.nodes[which]
