@@ -78,10 +78,10 @@ class Blind(Log):
     __slots__ = ()
 
     def read(self, tensor):
-        return SNAPSHOT_SIZE[0]
+        return SNAPSHOT[0]
 
     def note(self, tensor):
-        return SNAPSHOT_SIZE
+        return SNAPSHOT
 
 
 class Nowhere(Log):
@@ -113,7 +113,7 @@ def no_modules(session: Session) -> None:
     session.modules.install = session.modules.remove = lambda: None
 
 
-SNAPSHOT_SIZE = take_snapshot(torch.ones(1))
+SNAPSHOT = take_snapshot(torch.ones(1))
 PARTS: dict[str, Callable[[Session], None]] = {
     "identity and metadata of tensors": no_snapshots,
     "append the op's row": no_rows,
