@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 from opscope.operators.known import InWords
@@ -38,12 +39,15 @@ def says_something(argument: str, value: object) -> bool:
 def plain(value: object) -> Any:
     """Return an argument as JSON has it: a number, a text, a bool, None or a list of these.
 
-    >>> plain((1, 2.5)), plain(complex(1, 2))
-    ([1, 2.5], '(1+2j)')
+    Numbers that JSON does not have are texts.
+
+    >>> plain((1, 2.5)), plain(complex(1, 2)), plain(float("-inf"))
+    ([1, 2.5], '(1+2j)', '-inf')
     """
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    is_number = isinstance(value, int) or (isinstance(value, float) and isfinite(value))
+    return value if value is None or is_number or isinstance(value, str) else str(value)
 
 
 def settings(arguments: Iterable[tuple[str, object]]) -> dict[str, Any]:

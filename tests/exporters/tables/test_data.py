@@ -76,6 +76,21 @@ def test_json_is_of_its_schema(trace):
     assert set(COLUMNS) <= set(SCHEMA["$defs"]["row"]["properties"])
 
 
+@pytest.mark.parametrize("number", [float("-inf"), float("inf"), float("nan")])
+@pytest.mark.parametrize("level", ["op", "layer"])
+def test_numbers_that_json_does_not_have_are_text(level, number):
+    with opscope.trace() as trace:
+        torch.ones(2).masked_fill(torch.tensor([True, False]), number)
+
+    text = trace.summary(level).to_json()
+    rows = json.loads(text, parse_constant=pytest.fail)["rows"]
+
+    assert str(number) in [row["arguments"].get("value") for row in rows]
+    flat = trace.graph(level, flat=True)
+    for _, written in flat.nodes(data="arguments"):
+        json.loads(written, parse_constant=pytest.fail)
+
+
 KINDS = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float),
     "boolean": bool, "null": type(None),
