@@ -42,8 +42,19 @@ def test_nothing_of_it_is_recorded_and_the_modes_stay_as_they_are():
         ("cpu", "float32", "bfloat16"),
         ("nowhere", torch.float32, "'cpu'"),
         (torch.device("cuda", 99), torch.float32, "'cpu'"),
+        ("privateuseone", torch.float32, "'cpu'"),
+        ("cpu", torch.float4_e2m1fn_x2, "float4_e2m1fn_x2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(device, dtype, message):
     with pytest.raises(OptionError, match=message):
         opscope.measure_peaks(device, dtype)
+
+
+def test_what_takes_long_is_done_once(monkeypatch):
+    rounds = []
+    monkeypatch.setattr(peaks, "_SECONDS", 0)
+
+    peaks._quickest(lambda: rounds.append(1), torch.device("cpu"))
+
+    assert len(rounds) == 1

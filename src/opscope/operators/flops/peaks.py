@@ -14,6 +14,7 @@ from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 _SIDE = 1024  # of the matrices that are multiplied, on a CPU; 8 times that elsewhere
 _BYTES = 1 << 28  # that are copied: more than caches hold
 _ROUNDS = 5
+_SECONDS = 1  # after which no further round begins: types that a device only emulates take long
 
 
 class Peaks(NamedTuple):
@@ -32,14 +33,15 @@ def measure_peaks(device: torch.device | str = "cpu", dtype: torch.dtype = torch
     """Return what a device does at most, as torch uses it: in a large product, and in a large copy.
 
     It takes about a second, with as many threads as torch uses, and 512 MiB of the device's memory
-    for a moment. The best of some rounds counts.
+    for a moment. The best of some rounds counts; of a type that the device only emulates, as a CPU
+    does those of 8 bits, there is one, of a few seconds.
 
     Args:
         device: The device, such as ``"cuda"``.
         dtype: The floating-point type in which is multiplied.
 
     Raises:
-        OptionError: For a device that runs nothing, or a type that is no floating-point type.
+        OptionError: For a device that runs nothing, or a type in which it does not multiply.
 
     >>> import torch, opscope
     >>> peaks = opscope.measure_peaks()
@@ -49,9 +51,7 @@ def measure_peaks(device: torch.device | str = "cpu", dtype: torch.dtype = torch
     Bound(kind=..., least_ns=..., reached=...)
     """
     where = _computing(device)
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        message = f"dtype: {dtype!r} (must be a floating-point type such as torch.bfloat16)"
-        raise OptionError(message)
+    _check_multiplies(dtype, where)
     side = _SIDE if where.type == "cpu" else 8 * _SIDE
     with DisableTorchDispatch(), DisableTorchFunction(), torch.inference_mode():
         matrix = torch.ones(side, side, device=where, dtype=dtype)
@@ -69,7 +69,7 @@ def _computing(device: torch.device | str) -> torch.device:
         try:
             where = torch.device(device)
             torch.ones(1, device=where)
-        except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        except (RuntimeError, TypeError, AssertionError, ImportError):
             where = torch.device("meta")
     if where.type == "meta":
         message = f"device: {str(device)!r} (must be one that computes, such as 'cpu' or 'cuda')"
@@ -77,8 +77,28 @@ def _computing(device: torch.device | str) -> torch.device:
     return where
 
 
+def _check_multiplies(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise an `OptionError` unless a device multiplies matrices of a type."""
+    with DisableTorchDispatch(), DisableTorchFunction(), torch.inference_mode():
+        try:
+            if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+                matrix = torch.ones(16, 16, device=device, dtype=dtype)
+                torch.mm(matrix, matrix)
+                return
+        except RuntimeError:
+            pass
+    message = (
+        f"dtype: {dtype!r} (must be a floating-point type in which the device multiplies, such as "
+        "torch.float32 or torch.bfloat16)"
+    )
+    raise OptionError(message)
+
+
 def _quickest(run: Callable[[], object], device: torch.device) -> float:
-    """Return how many seconds something takes, the least of some rounds."""
+    """Return how many seconds something takes, the least of some rounds.
+
+    The first, which also allocates, is one of them only so that there is one of what takes long.
+    """
 
     def seconds() -> float:
         started = perf_counter()
@@ -86,8 +106,10 @@ def _quickest(run: Callable[[], object], device: torch.device) -> float:
         _wait_for(device)
         return perf_counter() - started
 
-    seconds()  # the first allocates
-    return min(seconds() for _ in range(_ROUNDS))
+    rounds = [seconds()]
+    while len(rounds) <= _ROUNDS and sum(rounds) < _SECONDS:
+        rounds.append(seconds())
+    return min(rounds)
 
 
 def _wait_for(device: torch.device) -> None:
