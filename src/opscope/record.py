@@ -326,9 +326,9 @@ class Record(WithTensors):
                 modules), ``"module"`` or ``"phase"``.
             phase: Of which part of a training step, see `graph`.
             row_limit: How many rows to print at most.
-            peak_flops: Floating-point operations per second of the device, and
-            bandwidth: bytes of memory per second, if it is to be said which of the two ops wait
-                for, and how near they come; `opscope.measure_peaks` measures both.
+            peak_flops: Floating-point operations per second of the device, at least 1, and
+            bandwidth: bytes of memory per second, likewise, if it is to be said which of the two
+                ops wait for, and how near they come; `opscope.measure_peaks` measures both.
 
         Raises:
             OptionError: For a value that is not one of those, or one of the last two alone.

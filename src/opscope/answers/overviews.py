@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import isfinite
+from numbers import Real
 
 from opscope.answers.memory_use import memory_use
 from opscope.answers.reading import Reading
@@ -50,12 +52,14 @@ def _limits(peak_flops: float | None, bandwidth: float | None) -> Limits | None:
 
 
 def _rate(name: str, number: float | None, what: str) -> float:
-    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if number is not None and is_number and isfinite(number) and number > 0:
-        return number
+    if isinstance(number, Real) and not isinstance(number, bool):
+        with suppress(OverflowError):  # an integer that no float is
+            rate = float(number)
+            if isfinite(rate) and rate >= 1:
+                return rate
     message = (
-        f"{name}: {number!r} (must be a number of {what} per second above 0, and given with the "
-        "other of peak_flops and bandwidth; opscope.measure_peaks() measures both)"
+        f"{name}: {number!r} (must be a number of {what} per second, at least 1, and given with "
+        "the other of peak_flops and bandwidth; opscope.measure_peaks() measures both)"
     )
     raise OptionError(message)
 

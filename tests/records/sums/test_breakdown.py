@@ -1,5 +1,8 @@
 """Ops added up in different ways: each op once in each."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -99,6 +102,8 @@ def test_it_prints_a_table_of_so_many_rows(trace):
         ({"peak_flops": 0, "bandwidth": 1e9}, "peak_flops: 0"),
         ({"peak_flops": 1e12, "bandwidth": float("nan")}, "bandwidth: nan"),
         ({"peak_flops": True, "bandwidth": 1}, "measure_peaks"),
+        ({"peak_flops": 10**400, "bandwidth": 1e9}, "peak_flops: 1000"),
+        ({"peak_flops": 1e9, "bandwidth": 1e-320}, "bandwidth: 1e-320"),
         ({"phase": "all of it"}, "forward"),
         ({"row_limit": 0}, "row_limit"),
     ],
@@ -106,6 +111,14 @@ def test_it_prints_a_table_of_so_many_rows(trace):
 def test_what_there_is_not_is_refused(trace, options, message):
     with pytest.raises(OptionError, match=message):
         trace.breakdown(**options)
+
+
+@pytest.mark.parametrize("number", [10**9, 1e9, Fraction(10**9), np.int64(10**9), np.float32(1e9)])
+def test_limits_may_be_any_real_number_and_give_plain_ones(trace, number):
+    found = trace.breakdown(peak_flops=number, bandwidth=number)
+
+    assert found.to_dicts() == trace.breakdown(peak_flops=1e9, bandwidth=1e9).to_dicts()
+    assert {type(share.bound.least_ns) for share in found if share.bound} == {float}
 
 
 def test_an_empty_program_has_an_empty_one():
