@@ -50,6 +50,24 @@ def test_squares_out_of_range_do_no_harm(scale):
     assert digest_of(tensor).mean == pytest.approx(tensor[0].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [2, 1000])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_out_of_range_is_infinite(count, sign):
+    found = digest_of(torch.full((count,), sign * 1.7e308, dtype=torch.float64))
+    assert (found.norm, found.mean) == (math.inf, sign * math.inf)
+    assert found.minimum == found.maximum == sign * 1.7e308
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [1e-22, 1e-30, 1e-300])
+def test_squares_that_are_all_but_nothing_count(dtype, scale):
+    """Those of equal numbers too, and of some whose squares have only a few digits left."""
+    for shares in (torch.ones(1000), torch.linspace(0, 1, 1000)):
+        tensor = (shares.double() * scale).to(dtype)
+        norm = math.hypot(*tensor.tolist())
+        assert digest_of(tensor).norm == pytest.approx(norm, rel=REL)
+
+
 def test_complex_numbers_are_two_each():
     tensor = torch.tensor([3 + 4j, 0 - 1j])
     found = digest_of(tensor)

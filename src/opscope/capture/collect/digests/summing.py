@@ -13,6 +13,7 @@ from opscope.capture.collect.nonfinite.looking import is_wrapper
 from opscope.records.values import SAMPLES, Digest
 
 _WIDE = (torch.float32, torch.float64)
+_SMALL = 1e-15  # of numbers below, `float32` has not all digits of the squares
 _LARGEST_EXPANDED = 1 << 28  # bytes that are written out for elements that share memory
 # What a device says that cannot do it: nothing is known of such a value, and the program goes on.
 FAILURES = (RuntimeError, NotImplementedError, TypeError, ValueError, MemoryError)
@@ -76,8 +77,9 @@ class Sums:
             return
         total = numbers.sum().item()
         norm = torch.linalg.vector_norm(numbers).item()
-        if not (math.isfinite(total) and math.isfinite(norm)) or (norm == 0.0 and least != most):
-            largest = max(-least, most)  # squares that are out of range, or all but zero
+        largest = max(-least, most)
+        if not (math.isfinite(total) and math.isfinite(norm)) or 0 < largest < _SMALL:
+            # Squares that are out of range, or all but zero.
             scaled = numbers.double() / largest
             total = largest * scaled.sum().item()
             norm = largest * torch.linalg.vector_norm(scaled).item()
@@ -88,9 +90,11 @@ class Sums:
         finite = [number for number in numbers if math.isfinite(number)]
         self.nonfinite += len(numbers) - len(finite)
         if finite:
-            self._take(
-                len(finite), math.fsum(finite), math.hypot(*finite), min(finite), max(finite)
-            )
+            try:
+                total = math.fsum(finite)
+            except OverflowError:  # which is infinite where many are summed up
+                total = sum(finite)
+            self._take(len(finite), total, math.hypot(*finite), min(finite), max(finite))
 
     def _take(self, count: int, total: float, norm: float, least: float, most: float) -> None:
         self._count += count
