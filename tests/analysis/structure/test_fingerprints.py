@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import blake2b
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests import builders, zoo
 from torch import nn
 
 import opscope
+from opscope.analysis.structure.canonical import hashed
 from opscope.analysis.structure.fingerprints import LEVELS, OF_LEVEL, fingerprint_of
 from opscope.records.calls import Frame
 from opscope.records.ops import Read
@@ -268,6 +270,76 @@ def test_layers_on_the_meta_device_are_those_on_the_cpu(name):
     assert opscope.fingerprint(here) == opscope.fingerprint(there)
 
 
+class Weighted(nn.Module):
+    """Calls a function with two weights and what it is given."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first = nn.Parameter(torch.rand(4, 4))
+        self.second = nn.Parameter(torch.rand(4, 4))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, self.first, self.second)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x, v, w: x - v, lambda x, v, w: v - x),
+        (lambda x, v, w: x @ v, lambda x, v, w: v @ x),
+        (lambda x, v, w: x + (v - w), lambda x, v, w: x + (w - v)),
+        (lambda x, v, w: torch.cat([x, v, w]), lambda x, v, w: torch.cat([v, x, w])),
+        (lambda x, v, w: torch.where(x > 0, v, w), lambda x, v, w: torch.where(x > 0, w, v)),
+        (lambda x, v, w: nn.functional.layer_norm(x, [4, 4], v, w),
+         lambda x, v, w: nn.functional.layer_norm(x, [4, 4], w, v)),
+    ],
+    ids=["sub", "matmul", "sub of weights", "cat", "where", "layer_norm"],
+)  # fmt: skip
+@pytest.mark.parametrize("level", LEVELS)
+def test_weights_that_change_places_are_another_program(one, other, level):
+    found = [
+        opscope.fingerprint(traced(Weighted(function), torch.rand(4, 4)), level)
+        for function in (one, other)
+    ]
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda p, q: torch.linalg.multi_dot([p, q, p]), lambda p, q: torch.linalg.multi_dot([p, q, q])),
+        (lambda p, q: torch.linalg.multi_dot([p, p, q]), lambda p, q: torch.linalg.multi_dot([p, q, q])),
+        (lambda p, q: torch.einsum("ij,jk,kl->il", p, q, p),
+         lambda p, q: torch.einsum("ij,jk,kl->il", p, q, q)),
+        (lambda p, q: nn.functional.triplet_margin_loss(p, q, p),
+         lambda p, q: nn.functional.triplet_margin_loss(p, q, q)),
+    ],
+    ids=["multi_dot", "multi_dot, twice in a row", "einsum", "triplet_margin_loss"],
+)  # fmt: skip
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_layer_of_several_ops_that_is_given_another_tensor_twice_is_another(one, other, level):
+    found = []
+    for function in (one, other):
+        with torch.no_grad(), opscope.trace() as trace:
+            x = torch.rand(4, 4)
+            function(x.relu(), x.sigmoid())
+        found.append(opscope.fingerprint(trace, level))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.MODULES if name != "encoder"])
+def test_layers_are_the_same_in_every_grad_mode(name):
+    """Where `inference_mode` leaves `linear` whole, its op reads in another order."""
+    program = zoo.build(name)
+    found = set()
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with mode(), opscope.trace(program.module) as trace:
+            program.module(*program.args, **program.kwargs)
+        found.add(opscope.fingerprint(trace))
+    assert len(found) == 1
+
+
 def test_attention_by_another_kernel_is_the_same_layer():
     x = torch.rand(2, 4, 8, 16)
     found = []
@@ -287,6 +359,11 @@ with opscope.trace(model) as trace:
     model(torch.rand(2, 5, 16)).sum().backward()
 print(opscope.fingerprint(trace), opscope.fingerprint(trace, "op"))
 """
+
+
+def test_characters_that_an_older_python_has_no_table_of_are_hashed_as_there():
+    plain = r"('\U0001fae8 \ud800',)".encode()
+    assert hashed("\U0001fae8 \ud800") == blake2b(plain, digest_size=16).digest()
 
 
 def test_every_process_finds_the_same():

@@ -46,7 +46,7 @@ def canonical_order(steps: Sequence[Step]) -> list[int]:
 
 def hashed(*items: object) -> bytes:
     """Return 16 bytes that stand for plain data, in every process the same."""
-    return blake2b(repr(items).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return blake2b(ascii(items).encode(), digest_size=16).digest()
 
 
 def _colours(steps: Sequence[Step]) -> list[bytes]:

@@ -39,6 +39,6 @@ def fingerprint_of(recording: Recording, level: FingerprintLevel, parts: Iterabl
         wires = [(name, place[source.step], source.output) for name, source in inputs]
         told.append((form, wires))
     held = sorted(
-        (wiring.parameter(item) for item in recording.parameters if item.of_model), key=repr
+        (wiring.parameter(item) for item in recording.parameters if item.of_model), key=ascii
     )
     return hashed(_VERSION, level, chosen, told, held).hex()

@@ -17,6 +17,9 @@ Part = Literal["shapes", "dtypes", "parameters", "arguments"]
 PARTS: tuple[Part, ...] = ("shapes", "dtypes", "parameters", "arguments")
 # An argument that says where, not what.
 _PLACES = frozenset({"device", "pin_memory"})
+# Functions of which some kernels read the weights in another order, and the rest more often: what
+# each weight is for is told by its name and shape.
+_BY_NAME = frozenset({"linear", "lstm", "gru", "rnn_tanh", "rnn_relu"})
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 Form = tuple[object, ...]
@@ -72,8 +75,8 @@ class Wiring:
     def of_layers(self) -> list[Step]:
         """Return the steps of the forward, a call of a torch function each.
 
-        What several ops of a call read is told by the order in which they first read it: another
-        version of torch may make other ops of it.
+        What several ops of a call read is told by the order in which they read it, and not by
+        which of them: another version of torch may make other ops of it.
         """
         recording = self._recording
         # A tensor that was made of a number for `x[0] = 5` is that number: not all devices make one.
@@ -84,14 +87,31 @@ class Wiring:
                 continue
             ops = [recording.ops[number] for number in call.ops]
             made = {value for op in ops for value in _given(op)}
-            read = [("", value) for value in call.received if not ops]
-            seen = made.union(numbers)
-            for op in ops:
-                of_op = [r.value for r in op.reads if r.value not in seen]
-                read += [("", value) for value in of_op]
-                seen.update(of_op)
-            self._add(self._form_of_call(call, ops), read, [*call.returned, *sorted(made)])
+            self._add(
+                self._form_of_call(call, ops),
+                [("", value) for value in self._read_by(call, ops, made.union(numbers))],
+                [*call.returned, *sorted(made)],
+                by_name=call.function in _BY_NAME,
+            )
         return self.steps
+
+    def _read_by(self, call: LayerCall, ops: Sequence[Op], own: set[int]) -> list[int]:
+        """Return what a call read but for its own, in order.
+
+        How often ops read one tensor is up to them; of several it tells which went where.
+        """
+        if not ops:
+            return list(call.received)
+        read = [[r.value for r in op.reads if r.value not in own] for op in ops]
+        parameters = self._recording.parameter_of_value
+        sources = {value for of_op in read for value in of_op if value not in parameters}
+        if len(sources) > 1 and call.function not in _BY_NAME:
+            return [value for of_op in read for value in of_op]
+        found: list[int] = []
+        for of_op in read:
+            known = set(found)
+            found += [value for value in of_op if value not in known]
+        return found
 
     def of_ops(self) -> list[Step]:
         """Return the steps of all phases, an op each, and what entered and left the model."""
@@ -119,19 +139,27 @@ class Wiring:
 
     # ----------------------------------------------------------------------------- parts
 
-    def _add(self, form: Form, read: Sequence[tuple[str, int]], gives: Sequence[int]) -> None:
-        """Add a step with what it was given; parameters are part of what it is."""
+    def _add(
+        self,
+        form: Form,
+        read: Sequence[tuple[str, int]],
+        gives: Sequence[int],
+        *,
+        by_name: bool = False,
+    ) -> None:
+        """Add a step with what it was given; parameters, with their places, are part of what it is."""
         recording = self._recording
-        used: list[tuple[str, Form]] = []
+        used: list[Form] = []
         inputs: list[tuple[str, Source]] = []
-        for argument, value in read:
+        for place, (argument, value) in enumerate(read):
             number = recording.parameter_of_value.get(value)
             if number is not None:
-                used.append((argument, self.parameter(recording.parameters[number])))
+                parameter = self.parameter(recording.parameters[number])
+                used.append(parameter if by_name else (place, argument, parameter))
             if number is None or recording.values[value].origin != "outside":
                 inputs.append((argument, self._source(value)))
         step = len(self.steps)
-        self.steps.append(Step((*form, *sorted(used, key=repr)), tuple(inputs)))
+        self.steps.append(Step((*form, *sorted(used, key=ascii)), tuple(inputs)))
         for output, value in enumerate(dict.fromkeys(gives)):
             self._sources[value] = Source(step, output)
 
@@ -184,7 +212,7 @@ class Wiring:
             call.function,
             call.path,
             *self._sizes(call.returned),
-            *sorted({self.parameter(item) for item in packed}, key=repr),
+            *sorted({self.parameter(item) for item in packed}, key=ascii),
             arguments,
         )
 
