@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests import builders, zoo
 from torch import nn
@@ -146,6 +146,42 @@ def test_the_order_of_independent_branches_does_not_matter(drawn):
     for level in LEVELS:
         straight = fingerprint(wired(range(len(pairs)), pairs), level)
         assert fingerprint(wired(order, pairs), level) == straight
+
+
+def alike(order, wires):
+    """A program of calls of one function, of which nothing is done with the last results."""
+    sketch = builders.Sketch("")
+    x = sketch.outside()
+    made = {}
+    while len(made) < len(wires):
+        for place in order:
+            read = wires[place]
+            if place not in made and all(source in made for source in read):
+                made[place] = sketch.call("f", x, *(made[source] for source in read))
+    return sketch.build()
+
+
+@st.composite
+def programs(draw):
+    """Draw which of the earlier calls each call reads, and an order that they may run in."""
+    count = draw(st.integers(2, 12))
+    wires = []
+    for place in range(count):
+        sources = st.integers(0, place - 1) if place else st.nothing()
+        wires.append(tuple(draw(st.lists(sources, max_size=2)) if place else []))
+    return wires, draw(st.permutations(range(count)))
+
+
+@example(([(), (), (), (), (0, 2), (1, 3)], [0, 1, 3, 2, 4, 5]))
+@example(([(), (), (), (), (), (), (0, 2), (1, 3), (2, 4), (3, 5)], [0, 1, 3, 2, 4, 5, 6, 7, 8, 9]))
+@example(([(), (), (0,), (1,)], [0, 1, 3, 2]))
+@settings(max_examples=300)
+@given(programs())
+def test_the_order_of_calls_that_are_all_alike_does_not_matter(drawn):
+    wires, order = drawn
+    for level in LEVELS:
+        straight = fingerprint(alike(range(len(wires)), wires), level)
+        assert fingerprint(alike(order, wires), level) == straight
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=4, max_size=4),
@@ -362,7 +398,7 @@ print(opscope.fingerprint(trace), opscope.fingerprint(trace, "op"))
 
 
 def test_characters_that_an_older_python_has_no_table_of_are_hashed_as_there():
-    plain = r"('\U0001fae8 \ud800',)".encode()
+    plain = rb"('\U0001fae8 \ud800',)"
     assert hashed("\U0001fae8 \ud800") == blake2b(plain, digest_size=16).digest()
 
 
