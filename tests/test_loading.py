@@ -1,6 +1,7 @@
 """A record that was saved and loaded answers all that the trace did."""
 
 import dataclasses
+import json
 import os
 import pickle
 import re
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from tests import invariants, zoo
-from tests.storage.keeping import as_plain, changed, members
+from tests.storage.keeping import as_plain, changed, members, zipped
 from torch import nn
 
 import opscope
 from opscope import NotSaved, OptionError, Save, TraceStateError, UnreadableFile
+from opscope.storage.forms import kept_as
 
 X = torch.ones(2, 5)
 
@@ -426,13 +428,27 @@ def test_a_named_pipe_is_written_to(path):
     assert as_plain(opscope.load(place).recording) == as_plain(trace.recording)
 
 
-def test_a_value_outside_of_its_storage_is_refused(path):
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"offset": {"same": 10**6}},
+        {"offset": {"same": -1}},
+        {"stride": {"same": [-1]}},
+        {"stride": {"same": []}},
+        {"shape": {"same": [-1]}},
+        {"shape": {"same": [2**62, 4]}, "stride": {"same": [0, 0]}},
+        {"dtype": {"same": "float64"}},
+        {"dtype": {"same": "load"}},
+    ],
+    ids=str,
+)
+def test_a_value_outside_of_its_storage_is_refused(columns, path):
     x = torch.ones(4)
     with opscope.trace(replayable=True) as trace:
         x * 2
     content = trace.save(path).read_bytes()
-    further = lambda table: table["columns"].update(offset={"same": 10**6})  # noqa: E731
-    path.write_bytes(changed(content, "values.json", further))
+    other = lambda table: table["columns"].update(columns)  # noqa: E731
+    path.write_bytes(changed(content, "values.json", other))
     with pytest.raises(UnreadableFile, match="value 0 lies outside of its storage"):
         opscope.load(path).layers[0].activation  # noqa: B018
 
@@ -444,7 +460,14 @@ def test_a_place_that_cannot_be_written_to_is_refused(name, tmp_path, monkeypatc
         empty().save(name)
 
 
-@pytest.mark.parametrize("name", [".", "none.opscope", "a\0b", 3])
+class InBytes:
+    """A path that says in bytes where it leads."""
+
+    def __fspath__(self):
+        return b"run.opscope"
+
+
+@pytest.mark.parametrize("name", [".", "none.opscope", "a\0b", 3, b"run.opscope", InBytes()])
 def test_what_is_no_file_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError, match=r"cannot read|must be a string"):
@@ -490,11 +513,31 @@ def test_a_file_that_is_changed_after_it_was_loaded_gives_no_other_tensor(path):
         lambda known: known["tensors"]["activation.0"].update(shape=[1]),
         lambda known: known["tensors"]["activation.0"].update(dtype="float64"),
         lambda known: known["tensors"]["activation.0"].update(dtype="load"),
+        lambda known: known["tensors"]["activation.0"].update(sha256=3),
+        lambda known: known["tensors"]["activation.0"].pop("sha256"),
+        lambda known: known["tensors"]["activation.0"].pop("device"),
+        lambda known: known["plain"].update({"outside.0": 3}),
         lambda known: known["tensors"].update(other=known["tensors"]["activation.0"]),
         lambda known: known.update(saved=[None]),
         lambda known: known["circumstances"].update(is_model_named=3),
         lambda known: known["circumstances"].update(other=True),
         lambda known: known.pop("plain"),
+        *(
+            lambda known, name=name: known["missing"].update({name: "gone"})
+            for name in (
+                "activation",
+                "activation.x",
+                "activation.\u0661",
+                "activation.0.0",
+                "other.0",
+                "gradient.0",
+                "gradient.0.x",
+                "gradient.0." + "9" * 5000,
+                "generator",
+                "draw.0",
+                "",
+            )
+        ),
     ],
 )
 def test_tensors_that_are_not_as_they_are_described_are_refused(change, path):
@@ -503,6 +546,48 @@ def test_tensors_that_are_not_as_they_are_described_are_refused(change, path):
     path.write_bytes(changed(trace.save(path).read_bytes(), "tensors.json", change))
     with pytest.raises(UnreadableFile):
         opscope.load(path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "offsets"),
+    [
+        ("float32", [0, 10**30], [0, 0]),
+        ("float32", [0, 2**62, 4], [0, 0]),
+        ("float32", [2], [0.0, 8.0]),
+        ("float32", [2], [False, 8]),
+        ("quint8", [8], [0, 8]),
+    ],
+)
+def test_tensors_that_torch_cannot_make_are_refused(dtype, shape, offsets, path):
+    with opscope.trace(save="all") as trace:
+        torch.ones(2)
+    found = members(trace.save(path).read_bytes())
+    known = json.loads(found["tensors.json"])
+    known["tensors"]["activation.0"].update(dtype=dtype, shape=shape)
+    found["tensors.json"] = json.dumps(known).encode()
+    kind, kept_shape = kept_as(getattr(torch, dtype), shape)
+    entry = {"dtype": kind, "shape": kept_shape, "data_offsets": offsets}
+    header = json.dumps({"activation.0": entry}).encode()
+    data = bytes(offsets[1] and 8)
+    found["tensors.safetensors"] = len(header).to_bytes(8, "little") + header + data
+    path.write_bytes(zipped(found))
+    with pytest.raises(UnreadableFile, match=r"is not as it is described|quint8"):
+        opscope.load(path)
+
+
+@pytest.mark.parametrize("device", ["privateuseone", "fpga", "meta", "cuda:99", "nowhere", None])
+def test_a_tensor_of_a_device_that_is_not_here_comes_back_on_the_cpu(device, path):
+    with opscope.trace(save="all") as trace:
+        torch.ones(2)
+    elsewhere = lambda known: known["tensors"]["activation.0"].update(device=device)  # noqa: E731
+    path.write_bytes(changed(trace.save(path).read_bytes(), "tensors.json", elsewhere))
+    if device is None:
+        with pytest.raises(UnreadableFile):
+            opscope.load(path)
+    else:
+        found = opscope.load(path)["ones"].activation
+        assert found.device.type == "cpu"
+        assert found.tolist() == [1, 1]
 
 
 # ------------------------------------------------------------------------------- nothing runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -90,7 +91,7 @@ def load_layers(path: str | PathLike[str], model: nn.Module | None = None) -> La
 
 
 def _readable(path: str | PathLike[str]) -> Path:
-    if not isinstance(path, (str, PathLike)):
+    if not isinstance(path, (str, PathLike)) or not isinstance(os.fspath(path), str):
         message = f"path: {path!r} (must be a string or a pathlib.Path)"
         raise OptionError(message)
     place = Path(path)

@@ -16,7 +16,8 @@ from opscope.notation import foreign
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow, Parameter, Recording
 from opscope.records.values import Value
-from opscope.storage.tensors import StoredTensors, dtype_named, is_here
+from opscope.storage.forms import dtype_named, is_shape
+from opscope.storage.tensors import StoredTensors, is_here
 from opscope.tensors import (
     Circumstances,
     activation_not_saved,
@@ -258,16 +259,28 @@ class _Storages(_Inputs):
 
 def _view(storage: torch.Tensor, record: Value) -> torch.Tensor:
     """Return a value out of the bytes of its storage."""
-    reach = record.offset + 1
-    for size, step in zip(record.shape, record.stride, strict=True):
-        reach += (size - 1) * step
-    if record.numel and not 0 < reach * record.itemsize <= storage.numel():
+    try:
+        dtype = dtype_named(record.dtype)
+    except (LookupError, TypeError):
+        dtype = None
+    if dtype is None or not _lies_within(record, storage.nbytes // dtype.itemsize):
         message = (
             f"value {record.index} lies outside of its storage: the file is not one that was saved"
         )
         raise UnreadableFile(message)
-    empty = torch.empty(0, dtype=dtype_named(record.dtype), device=storage.device)
+    empty = torch.empty(0, dtype=dtype, device=storage.device)
     return empty.set_(storage.untyped_storage(), record.offset, record.shape, record.stride)
+
+
+def _lies_within(record: Value, count: int) -> bool:
+    """Whether a value is one of so many elements at most."""
+    shape, steps, offset = record.shape, record.stride, record.offset
+    if not is_shape(shape) or len(shape) != len(steps):
+        return False
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in (offset, *steps)):
+        return False
+    reach = offset + 1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))
+    return 0 in shape or reach <= count
 
 
 def _as_tensor(found: Any) -> torch.Tensor | None:

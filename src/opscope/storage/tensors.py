@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from ctypes import c_char
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,17 +27,11 @@ from opscope.errors import NotSaved, UnreadableFile
 from opscope.notation import foreign
 from opscope.storage import plain
 from opscope.storage.archive import ArchiveReader, ArchiveWriter
+from opscope.storage.forms import dtype_named, is_described, is_name, kept_as
 from opscope.torch_api import DisableTorchFunction, disable_current_modes
 
 MEMBER, DESCRIBED = "tensors.safetensors", "tensors.json"
 
-# What safetensors calls the types that it has; of any other, the bytes are kept.
-_NAMES = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.uint16: "U16",
-    torch.int16: "I16", torch.uint32: "U32", torch.int32: "I32", torch.uint64: "U64",
-    torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
-    torch.float64: "F64", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-}  # fmt: skip
 _CHUNK = 1 << 24
 _ALIGNED = 8
 
@@ -151,19 +144,6 @@ def _as_kept(tensor: torch.Tensor) -> tuple[str, list[int]]:
     return kept_as(tensor.dtype, list(tensor.shape))
 
 
-def kept_as(dtype: torch.dtype, shape: list[int]) -> tuple[str, list[int]]:
-    """Return the type and shape that a tensor has in the file.
-
-    >>> kept_as(torch.float32, [2, 3]), kept_as(torch.complex64, [2])
-    (('F32', [2, 3]), ('F32', [2, 2]))
-    """
-    if dtype in _NAMES:
-        return _NAMES[dtype], shape
-    if dtype.is_complex and dtype.to_real() in _NAMES:
-        return _NAMES[dtype.to_real()], [*shape, 2]
-    return "U8", [*shape, dtype.itemsize]
-
-
 def _chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
     """Yield the bytes of a tensor's elements in order."""
     plain_tensor = tensor.resolve_conj().resolve_neg().to("cpu").contiguous()
@@ -200,6 +180,7 @@ class StoredTensors:
             self._described = dict(self.known["tensors"])
             self._plain = {n: plain.decode(value) for n, value in self.known["plain"].items()}
             self._missing = {name: str(why) for name, why in self.known["missing"].items()}
+        self._check_names()
         if MEMBER in archive.names:
             start, size = archive.place(MEMBER)
             with path.open("rb") as file:
@@ -208,6 +189,13 @@ class StoredTensors:
         elif self._described:
             message = f"it has no {MEMBER}"
             raise UnreadableFile(message)
+
+    def _check_names(self) -> None:
+        """Raise unless each name is one of something that there may be."""
+        for name in self.names:
+            if not is_name(name, is_plain=name in self._plain):
+                message = f"its {DESCRIBED} has {foreign(name)!r}, which is nothing that is kept"
+                raise UnreadableFile(message)
 
     @property
     def names(self) -> Iterable[str]:
@@ -273,12 +261,8 @@ def _places(
         raise UnreadableFile(message)
     found, end = {}, 0
     for name, entry in header.items():
-        dtype = dtype_named(described[name]["dtype"])
-        shape = described[name]["shape"]
-        kept = kept_as(dtype, shape)
         first, last = entry["data_offsets"]
-        is_right = (entry["dtype"], entry["shape"]) == kept and first == end
-        if not is_right or not _is_shape(shape) or last - first != prod(shape) * dtype.itemsize:
+        if first != end or not is_described(entry, described[name]):
             message = f"its tensor {foreign(name)!r} is not as it is described"
             raise UnreadableFile(message)
         end = last
@@ -287,19 +271,6 @@ def _places(
         message = f"its {MEMBER} has other bytes than its tensors"
         raise UnreadableFile(message)
     return found
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-
-
-def dtype_named(name: Any) -> torch.dtype:
-    """Return the type of a tensor by its name; raises a `LookupError` or `TypeError` if it is none."""
-    dtype = plain.decode({"torch": name})
-    if not isinstance(dtype, torch.dtype):
-        message = f"{name!r} is no type of a tensor"
-        raise TypeError(message)
-    return dtype
 
 
 def _tensor(data: bytearray, described: Mapping[str, Any]) -> torch.Tensor:
@@ -311,13 +282,14 @@ def _tensor(data: bytearray, described: Mapping[str, Any]) -> torch.Tensor:
         else:
             found = torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(shape)
         device = described["device"]
-        return found.to(device) if device != "cpu" and is_here(device) else found
+        is_there = device not in ("cpu", "meta") and is_here(device)
+        return found.to(device) if is_there else found
 
 
 def is_here(device: str) -> bool:
     """Whether a device can be used."""
     try:
         torch.empty(0, device=torch.device(device))
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError):
         return False
     return True
