@@ -113,6 +113,15 @@ def test_a_table_of_more_records_than_there_can_be_is_refused():
     assert "more records than such a file can" in refused(many)
 
 
+@pytest.mark.parametrize("items", [{"first": 5, "step": 0}, {"first": 0, "step": 1}], ids=str)
+def test_tuples_of_more_numbers_than_there_can_be_are_refused(items):
+    """A few bytes say that each of some tuples has a million numbers."""
+    lengths = {"first": 500_000, "step": 0}
+    column = {"lengths": lengths, "items": {"numbers": items}}
+    long = lambda table: table["columns"].update(shape=column)  # noqa: E731
+    assert "longer tuples than such a file can" in refused(changed(CONTENT, "values.json", long))
+
+
 def test_what_was_written_is_never_out_of_proportion():
     content = written(Recording(ops=tuple(map(Op, range(10_000), ["f"] * 10_000))))
     assert sum(map(len, members(content).values())) < proportion(len(content))

@@ -64,13 +64,14 @@ class Decoder:
     Args:
         blob: The numbers that they point to.
         sizes: How many records each table has that numbers are indices into.
-        most: How many records there may be in all, so that a few bytes do not become many.
+        most: How many records there may be in all, and in the tuples of a column, so that a few
+            bytes do not become many.
     """
 
     def __init__(self, blob: memoryview, sizes: Mapping[str, int], most: int) -> None:
         self._blob = blob
         self._sizes = sizes
-        self._left = most
+        self._left = self._most = most
         # What several columns share they share in memory too.
         self._known: dict[tuple[Any, ...], Sequence[int]] = {}
 
@@ -165,7 +166,11 @@ class Decoder:
         if min(lengths) < 0 or max(lengths) > self._left:
             message = "tuples of no length"
             raise Misfit(message)
-        return array("q", accumulate(lengths))
+        ends = array("q", accumulate(lengths))
+        if ends[-1] > self._most:
+            message = "longer tuples than such a file can hold"
+            raise Misfit(message)
+        return ends
 
     # --------------------------------------------------------------- each kind of field
 
