@@ -112,10 +112,7 @@ class Layer:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was set to: stride, padding, eps, dimensions; what is usual is left out.
-
-        As JSON has it: sizes are lists, NaN and infinities are text.
-        """
+        """What it was set to: stride, eps, dimensions; as JSON has it, and not what is usual."""
         known, call = self._recording, self.record.call
         return {} if call is None else known.settings_of(known.layer_calls[call].ops, [call])
 
