@@ -49,6 +49,9 @@ def test_single_overloads_that_are_known_are_there(operator):
         (known.gives_numbers, "aten._local_scalar_dense.default", "aten.sum.default"),
         (known.has_shape_by_data, "aten.nonzero.default", "aten.index.Tensor"),
         (known.takes_lists_in_step, "aten._foreach_add.List", "aten.add.Tensor"),
+        (known.takes_part, "aten.index.Tensor", "mine.index.Tensor"),
+        (known.placed_argument, "aten.index_put_.default", "aten.index_put.default"),
+        (known.lookup_arguments, "aten.embedding.default", "aten.embedding_dense_backward.default"),
         (known.asks_for_form, "aten.new_zeros.default", "aten.zeros.default"),
     ],
 )

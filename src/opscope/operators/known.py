@@ -83,6 +83,25 @@ _COPIES = frozenset({
     "clone", "contiguous", "detach", "alias", "lift_fresh", "_autocast_to_reduced_precision",
     "_autocast_to_full_precision",
 })  # fmt: skip
+# They look up a row of their weight, or an element, for each element of another argument.
+_LOOK_UP = {
+    "aten.embedding": ("weight", "indices"), "aten.embedding_bag": ("weight", "indices"),
+    "aten._embedding_bag": ("weight", "indices"),
+    "aten._embedding_bag_forward_only": ("weight", "indices"),
+    "aten.nll_loss_forward": ("self", "target"), "aten.nll_loss_backward": ("self", "target"),
+    "aten.nll_loss2d_forward": ("self", "target"), "aten.nll_loss2d_backward": ("self", "target"),
+}  # fmt: skip
+# They take some elements of their first argument: as many as they give.
+_TAKE_PART = frozenset({
+    "aten.index", "aten._unsafe_index", "aten.index_select", "aten.gather", "aten.take",
+    "aten.take_along_dim",
+})  # fmt: skip
+# They put some elements into their first argument: as many as this one has.
+_PUT_PART = {
+    "aten.index_put_": "values", "aten._index_put_impl_": "values", "aten.index_copy_": "source",
+    "aten.index_add_": "source", "aten.put_": "source", "aten.masked_scatter_": "source",
+    "aten.scatter_": "src", "aten.scatter_add_": "src", "aten.scatter_reduce_": "src",
+}  # fmt: skip
 
 
 class InWords(str):
@@ -134,6 +153,35 @@ def asks_for_form(operator: str) -> bool:
     """
     name = f"{operator}.".split(".")[1]
     return name.endswith("_like") or name.startswith("new_")
+
+
+def lookup_arguments(operator: str) -> tuple[str, str] | None:
+    """Return in which argument an operator looks up what, if it does.
+
+    It is a row of a ``"weight"`` for each index, an element of any other.
+
+    >>> lookup_arguments("aten.embedding.default")
+    ('weight', 'indices')
+    """
+    return _LOOK_UP.get(operator.rpartition(".")[0])
+
+
+def takes_part(operator: str) -> bool:
+    """Whether it takes some elements of its first argument, as many as it gives.
+
+    >>> takes_part("aten.gather.default"), takes_part("aten.add.Tensor")
+    (True, False)
+    """
+    return operator.rpartition(".")[0] in _TAKE_PART
+
+
+def placed_argument(operator: str) -> str | None:
+    """Return which argument an operator puts in the place of some elements of its first, if it does.
+
+    >>> placed_argument("aten.index_copy_.default")
+    'source'
+    """
+    return _PUT_PART.get(operator.rpartition(".")[0])
 
 
 def is_collective(operator: str) -> bool:

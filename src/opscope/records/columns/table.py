@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from itertools import islice
-from math import prod
+from math import gcd, prod
 from typing import Any, TypeVar, overload
 
 from opscope.records.columns.columns import NONE, Coded, Column, Overlaid, RaggedKnown, Same
@@ -129,6 +129,33 @@ def value_bytes(values: Sequence[Value]) -> Column[int]:
         layouts = zip(shapes.values, sizes.values, strict=True)
         return Coded(shapes.codes, [prod(shape) * size for shape, size in layouts])
     return [prod(shape) * size for shape, size in zip(shapes, sizes, strict=True)]
+
+
+def bytes_in_memory(values: Sequence[Value]) -> Column[int]:
+    """Return the bytes of memory that each value is in: those of an expanded element once."""
+    shapes, strides, sizes = (column(values, name) for name in ("shape", "stride", "itemsize"))
+    if (
+        isinstance(shapes, Coded)
+        and isinstance(strides, Coded)
+        and isinstance(sizes, Coded)
+        and shapes.codes is strides.codes is sizes.codes
+    ):
+        layouts = zip(shapes.values, strides.values, sizes.values, strict=True)
+        return Coded(shapes.codes, [_in_memory(*layout) for layout in layouts])
+    return [_in_memory(*layout) for layout in zip(shapes, strides, sizes, strict=True)]
+
+
+def _in_memory(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> int:
+    """Return how many bytes a tensor has in memory: of overlapping windows each element once.
+
+    >>> _in_memory((100, 8), (0, 1), 4), _in_memory((6, 3), (2, 2), 4), _in_memory((2, 3), (6, 2), 4)
+    (32, 32, 24)
+    """
+    if len(shape) != len(stride) or not all(shape):
+        return prod(shape) * itemsize
+    apart = prod(size for size, step in zip(shape, stride, strict=True) if step)
+    reach = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    return min(apart, 1 + reach // (gcd(*stride) or 1)) * itemsize
 
 
 class Reads:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from opscope.records.columns.columns import Column
-from opscope.records.columns.table import column, value_bytes
+from opscope.records.columns.table import column
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import Recording
-from opscope.records.sums.work import UNKNOWN, OpWork, Work
+from opscope.records.sums.work import UNKNOWN, OpWork, Traffic, Work
 from opscope.waiting import Track, untracked
 
 By = Literal["operator", "layer", "line", "class", "module", "phase"]
@@ -58,7 +58,7 @@ class Share:
         time_ns: How long they took, see `Op.duration_ns`: neither what Python does between ops nor
             what the trace costs is in it.
         work: What they compute.
-        read: Bytes of the tensors that they were given, views aside.
+        read: Bytes of memory that they read, see `opscope.records.sums.work.Traffic`.
         given: Bytes of the memory that they filled: a view fills none.
         total_ns: The same as ``time_ns`` with what ran below: in modules that the module called (of a
             class: that modules of it called), in lines that the line called.
@@ -155,14 +155,15 @@ def _by_group(
 ) -> dict[Hashable, _Sum]:
     """Return the ops of a phase added up by the group of each."""
     ops = recording.ops
-    nbytes, origins = value_bytes(recording.values), column(recording.values, "origin")
-    columns = [column(ops, n) for n in ("phase", "duration_ns", "outputs", "writes", "reads")]
+    traffic = Traffic(recording)
+    names = ("phase", "duration_ns", "operator", "outputs", "writes", "reads")
+    columns = [column(ops, name) for name in names]
     every = track(range(len(ops)))
     rows = zip(every, groups, *columns, work.flops, work.elements, strict=True)
     per_flop = 0.0 if limits is None else _NANO / limits.peak_flops
     per_byte = 0.0 if limits is None else _NANO / limits.bandwidth
     sums: dict[Hashable, _Sum] = {}
-    for _, group, part, took, outputs, writes, reads, flops, elements in rows:
+    for _, group, part, took, *moved, flops, elements in rows:
         if phase not in ("all", part):
             continue
         found = sums.get(group)
@@ -175,11 +176,7 @@ def _by_group(
         found.elements += elements
         if part == "backward":
             found.backward_ns += took
-        fresh = {v for v in outputs if v is not None and origins[v] == "fresh"}
-        read = 0
-        if fresh or writes or not outputs:  # a view reads nothing, and gives nothing new
-            read = sum(nbytes[read.value] for read in reads if not read.overwritten)
-        given = sum(nbytes[v] for v in fresh.union(writes))
+        read, given = traffic.of(*moved)
         found.read += read
         found.given += given
         if limits is not None:

@@ -1,14 +1,25 @@
-"""How much each op computes, and sums over ops."""
+"""How much each op computes, and what it moves; sums over ops."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from math import prod
 
 from opscope import notation
+from opscope.operators.known import (
+    asks_for_form,
+    is_uninitialised,
+    lookup_arguments,
+    placed_argument,
+    takes_part,
+)
+from opscope.records.columns.table import bytes_in_memory, column
+from opscope.records.ops import Read
+from opscope.records.recording import Recording
 
 UNKNOWN = -1
 PARTS = ("forward", "backward", "recomputed", "optimizer", "other")
@@ -159,3 +170,73 @@ class PartWork:
     def of(cls, parts: Mapping[str, Work]) -> PartWork:
         """Return the parts of these names, the others empty."""
         return cls(**parts)
+
+
+class Traffic:
+    """Tells the bytes of memory that ops read and fill, as far as their tensors say.
+
+    What lies in memory once counts once, however often it is expanded; of a table from which some
+    elements are taken, or into which some are put, these count and not the table. A view does
+    neither, and memory that is only allocated is not filled.
+
+    >>> from opscope.records.values import Value
+    >>> table, rows, taken = Value(0, (1000, 8)), Value(1, (3,), itemsize=8), Value(2, (3, 8))
+    >>> traffic = Traffic(Recording(values=(table, rows, taken)))
+    >>> traffic.of("aten.embedding.default", [2], [], [Read(0, "weight"), Read(1, "indices")])
+    (120, 96)
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._values = recording.values
+        self._bytes = bytes_in_memory(recording.values)
+        self._origins = column(recording.values, "origin")
+
+    def of(
+        self,
+        operator: str,
+        outputs: Sequence[int | None],
+        writes: Sequence[int],
+        reads: Collection[Read],
+    ) -> tuple[int, int]:
+        """Return how many bytes an op read, and how many it filled.
+
+        Args:
+            operator: Such as ``"aten.add.Tensor"``.
+            outputs: The values that it gave, None for what is no tensor.
+            writes: The values that it wrote.
+            reads: What it was given.
+        """
+        nbytes = self._bytes
+        filled = {v for v in outputs if v is not None and self._origins[v] == "fresh"}
+        filled.update(writes)
+        if (outputs and not filled) or is_uninitialised(operator):
+            return 0, 0
+        given = sum(nbytes[value] for value in filled)
+        if asks_for_form(operator):
+            return 0, given
+        part, most = self._part(operator, given, reads)
+        if part == "self" and writes:
+            given = min(given, most)
+        read = sum(
+            min(nbytes[r.value], most) if r.argument == part else nbytes[r.value]
+            for r in reads
+            if not r.overwritten
+        )
+        return read, given
+
+    def _part(self, operator: str, given: int, reads: Collection[Read]) -> tuple[str, int]:
+        """Return which argument is only read or written in part, and how many bytes of it."""
+        if takes_part(operator):
+            return "self", given
+        looked_up, put = lookup_arguments(operator), placed_argument(operator)
+        if looked_up is None and put is None:
+            return "", 0
+        value = {read.argument: read.value for read in reads}
+        if put in value:
+            return "self", self._bytes[value[put]]
+        table, indices = (value.get(argument) for argument in looked_up or ("", ""))
+        if looked_up is None or table is None or indices is None:
+            return "", 0
+        known = self._values[table]
+        row = prod(known.shape[1:]) if looked_up[0] == "weight" else 1
+        return looked_up[0], self._values[indices].numel * row * known.itemsize
