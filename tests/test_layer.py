@@ -172,6 +172,17 @@ def test_a_layer_has_the_arguments_that_tell_what_was_asked_for():
     assert "Arguments" not in str(trace["output"])
 
 
+def test_nodes_of_the_graph_have_them_in_the_same_order():
+    attention = nn.MultiheadAttention(4, 2, dropout=0.1)
+    with opscope.trace(attention) as trace:
+        attention(*[torch.ones(3, 1, 4)] * 3)
+    layer = trace["multiheadattentionforward"]
+
+    assert len(layer.arguments) > 3
+    node = trace.graph("layer").nodes[layer.label]
+    assert list(node["arguments"].items()) == list(layer.arguments.items())
+
+
 @pytest.mark.parametrize("rolled", [False, True])
 @pytest.mark.parametrize("level", ["op", "layer", "module"])
 def test_nodes_of_the_graph_have_the_same_arguments(level, rolled):
@@ -222,6 +233,14 @@ def test_a_module_that_ran_no_op_has_them_in_the_table():
 
     rows = {row["name"]: row["arguments"] for row in trace.summary().to_dicts()}
     assert rows["1"] == {"p": 0.3}
+
+
+def test_an_integer_that_is_too_long_to_be_written_is_not_kept():
+    with opscope.trace() as trace:
+        nn.functional.dropout(torch.ones(2), 0.5, training=False, inplace=10**5000)
+
+    assert trace["dropout"].arguments == {"p": 0.5}
+    assert "p=0.5" in str(trace.summary("layer", columns=["name", "arguments"]))
 
 
 def test_no_tensor_and_nothing_of_the_user_s_is_kept_among_the_arguments():

@@ -216,7 +216,7 @@ class FunctionCalls(TorchFunctionMode):
         items, node = list(map(log.read, tensors)), _first_node_class(tensors)
         notes = None if log.keep is None else list(map(log.keep, tensors))
         chain = log.chain(_not_ours(frame))
-        plain = {key: item for key, item in _by_key(args, kwargs) if item.__class__ in _GIVEN}
+        plain = {key: item for key, item in _by_key(args, kwargs) if _is_noted(item)}
         log.write(PassedThrough(func, plain, items, notes, node, log.run, chain, started, ended))
 
     def _note_unseen(self, func: Any, tensor: torch.Tensor) -> None:
@@ -232,6 +232,11 @@ def _by_key(
     """Yield the arguments of a call, each with its place or name."""
     yield from enumerate(args)
     yield from (kwargs or {}).items()
+
+
+def _is_noted(item: Any) -> bool:
+    """Whether an argument is a number or a text; no integer that is too long for an op, or to write."""
+    return item.__class__ in _GIVEN and not (item.__class__ is int and item.bit_length() > 63)
 
 
 _OWN = FunctionCalls.__torch_function__.__code__
