@@ -217,7 +217,7 @@ def _arguments(members: list[Attributes]) -> Attributes:
     """Return what several ops were set to; the first that names an argument counts."""
     found: Attributes = {}
     for member in members:
-        found = {**member["arguments"], **found} if found else member["arguments"]
+        found.update(item for item in member["arguments"].items() if item[0] not in found)
     return found
 
 
