@@ -521,6 +521,7 @@ def test_a_file_that_is_changed_after_it_was_loaded_gives_no_other_tensor(path):
         lambda known: known.update(saved=[None]),
         lambda known: known["circumstances"].update(is_model_named=3),
         lambda known: known["circumstances"].update(other=True),
+        lambda known: known["circumstances"].update(scaler_sites=["x", None]),
         lambda known: known.pop("plain"),
         *(
             lambda known, name=name: known["missing"].update({name: "gone"})

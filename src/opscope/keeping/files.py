@@ -138,7 +138,8 @@ def _known(found: Any) -> Circumstances | None:
     sites = frozenset(found.pop("scaler_sites"))
     flags = {**asdict(Circumstances()), **found}
     del flags["scaler_sites"]
-    if any(type(flag) is not bool for flag in flags.values()):
+    is_known = all(type(flag) is bool for flag in flags.values())
+    if not is_known or any(type(site) is not int for site in sites):
         message = f"its {DESCRIBED} does not say how the trace was made"
         raise UnreadableFile(message)
     return Circumstances(**flags, scaler_sites=sites)
