@@ -94,7 +94,7 @@ def _why_not(tensor: torch.Tensor) -> str | None:
 
 
 def write_tensors(archive: ArchiveWriter, kept: Iterable[tuple[str, Any]], **known: object) -> None:
-    """Write tensors, one of them in memory at a time, and what else a transform made.
+    """Write tensors one after the other, and what else a transform made.
 
     Args:
         archive: Where to.
