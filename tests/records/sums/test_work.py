@@ -37,6 +37,8 @@ ROWS = torch.ones(3, 8)
         (lambda t: t.index_add_(0, INDEX, ROWS), 2 * 3 * ROW + 24, 3 * ROW),
         (lambda t: t.scatter_(0, WIDE, ROWS), 2 * 3 * ROW + 3 * 8 * 8, 3 * ROW),
         (lambda t: t.index_put_((INDEX,), ROWS), 2 * 3 * ROW + 24, 3 * ROW),
+        (lambda t: t.index_put_((INDEX,), ROWS[:1].expand(3, 8)), 4 * ROW + 24, 3 * ROW),
+        (lambda t: torch.index_select(t, 0, INDEX, out=ROWS.clone()), 3 * ROW + 24, 3 * ROW),
         (lambda t: t.index_copy(0, INDEX, ROWS), TABLE + 3 * ROW + 24, TABLE),
         (lambda t: t[0].expand(1000, 8).sum(), ROW, 4),
         (lambda t: t[:, 0].unfold(0, 500, 1).sum(), 1000 * 4, 4),

@@ -233,7 +233,7 @@ class Traffic:
             return "", 0
         value = {read.argument: read.value for read in reads}
         if put in value:
-            return "self", self._bytes[value[put]]
+            return "self", self._values[value[put]].nbytes  # expanded elements are put each time
         table, indices = (value.get(argument) for argument in looked_up or ("", ""))
         if looked_up is None or table is None or indices is None:
             return "", 0
