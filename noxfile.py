@@ -89,6 +89,8 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the tests that `tests` leaves out, as they take long."""
     install_models(session)
+    # timm asks for a torchvision that asks for a newer torch.
+    session.install("--no-deps", "timm==1.0.31")
     session.install(*TEST_TOOLS)
     more = {"OPSCOPE_INTERRUPTS": "100"}
     session.run("pytest", "-n", "2", "-m", "slow", *session.posargs)

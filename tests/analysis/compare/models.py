@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import pytest
 import torch
 from tests import zoo
 
@@ -16,8 +17,7 @@ def _tv(name, size=64, **options):
 def _timm(name, size=64, **options):
     def build():
         zoo._torchvision()
-        import timm
-
+        timm = pytest.importorskip("timm")
         return zoo.Program(timm.create_model(name, num_classes=10, **options), zoo._image(size))
 
     return build
@@ -53,14 +53,14 @@ FEW: dict[str, Callable[[], zoo.Program]] = {
     "alexnet": _tv("alexnet", 63), "swin": zoo._swin, "vit": zoo._vit, "gpt2": zoo._gpt2,
     "llama": _hf("Llama", **KV), "bert": _hf("Bert"), "distilbert": _hf(
         "DistilBert", sizes={"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}),
-    "squeezenet": _tv("squeezenet1_1"), "convnext": _timm("convnext_atto"),
-    "mobilenetv3": _timm("mobilenetv3_small_050"),
+    "squeezenet": _tv("squeezenet1_1"), "convnext": _tv("convnext_tiny"),
+    "shufflenet": _tv("shufflenet_v2_x1_0"),
 }  # fmt: skip
 MANY: dict[str, Callable[[], zoo.Program]] = {
     **{n: _tv(n) for n in (
         "resnet34", "resnet50", "vgg11", "vgg11_bn", "squeezenet1_0", "densenet121", "mobilenet_v2",
         "mobilenet_v3_large", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "regnet_x_400mf",
-        "efficientnet_b0", "convnext_tiny", "swin_t", "swin_v2_t", "resnext50_32x4d", "wide_resnet50_2",
+        "efficientnet_b0", "swin_t", "swin_v2_t", "resnext50_32x4d", "wide_resnet50_2",
     )},
     "googlenet": _tv("googlenet", 96, init_weights=False, aux_logits=False),
     "inception_v3": _tv("inception_v3", 96, init_weights=False, aux_logits=False),
@@ -68,7 +68,8 @@ MANY: dict[str, Callable[[], zoo.Program]] = {
     **{n: _timm(n) for n in (
         "resnet10t", "resnetv2_50", "ghostnet_050", "lcnet_050", "tinynet_e", "mobilenetv4_conv_small",
         "efficientvit_b0", "repvgg_a0", "hrnet_w18_small", "dla34", "regnetz_005", "poolformer_s12",
-        "edgenext_xx_small", "fbnetc_100", "convnextv2_atto", "rexnet_100",
+        "edgenext_xx_small", "fbnetc_100", "convnext_atto", "convnextv2_atto", "rexnet_100",
+        "mobilenetv3_small_050",
     )},
     **{n: _timm(n, img_size=64) for n in (
         "deit_tiny_patch16_224", "mixer_s16_224", "gmlp_s16_224", "resmlp_12_224",

@@ -23,8 +23,11 @@ def canonical_order(steps: Sequence[Step]) -> list[int]:
     many are alike, the order in which they ran decides.
 
     >>> one, two = Step(("a",), ()), Step(("b",), ())
-    >>> [canonical_order(steps) for steps in ([one, two], [two, one])]
-    [[0, 1], [1, 0]]
+    >>> first, second = (
+    ...     [steps[at] for at in canonical_order(steps)] for steps in ([one, two], [two, one])
+    ... )
+    >>> first == second
+    True
     """
     readers: list[list[int]] = [[] for _ in steps]
     missing = [0] * len(steps)
