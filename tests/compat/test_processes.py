@@ -283,3 +283,10 @@ def test_a_step_of_two_ranks_differs_first_in_what_they_were_given(together):
     assert not any(row.kind == "parameter" for row in comparison.rows)
     assert opscope.compare(same, again).same
     assert opscope.fingerprint(one, "op") == opscope.fingerprint(two, "op")
+
+
+def test_what_a_collective_gives_has_no_digest_as_it_may_not_be_there_yet(together):
+    (trace, _), _ = together["ranks"]
+    (reduced,) = [op for op in trace.ops if op.operator.startswith("c10d.")]
+    assert reduced.writes
+    assert not set(reduced.writes) & set(trace.recording.digests)
