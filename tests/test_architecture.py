@@ -12,7 +12,7 @@ MOST = {
     "exporters": 7,
     "exporters/fx": 10,
 }  # each of these is one thing in parts
-LINES = {"record.py": 520}  # all that a record can be asked, with its arguments
+LINES = {"record.py": 500}  # all that a record can be asked, with its arguments
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 

@@ -23,9 +23,9 @@ from opscope.errors import (
     check_width,
     nearest,
 )
-from opscope.exporters.digest import check_budget
 from opscope.exporters.dot import DIRECTIONS
 from opscope.exporters.picture import can_render, check_path
+from opscope.exporters.short_report import check_budget
 from opscope.exporters.tables.console import (
     COLUMN_SETS,
     COLUMNS,

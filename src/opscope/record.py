@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from opscope import notation
 from opscope.answers.reading import Key, Keys, Reading
-from opscope.errors import NotSaved, check_expand, check_flag
+from opscope.errors import NotSaved, check_flag
 from opscope.exporters.text_report import trace_text
 from opscope.garbage import LARGE, give_back
 from opscope.keeping.with_tensors import WithTensors
@@ -283,32 +283,12 @@ class Record(WithTensors):
         Raises:
             OptionError: For a level, depth, column, limit or address that there is not.
         """
-        from opscope.exporters.tables.console import Summary, check_table
-        from opscope.records.sums.findings import parameter_findings
-        from opscope.views.rows.table_rows import table_rows
+        from opscope.answers.overviews import table_of
 
-        check_table(level, depth, phase, columns, sort_by, row_limit)
-        opened = check_expand(expand, [module.address for module in self.modules])
-        costs = self.costs
-        return Summary(
-            table_rows(
-                self.recording,
-                self.passes,
-                level,
-                depth,
-                phase,
-                costs.ops,
-                None if sort_by is not None else opened,
-            ),
-            self.totals,
-            title=self.recording.model_name or "program",
-            level=level,
-            costs=(costs.parts, costs.ops.known_kinds()),
-            found=parameter_findings(self.recording),
-            columns=columns,
-            sort_by=sort_by,
-            row_limit=row_limit,
-        )
+        return table_of(
+            self._reading, level, depth, phase=phase, columns=columns, sort_by=sort_by,
+            row_limit=row_limit, expand=expand,
+        )  # fmt: skip
 
     def breakdown(
         self,

@@ -11,7 +11,7 @@ import torch
 from opscope.answers.reading import Key, Keys
 from opscope.capture.collect.kept.transforms import Failed, SaveOptions
 from opscope.errors import NotSaved, OptionError, check_flag
-from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
+from opscope.operators.devices import device_named
 
 What = Literal["all", "none"] | Sequence[Key] | None
 
@@ -124,13 +124,10 @@ def as_device(device: Any) -> torch.device | None:
     """
     if device is None:
         return None
-    try:
-        found = torch.device(device)
-        with DisableTorchDispatch(), DisableTorchFunction():
-            torch.empty(0, device=found)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+    found = device_named(device)
+    if found is None:
         message = f"device: {device!r} (must be a device that is there, such as 'cpu', or None)"
-        raise OptionError(message) from error
+        raise OptionError(message)
     return found
 
 

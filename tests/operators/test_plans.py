@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from opscope.operators.plans import Plan
+import opscope
+from opscope.operators.plans import Plan, drew
 
 aten = torch.ops.aten
 
@@ -85,3 +86,26 @@ def test_the_writes_of_all_aten_operators_are_those_their_names_promise():
             assert plan.arguments[0] in plan.writes, plan.name
         if schema.overload_name.endswith("out") and "out" in plan.arguments:
             assert "out" in plan.writes, plan.name
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (lambda x: torch.rand(3), True),
+        (lambda x: torch.randperm(3), True),
+        (torch.bernoulli, True),
+        (lambda x: torch.nn.functional.dropout(x, 0.5), True),
+        (lambda x: torch.nn.functional.rrelu(x, training=True), True),
+        (torch.nn.functional.rrelu, False),
+        (lambda x: torch.nn.functional.dropout(x, 0.5, training=False), False),
+        (lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x), False),
+        (lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5), True),
+        (lambda x: x.exp(), False),
+    ],
+)
+def test_whether_random_numbers_were_drawn_is_told_by_the_operator_and_its_arguments(run, expected):
+    x = torch.full((1, 2, 4, 4), 0.5)
+    with opscope.trace() as trace:
+        run(x)
+    found = [drew(op.operator, dict(op.arguments)) for op in trace.ops]
+    assert any(found) == expected

@@ -13,11 +13,12 @@ from opscope.answers.reading import Reading
 from opscope.capture.collect.kept.replay_inputs import StartsReplay
 from opscope.errors import NotSaved, OptionError, UnreadableFile
 from opscope.notation import foreign
+from opscope.operators.devices import device_named
 from opscope.records.passes.layers import LayerPass
 from opscope.records.recording import GradientFlow, Parameter, Recording
 from opscope.records.values import Value
 from opscope.storage.forms import dtype_named, is_shape
-from opscope.storage.tensors import StoredTensors, is_here
+from opscope.storage.tensors import StoredTensors
 from opscope.tensors import (
     Circumstances,
     activation_not_saved,
@@ -171,7 +172,7 @@ class FileTensors:
         if not self._stored.numbers("generator"):
             raise not_replayable()
         for device in sorted({value.device for value in self._reading.recording.values}):
-            if not is_here(device):
+            if device_named(device) is None:
                 message = f"this record can be replayed where there is a device {device!r} only"
                 raise NotSaved(message)
         return _ReplayInputs(self._stored)

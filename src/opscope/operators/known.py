@@ -102,6 +102,21 @@ _PUT_PART = {
     "aten.index_add_": "source", "aten.put_": "source", "aten.masked_scatter_": "source",
     "aten.scatter_": "src", "aten.scatter_add_": "src", "aten.scatter_reduce_": "src",
 }  # fmt: skip
+# They turn a matrix round, or multiply by one that they turn round.
+_TRANSPOSE = frozenset({"aten.t", "aten.transpose", "aten.permute", "aten.linear"})
+# They multiply by a matrix as it is.
+_MULTIPLY = frozenset({
+    "aten.mm", "aten.addmm", "aten.matmul", "aten.bmm", "aten.baddbmm", "aten.addbmm", "aten.mv",
+    "aten.addmv",
+})  # fmt: skip
+# An error of their result is one of their argument times what that is.
+_STEEP = frozenset({
+    "aten.exp", "aten.exp_", "aten.exp2", "aten.expm1", "aten.sin", "aten.cos", "aten.tan",
+    "aten.sin_", "aten.cos_", "aten._softmax", "aten._log_softmax", "aten.softmax", "aten.logsumexp",
+    "aten.pow", "aten.sinh", "aten.cosh",
+})  # fmt: skip
+# It has what other processes give be there.
+_WAITS = "_c10d_functional.wait_tensor"
 
 
 class InWords(str):
@@ -187,6 +202,34 @@ def placed_argument(operator: str) -> str | None:
 def is_collective(operator: str) -> bool:
     """Whether other processes take part in it."""
     return operator.startswith(_COLLECTIVES)
+
+
+def gives_later(operator: str) -> bool:
+    """Whether what it gives may not be there yet as it returns: until somebody waits for it.
+
+    >>> gives_later("c10d.allreduce_.default"), gives_later("_c10d_functional.wait_tensor.default")
+    (True, False)
+    """
+    return is_collective(operator) and not operator.startswith(_WAITS)
+
+
+def transposes(operator: str) -> bool:
+    """Whether it turns a matrix round, or multiplies by one that it turns round."""
+    return operator.rpartition(".")[0] in _TRANSPOSE
+
+
+def multiplies(operator: str) -> bool:
+    """Whether it multiplies by a matrix as that is."""
+    return operator.rpartition(".")[0] in _MULTIPLY
+
+
+def is_steep(operator: str) -> bool:
+    """Whether an error of its result is one of its argument times what that is.
+
+    >>> is_steep("aten.exp.default"), is_steep("aten.add.Tensor")
+    (True, False)
+    """
+    return operator.rpartition(".")[0] in _STEEP
 
 
 def takes_lists_in_step(operator: str) -> bool:

@@ -283,3 +283,21 @@ def named_arguments(function: Any, given: Mapping[int | str, Any]) -> tuple[tupl
         (key if isinstance(key, str) else places.get(key), item) for key, item in given.items()
     )
     return tuple((name, item) for name, item in found if name is not None)
+
+
+def drew(operator: str, arguments: Mapping[str, object]) -> bool:
+    """Whether an operator drew random numbers: torch says it may, and no argument that it did not.
+
+    >>> drew("aten.native_dropout.default", {"p": 0.5, "train": True}), drew("aten.rand.default", {})
+    (True, True)
+    >>> drew("aten.native_dropout.default", {"p": 0.5, "train": False}), drew("aten.add.Tensor", {})
+    (False, False)
+    """
+    found = overload(operator)
+    if found is None or not plan_of(found).draws:
+        return False
+    # What equals its default is not among the arguments of a record.
+    usual = {item.name: item.default_value for item in found._schema.arguments}
+    given = {**usual, **arguments}
+    is_off = any(given.get(flag, True) is False for flag in ("train", "training"))
+    return not is_off and given.get("dropout_p", 1) != 0

@@ -8,14 +8,21 @@ from typing import Any
 
 from opscope.operators.known import InWords
 
-# Arguments that say nothing of a call: its sizes show, or where and how fast it ran.
-_SAY_NOTHING = frozenset({
-    "size", "sizes", "shape", "split_size", "split_sizes", "dtype", "layout", "device", "pin_memory",
-    "memory_format", "non_blocking", "copy", "benchmark", "deterministic", "cudnn_enabled",
-    "cudnn_enable", "allow_tf32", "implicit", "input_sizes", "output_mask", "half_to_float", "cudnn",
-    "transposed", "training", "train", "requires_grad", "normalized_shape", "N", "C", "HxW",
-    "count_include_pad", "self", "other", "index",
+HOW_IT_RAN = frozenset({
+    "dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit", "copy",
+    "output_mask", "half_to_float", "benchmark", "deterministic", "cudnn_enabled", "cudnn_enable",
+    "cudnn", "allow_tf32", "requires_grad",
 })  # fmt: skip
+"""Arguments that say where or how fast a call ran, or in which numbers: its values show these."""
+SIZES = frozenset({
+    "size", "sizes", "shape", "split_size", "split_sizes", "input_sizes", "normalized_shape", "N", "C",
+    "HxW",
+})  # fmt: skip
+"""Arguments that are sizes of tensors, or follow from them."""
+# Arguments that say nothing of a call, for whoever looks at one.
+_SAY_NOTHING = HOW_IT_RAN | SIZES | {
+    "transposed", "training", "train", "count_include_pad", "self", "other", "index",
+}  # fmt: skip
 # What an argument is where nobody gave it.
 _USUAL: dict[str, object] = {
     "stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0, "alpha": 1, "beta": 1,

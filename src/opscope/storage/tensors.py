@@ -25,6 +25,7 @@ import torch
 
 from opscope.errors import NotSaved, UnreadableFile
 from opscope.notation import foreign
+from opscope.operators.devices import device_named
 from opscope.storage import plain
 from opscope.storage.archive import ArchiveReader, ArchiveWriter
 from opscope.storage.forms import dtype_named, is_described, is_name, kept_as
@@ -282,14 +283,5 @@ def _tensor(data: bytearray, described: Mapping[str, Any]) -> torch.Tensor:
         else:
             found = torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(shape)
         device = described["device"]
-        is_there = device not in ("cpu", "meta") and is_here(device)
+        is_there = device not in ("cpu", "meta") and device_named(device) is not None
         return found.to(device) if is_there else found
-
-
-def is_here(device: str) -> bool:
-    """Whether a device can be used."""
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError):
-        return False
-    return True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from opscope.analysis.compare.alignment.sides import Side
-from opscope.analysis.compare.distance import Digests, Held
+from opscope.analysis.compare.distance import Held
 from opscope.analysis.compare.divergence import differences
 from opscope.errors import NotSaved, OptionError
 from opscope.record import Record
@@ -142,13 +142,13 @@ class RecordValues:
 
     def __init__(self, record: Record) -> None:
         self._recording = record.recording
-        self._digests = Digests(record.recording)
+        self._digests = record.recording.digests or {}
         self._tensor = _tensors_of(record.tensors)
 
     def value(self, index: int) -> Held | None:
         """Return what a value was, None where that is not known."""
         found = self._tensor(index)
-        return self._digests.value(index) if found is None else found
+        return self._digests.get(index) if found is None else found
 
     def parameter(self, index: int) -> Held | None:
         """Return a parameter as it was when it was first read, or as it is if there is no copy."""

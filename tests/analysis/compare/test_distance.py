@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from opscope.analysis.compare.distance import (
     differs_anywhere,
     distance,
-    fingerprint,
     is_alike,
     norm_of,
+    sketch_of,
 )
 from opscope.records.values import Digest
 
@@ -123,11 +123,11 @@ def test_rounding_to_a_type_of_few_bits_is_no_difference():
     assert differs_anywhere(x, x.bfloat16(), 1e-3)
 
 
-def test_fingerprints_are_alike_where_values_nearly_are():
+def test_sketch_ofs_are_alike_where_values_nearly_are():
     x = torch.randn(100)
 
-    assert is_alike(fingerprint(x), fingerprint(x * (1 + 1e-6)))
-    assert not is_alike(fingerprint(x), fingerprint(x.flip(0)))
-    assert fingerprint(torch.ones(9)) is None
-    assert fingerprint(torch.arange(9)) is None
+    assert is_alike(sketch_of(x), sketch_of(x * (1 + 1e-6)))
+    assert not is_alike(sketch_of(x), sketch_of(x.flip(0)))
+    assert sketch_of(torch.ones(9)) is None
+    assert sketch_of(torch.arange(9)) is None
     assert norm_of(torch.tensor([3, 4])) == 5

@@ -1,5 +1,6 @@
 """Ops added up in different ways: each op once in each."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -248,3 +249,13 @@ def test_views_wait_for_neither_and_nothing_is_said_without_limits(trace):
     text = str(trace.breakdown(peak_flops=1e12, bandwidth=1e11))
     assert "bound by" in text
     assert "limits" in text
+
+
+def test_a_model_whose_class_is_called_as_a_module_of_it_is_a_sum_of_its_own():
+    recording = nested()
+    modules = (Module(0, "", "block"), *recording.modules[1:])
+    shares = breakdown(replace(recording, modules=modules), (), op_work(recording), "module")
+
+    assert [(share.name, share.time_ns) for share in shares] == [
+        ("block.act", 1100), ("block", 10), ("block", 0),
+    ]  # fmt: skip

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import torch
 
-from opscope.records.recording import Recording
 from opscope.records.values import Digest
 
 Held = torch.Tensor | Digest
+Sketch = tuple[float, tuple[float, ...]]
+"""The norm of a value, and some of its elements."""
 
 
 class KnownValues(Protocol):
@@ -22,27 +23,6 @@ class KnownValues(Protocol):
 
     def parameter(self, index: int) -> Held | None:
         """Return what a parameter or buffer was when it was first read, likewise."""
-
-
-class Digests:
-    """The digests that a recording has, if it has any.
-
-    Args:
-        recording: It.
-    """
-
-    def __init__(self, recording: Recording) -> None:
-        self._digests = recording.digests or {}
-        self._parameters = recording.parameters
-
-    def value(self, index: int) -> Digest | None:
-        """Return the digest of a value."""
-        return self._digests.get(index)
-
-    def parameter(self, index: int) -> Digest | None:
-        """Return the digest of what a parameter was when it was first read."""
-        value = self._parameters[index].value
-        return None if value is None else self._digests.get(value)
 
 
 TOLERANCE: dict[str, float] = {
@@ -252,8 +232,8 @@ def norm_of(held: Held) -> float:
     return float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
 
 
-def fingerprint(held: Held) -> tuple[float, tuple[float, ...]] | None:
-    """Return the norm of a value and some of its elements, None where these say nothing."""
+def sketch_of(held: Held) -> Sketch | None:
+    """Return the sketch of a value, None where that says nothing."""
     if isinstance(held, Digest):
         return None if held.maximum == held.minimum else (held.norm, held.sample)
     if held.numel() < 4 or not (held.dtype.is_floating_point or held.dtype.is_complex):
@@ -266,8 +246,8 @@ def fingerprint(held: Held) -> tuple[float, tuple[float, ...]] | None:
     return float(torch.linalg.vector_norm(numbers, dtype=torch.float64)), sample
 
 
-def is_alike(a: tuple[float, tuple[float, ...]], b: tuple[float, tuple[float, ...]]) -> bool:
-    """Whether two fingerprints are those of nearly the same values."""
+def is_alike(a: Sketch, b: Sketch) -> bool:
+    """Whether two sketches are those of nearly the same values."""
     if len(a[1]) != len(b[1]) or not _share(a[0], b[0]) <= _SAME_SAMPLE:
         return False
     spread = max(*map(abs, a[1]), *map(abs, b[1]))

@@ -8,9 +8,7 @@ from math import isnan, prod
 
 from opscope.analysis.compare.alignment.modules import Norms
 from opscope.analysis.compare.alignment.sides import Side
-from opscope.analysis.compare.distance import KnownValues, fingerprint, is_alike, norm_of
-
-_Print = tuple[float, tuple[float, ...]]
+from opscope.analysis.compare.distance import KnownValues, Sketch, is_alike, norm_of, sketch_of
 
 
 class Likeness:
@@ -45,11 +43,11 @@ class Likeness:
             [None] * len(ours),
             [None] * len(theirs),
         )
-        prints = [*self._prints(0, ours), *self._prints(1, theirs)]
-        prints.sort(key=lambda item: (item[0], item[1][0]))
-        groups: list[tuple[int, _Print]] = []
+        sketches = [*self._sketches(0, ours), *self._sketches(1, theirs)]
+        sketches.sort(key=lambda item: (item[0], item[1][0]))
+        groups: list[tuple[int, Sketch]] = []
         given: tuple[set[int], set[int]] = (set(), set())
-        for size, found, which, at, place in prints:
+        for size, found, which, at, place in sketches:
             number = self._near(groups, size, found)
             if number is None:
                 number = len(groups)
@@ -59,19 +57,19 @@ class Likeness:
                 numbers[which][at] = number
         return *numbers, given[0] & given[1]
 
-    def _prints(
+    def _sketches(
         self, which: int, nodes: Sequence[int]
-    ) -> Iterator[tuple[int, _Print, int, int, int]]:
+    ) -> Iterator[tuple[int, Sketch, int, int, int]]:
         """Yield what is known of each value that nodes gave: its size first, its place last."""
         side, known = self._sides[which], self._known[which]
         for at, node in enumerate(nodes):
             for place, value in enumerate(side.outputs(node)):
                 held = known.value(value)
-                found = None if held is None else fingerprint(held)
+                found = None if held is None else sketch_of(held)
                 if found is not None and not isnan(found[0]):
                     yield prod(side.shapes[value]), found, which, at, place
 
-    def _near(self, groups: Sequence[tuple[int, _Print]], size: int, found: _Print) -> int | None:
+    def _near(self, groups: Sequence[tuple[int, Sketch]], size: int, found: Sketch) -> int | None:
         """Return the number of the group that a value is in; those before it have lower norms."""
         for number in range(len(groups) - 1, max(-1, len(groups) - 20), -1):
             known_size, known = groups[number]

@@ -30,17 +30,18 @@ from opscope.analysis.compare.distance import (
     greatest,
     transposed,
 )
-from opscope.operators.known import has_scratch, is_scratch, is_uninitialised, name_of
+from opscope.operators.known import (
+    has_scratch,
+    is_scratch,
+    is_steep,
+    is_uninitialised,
+    multiplies,
+    transposes,
+)
 from opscope.records.columns.table import column
 
 GROWTH = 10.0
 """By how much the error of what came in may grow in one step."""
-# Who reads a matrix to multiply by its transpose, and who multiplies by it as it is.
-_TURN = frozenset({"t", "transpose", "permute", "linear"})
-_PRODUCTS = frozenset({"mm", "addmm", "matmul", "bmm", "baddbmm", "addbmm", "mv", "addmv"})
-# Where an error of the result is one of the argument times what that is.
-_STEEP = frozenset({"exp", "exp_", "exp2", "expm1", "sin", "cos", "tan", "sin_", "cos_", "_softmax",
-                    "_log_softmax", "softmax", "logsumexp", "pow", "sinh", "cosh"})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -190,9 +191,9 @@ class Measured:
         """Whether one program multiplies by a square matrix as it is, the other by its transpose."""
         uses = set()
         for side, node in zip(self.sides, step.nodes, strict=True):
-            operators = {name_of(side.operators[child] or ".") for child in side.children[node]}
-            is_turned = bool(operators & _TURN)
-            if not is_turned and not operators & _PRODUCTS:
+            operators = {side.operators[child] for child in side.children[node]}
+            is_turned = any(map(transposes, operators))
+            if not is_turned and not any(map(multiplies, operators)):
                 return False  # nobody knows, as of a compiled region
             uses.add(is_turned)
         return len(uses) == 2
@@ -247,7 +248,7 @@ class Measured:
         if self._atol and largest is not None and largest <= self._atol and step.error < inf:
             return False
         a = self.sides[0]
-        if name_of(a.operators[step.nodes[0]] or ".") in _STEEP and step.came_in:
+        if is_steep(a.operators[step.nodes[0]]) and step.came_in:
             return step.error > step.allowed * self._steepness(step.nodes[0])
         return True
 

@@ -10,13 +10,13 @@ from opscope.analysis.compare.alignment.settings import other_settings
 from opscope.analysis.compare.alignment.sides import Alignment, Side
 from opscope.analysis.compare.measure import Step
 from opscope.analysis.compare.unpaired import Group
-from opscope.operators.known import draws, name_of
+from opscope.operators.known import name_of
+from opscope.operators.plans import drew
 from opscope.records.differences.difference import Difference, DifferenceKind
 from opscope.records.ops import Op
 from opscope.records.passes.layers import layer_type
 
 _MOST = 4  # names in a list
-_ALWAYS_DRAW = ("bernoulli", "rand", "normal", "uniform", "exponential", "multinomial", "poisson")
 
 
 class Words:
@@ -313,12 +313,8 @@ class Words:
 
 
 def _draws(op: Op) -> bool:
-    """Whether an op draws random numbers."""
-    is_on = any(name in ("training", "train") and value is True for name, value in op.arguments)
-    chance = dict(op.arguments).get("dropout_p")
-    return draws(op.operator, is_on=is_on) or op.name.startswith(_ALWAYS_DRAW) or (
-        isinstance(chance, float) and chance > 0
-    ) or op.name == "native_dropout"  # fmt: skip
+    """Whether an op drew random numbers."""
+    return drew(op.operator, dict(op.arguments))
 
 
 def _said(value: object) -> str:

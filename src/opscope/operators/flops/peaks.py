@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from opscope.errors import OptionError
+from opscope.operators.devices import device_named
 from opscope.torch_api import DisableTorchDispatch, DisableTorchFunction
 
 _SIDE = 1024  # of the matrices that are multiplied, on a CPU; 8 times that elsewhere
@@ -65,13 +66,8 @@ def measure_peaks(device: torch.device | str = "cpu", dtype: torch.dtype = torch
 
 def _computing(device: torch.device | str) -> torch.device:
     """Return a device that computes, or raise an `OptionError`."""
-    with DisableTorchDispatch(), DisableTorchFunction():
-        try:
-            where = torch.device(device)
-            torch.ones(1, device=where)
-        except (RuntimeError, TypeError, AssertionError, ImportError):
-            where = torch.device("meta")
-    if where.type == "meta":
+    where = device_named(device)
+    if where is None or where.type == "meta":
         message = f"device: {str(device)!r} (must be one that computes, such as 'cpu' or 'cuda')"
         raise OptionError(message)
     return where

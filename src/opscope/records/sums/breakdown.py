@@ -134,14 +134,14 @@ def breakdown(
         track: Tracks the loop over all ops.
     """
     groups, names_of = _groups(recording, passes, by)
-    sums: dict[str, _Sum] = {}
+    sums: dict[Name, _Sum] = {}
     for group, found in _by_group(recording, work, groups, phase, limits, track).items():
         for place, name in enumerate(names_of(group)):
             total = sums.setdefault(name, _Sum())
             if place == 0:
                 total.add(found)
             total.total_ns += found.time_ns
-    shares = (found.share(name, limits) for name, found in sums.items())
+    shares = (found.share(str(name), limits) for name, found in sums.items())
     return sorted(shares, key=lambda share: (-share.time_ns, -share.total_ns))
 
 
@@ -188,7 +188,18 @@ def _by_group(
     return sums
 
 
-Names = Callable[[Hashable], Sequence[str]]
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """The model itself, named after its class, as which a module of it may be called too."""
+
+    class_name: str
+
+    def __str__(self) -> str:
+        return self.class_name
+
+
+Name = str | _Model
+Names = Callable[[Hashable], Sequence[Name]]
 
 
 def _groups(recording: Recording, passes: Sequence[LayerPass], by: By) -> tuple[Column[Any], Names]:
@@ -227,13 +238,13 @@ def _lines(recording: Recording, site: Hashable) -> Sequence[str]:
     return tuple(dict.fromkeys(map(str, frames))) or ("",)
 
 
-def _around(recording: Recording, run: Hashable, by: By) -> Sequence[str]:
+def _around(recording: Recording, run: Hashable, by: By) -> Sequence[Name]:
     """Return the modules that were running, or their classes, the innermost first, each once."""
-    names: dict[str, None] = {}
+    names: dict[Name, None] = {}
     while isinstance(run, int):
         call = recording.module_calls[run]
         module = recording.modules[call.module]
-        name = module.class_name if by == "class" else module.address or module.class_name
-        names[name] = None
+        own = module.address or _Model(module.class_name)
+        names[module.class_name if by == "class" else own] = None
         run = call.parent
     return tuple(names) or ("",)

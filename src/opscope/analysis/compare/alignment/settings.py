@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isnan
 
+from opscope.operators.settings import HOW_IT_RAN, SIZES
 from opscope.records.ops import Op
 
-# They say where or how fast it runs, or in which numbers, which values show.
-_FORM = frozenset({
-    "dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit", "copy",
-    "output_mask", "half_to_float", "benchmark", "deterministic", "cudnn_enabled", "cudnn_enable",
-    "allow_tf32", "requires_grad",
-})  # fmt: skip
-# They follow from the sizes of what is read.
-_SIZES = frozenset({
-    "size", "sizes", "shape", "split_size", "split_sizes", "input_sizes", "normalized_shape", "N", "C",
-    "HxW", "stride", "storage_offset", "repeats",
-})  # fmt: skip
+# They follow from the sizes of what is read, of those that view or make tensors.
+_SIZES = SIZES | {"stride", "storage_offset", "repeats"}
 _VIEWS = frozenset({
     "view", "reshape", "expand", "as_strided", "split", "split_with_sizes", "_unsafe_view", "repeat",
     "empty", "new_empty", "empty_strided", "new_empty_strided", "full", "zeros", "ones", "new_zeros",
@@ -29,7 +21,7 @@ _GREATEST = (65504.0, 3.3895313892515355e38, 3.4028234663852886e38, 1.7976931348
 
 def plain(arguments: Sequence[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
     """Return arguments as texts that are the same where what is asked for is."""
-    return tuple([(name, repr(value)) for name, value in arguments if name not in _FORM])
+    return tuple([(name, repr(value)) for name, value in arguments if name not in HOW_IT_RAN])
 
 
 def other_settings(a: Op, b: Op) -> list[tuple[str, object, object]]:
@@ -40,7 +32,7 @@ def other_settings(a: Op, b: Op) -> list[tuple[str, object, object]]:
     ours, theirs = dict(a.arguments), dict(b.arguments)
     found = []
     for name in ours | theirs:
-        if name in _FORM or (name in _SIZES and a.name in _VIEWS):
+        if name in HOW_IT_RAN or (name in _SIZES and a.name in _VIEWS):
             continue
         left, right = ours.get(name), theirs.get(name)
         if not _same(left, right):

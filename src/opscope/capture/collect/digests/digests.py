@@ -17,14 +17,13 @@ from opscope.capture.log.event_log import Log
 from opscope.capture.log.hooks import RunningOp, Snapshot
 from opscope.capture.tables.tables import Tables
 from opscope.capture.tables.values import FRESH, OUTSIDE, PASSED_THROUGH, WRITE
-from opscope.operators.known import is_collective, is_scratch
+from opscope.operators.known import gives_later, is_scratch
 from opscope.records.columns.columns import NONE
 from opscope.records.columns.digests import Digests, packed
 
 # What goes before each digest: the op and the place among what it gave; of what it wrote, counted
 # from -1 downwards; of a tensor from outside, `NONE` and its row. Then how long the digest is.
 _KEY = Struct("<qqH")
-_WAITS = "_c10d_functional.wait_tensor"
 
 
 class DigestCollector(InnerCollector):
@@ -100,8 +99,8 @@ class DigestCollector(InnerCollector):
 
 def _computed(op: RunningOp, wrote: list[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield what an op wrote and made, with its place among these, see `_KEY`."""
-    if is_collective(op.plan.name) and not op.plan.name.startswith(_WAITS):
-        return  # what other processes give is there only once it was waited for
+    if gives_later(op.plan.name):
+        return
     if not is_scratch(op.plan.name, None):
         for place, tensor in enumerate(wrote):
             yield -1 - place, tensor

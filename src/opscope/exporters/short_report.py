@@ -29,7 +29,7 @@ def check_budget(budget: int) -> None:
         raise OptionError(message)
 
 
-def digest(
+def short_report(
     recording: Recording,
     sums: Totals,
     costs: PartWork,

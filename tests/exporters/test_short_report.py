@@ -12,7 +12,7 @@ from torch import nn
 
 import opscope
 from opscope.errors import OptionError
-from opscope.exporters.digest import LEAST
+from opscope.exporters.short_report import LEAST
 
 
 @pytest.fixture(scope="module")
